@@ -1,0 +1,39 @@
+# make run    set up what serving needs (no torch) and serve on PORT
+# make test   set up what development needs and run every check
+PORT ?= 8000
+PYTHON ?= python3
+SERVE := .venv
+DEV := .venv-dev
+
+.PHONY: run test check format clean
+
+run: $(SERVE)/.ready
+	$(SERVE)/bin/tamis serve --port $(PORT)
+
+test: check
+	$(DEV)/bin/pytest
+
+# lint, format, types, import contracts
+check: $(DEV)/.ready
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+format: $(DEV)/.ready
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+$(SERVE)/.ready: pyproject.toml requirements/serve.txt
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/pip install -q -c requirements/serve.txt -e '.[cpu]'
+	touch $@
+
+$(DEV)/.ready: pyproject.toml requirements/dev.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/pip install -q torch==2.13.0
+	$(DEV)/bin/pip install -q -c requirements/dev.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(SERVE) $(DEV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
