@@ -1,0 +1,143 @@
+"""A model on disk: a manifest, a graph, a tokenizer, and the checksums that hold them together."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tamis.policy import Thresholds
+from tamis.taxonomy import taxonomy
+from tamis.windows import WindowShape
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = "tamis.classifier/1"
+QUESTIONS: Final = ("prompt", "response", "toxicity", "attack")
+
+
+class BundleError(RuntimeError):
+    """A bundle that is missing, corrupted, or not of the format this release reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One output of the graph: p = sigmoid(scale * logit + bias), and the thresholds on p.
+
+    A category head answers "given that it is unsafe, is it this?"; its thresholds apply to the
+    product with the overall probability, which is the score that verdicts carry.
+    """
+
+    name: str
+    scale: float
+    bias: float
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. ``heads`` are in the order of the graph's outputs."""
+
+    path: Path
+    name: str
+    fingerprint: str
+    heads: tuple[Head, ...]
+    shape: WindowShape
+    graph: Path
+    tokenizer: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def thresholds(self) -> dict[str, Thresholds]:
+        """The bundle's own thresholds by head."""
+        return {head.name: head.thresholds for head in self.heads}
+
+
+def default_bundle() -> Path:
+    """The bundle to serve: ``TAMIS_BUNDLE``, else the one that ships with the package."""
+    if chosen := os.environ.get("TAMIS_BUNDLE"):
+        return Path(chosen)
+    packaged = Path(__file__).parent / "models" / "tamis-22m"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "models" / "tamis-22m"
+
+
+def load(path: Path) -> Bundle:
+    """Read a bundle and verify every file it lists.
+
+    Raises:
+        BundleError: naming the file or field that is missing, changed or not understood.
+    """
+    manifest_path = path / MANIFEST
+    try:
+        blob = manifest_path.read_bytes()
+        manifest: dict[str, Any] = json.loads(blob)
+    except FileNotFoundError:
+        raise BundleError(f"no bundle at {path}: {MANIFEST} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{manifest_path}: not JSON ({error})") from None
+    try:
+        if manifest["format"] != FORMAT:
+            raise BundleError(
+                f"{manifest_path}: format is {manifest['format']!r}, this release reads {FORMAT!r}"
+            )
+        for name, digest in manifest["files"].items():
+            _verify(path / name, digest)
+        heads = tuple(_head(raw) for raw in manifest["heads"])
+        bundle = Bundle(
+            path=path,
+            name=str(manifest["name"]),
+            fingerprint=hashlib.sha256(blob).hexdigest(),
+            heads=heads,
+            shape=WindowShape(**manifest["windows"]),
+            graph=path / _listed(manifest, "graph"),
+            tokenizer=path / _listed(manifest, "tokenizer"),
+            manifest=manifest,
+        )
+    except KeyError as error:
+        raise BundleError(f"{manifest_path}: field {error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{manifest_path}: {error}") from None
+    _check_heads(bundle)
+    return bundle
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _listed(manifest: Mapping[str, Any], role: str) -> str:
+    name = str(manifest[role])
+    if name not in manifest["files"]:
+        raise ValueError(f"the {role} {name!r} is not among the checksummed files")
+    return name
+
+
+def _verify(path: Path, digest: str) -> None:
+    if path.parent.resolve() != path.resolve().parent:
+        raise BundleError(f"{path}: a bundle's files lie in its own folder")
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path}: listed in the manifest, but {error.strerror}") from None
+    if found != digest:
+        raise BundleError(f"{path}: sha256 is {found}, the manifest says {digest}")
+
+
+def _head(raw: Mapping[str, Any]) -> Head:
+    thresholds = Thresholds(float(raw["flag"]), float(raw["block"]))
+    if not 0 < thresholds.flag <= thresholds.block <= 1:
+        raise ValueError(f"head {raw['name']!r}: thresholds must satisfy 0 < flag <= block <= 1")
+    return Head(str(raw["name"]), float(raw["scale"]), float(raw["bias"]), thresholds)
+
+
+def _check_heads(bundle: Bundle) -> None:
+    names = [head.name for head in bundle.heads]
+    if missing := [q for q in QUESTIONS if q not in names]:
+        raise BundleError(f"{bundle.path / MANIFEST}: head {missing[0]!r} is missing")
+    try:
+        taxonomy().check(n for n in names if n not in QUESTIONS)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path / MANIFEST}: {error}") from None

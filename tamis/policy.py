@@ -1,0 +1,152 @@
+"""A policy: which categories count, and from which scores on they flag or block."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tamis.taxonomy import taxonomy
+
+OVERALL: Final = "overall"
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used; the message names the file or policy and the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Scores from which an item is flagged and blocked; ``flag <= block``, both in (0, 1]."""
+
+    flag: float
+    block: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a policy says of one category; None takes the bundle's own threshold."""
+
+    flag: float | None = None
+    block: float | None = None
+    definition: str | None = None
+
+    def resolve(self, own: Thresholds) -> Thresholds:
+        """Thresholds with the gaps filled from the bundle, block raised to flag if need be."""
+        flag = own.flag if self.flag is None else self.flag
+        block = own.block if self.block is None else self.block
+        if self.flag is None and self.block is not None:
+            flag = min(flag, block)
+        return Thresholds(flag, max(flag, block))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Categories (and ``attack``) that count, and the overall question where it counts.
+
+    ``overall`` is "is it unsafe at all?", whatever the category. A policy without it leaves the
+    decision to the categories it names.
+    """
+
+    name: str
+    categories: Mapping[str, Rule]
+    overall: Rule | None = None
+    description: str = ""
+
+    @cached_property
+    def version(self) -> str:
+        """A hash of everything the policy says: the same version gives the same verdicts."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def parse(cls, raw: Any, where: str = "policy") -> "Policy":
+        """Build a policy from plain data, as YAML or JSON give it.
+
+        Raises:
+            PolicyError: naming ``where`` and the field that is unknown, missing or out of range.
+        """
+        data = _mapping(raw, where)
+        _only(data, {"name", "description", "categories", OVERALL}, where)
+        name = data.get("name")
+        if not isinstance(name, str) or not name:
+            raise PolicyError(f"{where}: field 'name' must be a non-empty text")
+        categories = _mapping(data.get("categories", {}), f"{where}: field 'categories'")
+        try:
+            taxonomy().check(categories)
+        except ValueError as error:
+            raise PolicyError(f"{where}: {error}") from None
+        overall = data.get(OVERALL, None)
+        if not categories and OVERALL not in data:
+            raise PolicyError(f"{where}: a policy needs at least one category or 'overall'")
+        return cls(
+            name=name,
+            description=str(data.get("description", "")),
+            categories={c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()},
+            overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Policy":
+        """Read a policy file.
+
+        Raises:
+            PolicyError: where the file is not YAML or not a policy.
+        """
+        try:
+            return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise PolicyError(f"{path.name}: not YAML: {error}") from None
+
+
+def load_policies(directory: Path) -> dict[str, Policy]:
+    """Every ``*.yaml`` policy of a directory by its name.
+
+    Raises:
+        PolicyError: where one cannot be read or two share a name.
+    """
+    policies: dict[str, Policy] = {}
+    for path in sorted(directory.glob("*.yaml")):
+        policy = Policy.load(path)
+        if policy.name in policies:
+            raise PolicyError(f"{path.name}: a policy named {policy.name!r} exists already")
+        policies[policy.name] = policy
+    return policies
+
+
+def default_policy() -> Policy:
+    """The policy that ships: every category, at the bundle's own thresholds."""
+    return Policy.load(Path(__file__).parent / "policies" / "default.yaml")
+
+
+def _mapping(raw: Any, where: str) -> dict[str, Any]:
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise PolicyError(f"{where} must be a mapping of names")
+    return raw
+
+
+def _only(data: Mapping[str, Any], known: set[str], where: str) -> None:
+    if stray := sorted(set(data) - known):
+        allowed = ", ".join(sorted(known))
+        raise PolicyError(f"{where}: unknown field {stray[0]!r}; known: {allowed}")
+
+
+def _rule(raw: Any, where: str) -> Rule:
+    data = _mapping({} if raw is None else raw, where)
+    _only(data, {"flag", "block", "definition"}, where)
+    for name in ("flag", "block"):
+        value = data.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise PolicyError(f"{where}: {name!r} must be a number above 0 and at most 1")
+    flag, block = data.get("flag"), data.get("block")
+    if flag is not None and block is not None and flag > block:
+        raise PolicyError(f"{where}: 'flag' ({flag}) must not be above 'block' ({block})")
+    definition = data.get("definition")
+    if definition is not None and not isinstance(definition, str):
+        raise PolicyError(f"{where}: 'definition' must be a text")
+    return Rule(flag, block, definition)
