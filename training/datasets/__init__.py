@@ -1,0 +1,1 @@
+"""Public moderation sets in one schema, what their labels mean, and how they are mixed."""

@@ -1,0 +1,116 @@
+"""What each source's label and category names mean (data: ``sources.yaml``)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import yaml
+
+from tamis.taxonomy import ATTACK, TOXICITY, taxonomy
+from training.datasets.schema import Row
+
+# The four questions, then one head per category: "given that it is unsafe, is it this?". Toxicity
+# is a question of its own, so it has no such head.
+QUESTIONS: Final = ("prompt", "response", TOXICITY, ATTACK)
+CATEGORIES: Final = tuple(c for c in taxonomy().categories if c != TOXICITY)
+HEADS: Final = (*QUESTIONS, *CATEGORIES)
+
+
+class UnknownSourceError(KeyError):
+    """A training row whose source has no entry in ``sources.yaml``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What one of a source's own category names says of ours."""
+
+    present: frozenset[str]
+    unknown: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The meaning of one source's labels; see the head of ``sources.yaml``."""
+
+    unsafe: tuple[str, ...] = ()
+    safe: tuple[str, ...] = ()
+    known: Mapping[str, int] = field(default_factory=dict)
+    weight: float = 1.0
+    tags: Mapping[str, Tag] = field(default_factory=dict)
+    aside: frozenset[str] = frozenset()
+
+    @property
+    def covers(self) -> frozenset[str]:
+        """The categories of ours that the source's own taxonomy can express."""
+        return frozenset(c for tag in self.tags.values() for c in tag.present)
+
+    def categories_of(self, row: Row) -> dict[str, int]:
+        """Known category labels of a row: 1, 0, or absent where the source does not say."""
+        tags = [self.tags[name] for name in row.categories if name in self.tags]
+        if not tags:
+            return {}
+        present = frozenset().union(*(t.present for t in tags))
+        unknown = frozenset().union(*(t.unknown for t in tags)) - present
+        return {c: int(c in present) for c in sorted(self.covers - unknown)}
+
+    def labels_of(self, row: Row) -> dict[str, int]:
+        """Known head labels of a row; heads that are absent are masked out of the loss."""
+        aside = bool(self.aside.intersection(row.categories))
+        labels = dict(self.known)
+        if not aside:
+            labels |= dict.fromkeys(self.unsafe if row.label else self.safe, row.label)
+        # A prompt row cannot teach the response head, nor the other way round.
+        labels.pop("response" if row.target != "response" else "prompt", None)
+        if row.target == "response":
+            labels.pop(ATTACK, None)
+            labels.pop(TOXICITY, None)
+        if row.label or aside:
+            labels |= self.categories_of(row)
+        return labels
+
+
+def _tag(names: list[str]) -> Tag:
+    tag = Tag(
+        present=frozenset(n for n in names if not n.startswith("~")),
+        unknown=frozenset(n[1:] for n in names if n.startswith("~")),
+    )
+    taxonomy().check(tag.present | tag.unknown)
+    return tag
+
+
+def _source(raw: Mapping[str, Any]) -> Source:
+    stray = set(raw) - {"unsafe", "safe", "known", "weight", "categories", "aside"}
+    if stray:
+        raise ValueError(f"sources.yaml: unknown fields {sorted(stray)}")
+    heads = {*raw.get("unsafe", ()), *raw.get("safe", ()), *raw.get("known", {})}
+    if not heads <= set(QUESTIONS):
+        raise ValueError(f"sources.yaml: unknown heads {sorted(heads - set(QUESTIONS))}")
+    return Source(
+        unsafe=tuple(raw.get("unsafe", ())),
+        safe=tuple(raw.get("safe", ())),
+        known=raw.get("known", {}),
+        weight=float(raw.get("weight", 1.0)),
+        tags={name: _tag(ours) for name, ours in raw.get("categories", {}).items()},
+        aside=frozenset(raw.get("aside", ())),
+    )
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """Every registered source by name."""
+    text = files("training.datasets").joinpath("sources.yaml").read_text(encoding="utf-8")
+    return {name: _source(raw) for name, raw in yaml.safe_load(text)["sources"].items()}
+
+
+def source_of(row: Row) -> Source:
+    """The source of a training row.
+
+    Raises:
+        UnknownSourceError: where ``sources.yaml`` does not say what its labels mean.
+    """
+    try:
+        return sources()[row.source]
+    except KeyError:
+        raise UnknownSourceError(f"source {row.source!r} has no entry in sources.yaml") from None

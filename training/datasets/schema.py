@@ -1,0 +1,100 @@
+"""The one data schema: a JSON object a line, gzipped, for every training and evaluation set."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Target = Literal["prompt", "response", "text"]
+
+
+class SchemaError(ValueError):
+    """A row that is not in the schema; the message names file, line and field, never the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled text. ``label`` is 1 unsafe, 0 safe, under the source's own policy."""
+
+    id: str
+    source: str
+    target: Target
+    label: int
+    prompt: str
+    response: str | None
+    categories: tuple[str, ...]
+    licence: str | None
+
+    @property
+    def judged(self) -> str:
+        """The text that the label judges."""
+        return self.response if self.response is not None else self.prompt
+
+
+def parse_row(line: str, where: str) -> Row:
+    """Read one JSON line.
+
+    Raises:
+        SchemaError: naming ``where`` and the field that is missing or wrong.
+    """
+    try:
+        raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SchemaError(f"{where}: not JSON ({error.msg})") from None
+    if not isinstance(raw, dict):
+        raise SchemaError(f"{where}: not a JSON object")
+    for field in ("id", "source", "target", "label", "prompt"):
+        if field not in raw:
+            raise SchemaError(f"{where}: field {field!r} is missing")
+    if raw["target"] not in get_args(Target):
+        raise SchemaError(f"{where}: field 'target' must be one of {', '.join(get_args(Target))}")
+    if raw["label"] not in (0, 1):
+        raise SchemaError(f"{where}: field 'label' must be 0 or 1")
+    response = raw.get("response")
+    if raw["target"] == "response" and not isinstance(response, str):
+        raise SchemaError(f"{where}: field 'response' must be text where the target is 'response'")
+    return Row(
+        id=str(raw["id"]),
+        source=str(raw["source"]),
+        target=raw["target"],
+        label=int(raw["label"]),
+        prompt=str(raw["prompt"] or ""),
+        response=response if raw["target"] == "response" else None,
+        categories=tuple(str(c) for c in raw.get("categories") or ()),
+        licence=raw.get("licence"),
+    )
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of one ``*.jsonl.gz`` file in order.
+
+    Raises:
+        SchemaError: on the first line that is not in the schema.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield parse_row(line, f"{path.name} line {number}")
+
+
+def data_files(directory: Path) -> list[Path]:
+    """The ``*.jsonl.gz`` files of a directory, by name.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    found = sorted(directory.glob("*.jsonl.gz"))
+    if not found:
+        raise FileNotFoundError(f"no *.jsonl.gz file in {directory}")
+    return found
+
+
+def fingerprint(rows: list[Row]) -> str:
+    """SHA-256 over the ids and labels of the rows, in order: which data a model has seen."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.source}\t{row.id}\t{row.label}\n".encode())
+    return digest.hexdigest()
