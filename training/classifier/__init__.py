@@ -1,0 +1,1 @@
+"""The small classifier: token-level scores pooled into one head per question."""

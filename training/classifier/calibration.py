@@ -1,0 +1,176 @@
+"""Logits → calibrated probabilities and thresholds, from the held-out slice."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from tamis.taxonomy import TOXICITY
+from training.datasets import mixing
+from training.datasets.batches import UNKNOWN
+from training.datasets.registry import HEADS, QUESTIONS
+from training.datasets.schema import Row
+
+# A category whose head saw fewer held-out positives is not offered: nothing could be said of it.
+FEWEST: Final = 5
+BLOCK_PRECISION: Final = 0.9
+BINS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """One head: p = sigmoid(scale * logit + bias), thresholds on p, and how far p can be trusted.
+
+    ``ece_*`` is the expected calibration error over 15 equal-mass bins, cross-fitted for ``after``.
+    """
+
+    name: str
+    scale: float
+    bias: float
+    flag: float
+    block: float
+    rows: int
+    positives: int
+    f1: float
+    ece_before: float
+    ece_after: float
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """The logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def fit_platt(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """Weighted Platt scaling: (scale, bias) minimising the log loss, scale kept positive."""
+    parameters = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    logits, labels, weights = (torch.from_numpy(a.astype(np.float64)) for a in (z, y, w))
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        scaled = parameters[0].exp() * logits + parameters[1]
+        loss = binary_cross_entropy_with_logits(scaled, labels, weight=weights / weights.mean())
+        # A pull towards no change, worth two rows: it keeps heads with few rows, which are often
+        # perfectly separable, from claiming certainty.
+        loss = loss + 2 / len(z) * parameters.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    log_scale, bias = parameters.detach().tolist()
+    return float(np.exp(log_scale)), bias
+
+
+def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+    """Expected calibration error over bins of equal row count."""
+    parts = np.array_split(np.argsort(p, kind="stable"), BINS)
+    gaps = [abs(np.average(p[i] - y[i], weights=w[i])) * w[i].sum() for i in parts if len(i)]
+    return float(np.sum(gaps) / w.sum())
+
+
+def best_f1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """(threshold, F1) of the best weighted F1, the threshold midway between two scores."""
+    p, precision, recall = _curve(p, y, w)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    at = int(np.argmax(f1))
+    below = p[at + 1] if at + 1 < len(p) else 0.0
+    return float((p[at] + below) / 2), float(f1[at])
+
+
+def lowest_at_precision(p: np.ndarray, y: np.ndarray, w: np.ndarray, precision: float) -> float:
+    """The lowest threshold with at least this weighted precision; 1.0 where none has it."""
+    p, reached, _ = _curve(p, y, w)
+    good = np.flatnonzero(reached >= precision)
+    return float(p[good[-1]]) if len(good) else 1.0
+
+
+def _curve(
+    p: np.ndarray, y: np.ndarray, w: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores from high to low with the precision and recall of "at least this"."""
+    order = np.argsort(-p, kind="stable")
+    p, hits, total = p[order], np.cumsum((y * w)[order]), np.cumsum(w[order])
+    last = np.append(np.diff(p) != 0, True)
+    return p[last], hits[last] / total[last], hits[last] / hits[-1]
+
+
+def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[Calibration]:
+    """Calibrate every head that the held-out slice can speak for.
+
+    Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
+    set the thresholds alone.
+
+    Args:
+        rows: held-out rows.
+        labels: (rows, heads), 1, 0 or UNKNOWN.
+        logits: (rows, heads).
+    """
+    weights = mixing.probabilities(rows)
+    question_of = {"prompt": "prompt", "response": "response", "text": TOXICITY}
+    asked = np.array([HEADS.index(question_of[row.target]) for row in rows])
+    found: dict[str, Calibration] = {}
+    overall = np.zeros(len(rows))
+    for head, name in enumerate(QUESTIONS):
+        known = labels[:, head] != UNKNOWN
+        z, y, w = logits[known, head], labels[known, head], weights[known]
+        scale, bias = fit_platt(z, y, w)
+        found[name] = _calibration(name, z, y, w, scale, bias, sigmoid(scale * z + bias), y, w)
+        mine = asked == head
+        overall[mine] = sigmoid(scale * logits[mine, head] + bias)
+    safe = labels[np.arange(len(rows)), asked] == 0
+    for head, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
+        known = labels[:, head] != UNKNOWN
+        z, y, w = logits[known, head], labels[known, head], weights[known]
+        if min(y.sum(), (1 - y).sum()) < FEWEST:
+            continue
+        scale, bias = fit_platt(z, y, w)
+        # Thresholds apply to P(unsafe) * P(category | unsafe), so safe rows count as negatives.
+        judged = known | safe
+        score = overall[judged] * sigmoid(scale * logits[judged, head] + bias)
+        truth = np.where(known, labels[:, head], 0)[judged]
+        found[name] = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
+    return list(found.values())
+
+
+def _calibration(
+    name: str,
+    z: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    scale: float,
+    bias: float,
+    score: np.ndarray,
+    truth: np.ndarray,
+    weight: np.ndarray,
+) -> Calibration:
+    flag, f1 = best_f1(score, truth, weight)
+    block = max(flag, lowest_at_precision(score, truth, weight, BLOCK_PRECISION))
+    half = np.arange(len(z)) % 2 == 0
+    fitted = np.empty(len(z))
+    for part in (half, ~half):
+        a, b = fit_platt(z[~part], y[~part], w[~part])
+        fitted[part] = sigmoid(a * z[part] + b)
+    return Calibration(
+        name=name,
+        scale=scale,
+        bias=bias,
+        flag=flag,
+        block=block,
+        rows=len(z),
+        positives=int(y.sum()),
+        f1=f1,
+        ece_before=calibration_error(sigmoid(z), y, w),
+        ece_after=calibration_error(fitted, y, w),
+    )
+
+
+def as_json(calibrations: list[Calibration]) -> list[Mapping[str, Any]]:
+    """Plain data for ``calibration.json`` and the manifest, rounded to six digits."""
+    return [
+        {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()}
+        for c in calibrations
+    ]
