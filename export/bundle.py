@@ -1,0 +1,114 @@
+"""Checkpoint → bundle folder: int8 graph, tokenizer, manifest, parity report."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+from export import parity
+from export.graph import to_onnx
+from export.quantize import best_int8
+from tamis.bundle import FORMAT, MANIFEST, Head, sha256_of
+from tamis.policy import Thresholds
+from tamis.taxonomy import TOXICITY
+from training.classifier import trainer
+from training.classifier.model import GuardClassifier
+from training.datasets import batches, mixing
+from training.datasets.batches import Example
+from training.datasets.registry import HEADS
+from training.datasets.schema import Row
+
+GRAPH: Final = "model.int8.onnx"
+TOKENIZER: Final = "tokenizer.json"
+# Activation ranges settle after some hundred texts; the search runs all of them many times.
+CALIBRATION_ROWS: Final = 256
+PARITY_ROWS: Final = 3000
+LICENCES: Final = {"permissive": "Apache-2.0", "all": "research only (non-commercial data)"}
+
+
+def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
+    """Write the bundle and return its parity report.
+
+    The graph has one output per head that the held-out slice could calibrate; a category that the
+    data cannot teach is left out rather than served untaught.
+    """
+    training = json.loads((checkpoint / "training.json").read_text())
+    calibrated = json.loads((checkpoint / "calibration.json").read_text())
+    recipe = trainer.Recipe(**training["recipe"])
+    tokenizer = batches.plain_tokenizer(str(checkpoint / TOKENIZER))
+    shape = trainer.window_shape(tokenizer, recipe)
+    model = trainer.load_model(checkpoint)
+    kept = [HEADS.index(head["name"]) for head in calibrated]
+    model.keep_heads(kept)
+
+    rows, held = mixing.split(mixing.load(data, recipe.variant))
+    rng = np.random.default_rng(recipe.seed)
+    chosen = rng.choice(len(rows), CALIBRATION_ROWS, replace=False, p=mixing.probabilities(rows))
+    examples = batches.encode([rows[i] for i in chosen], tokenizer, shape)
+    feeds = [parity.feed_of(batches.choose_window(e, rng), e) for e in examples]
+
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp) / "fp32.onnx"
+        to_onnx(model, path, recipe.max_tokens)
+        fp32 = onnx.load(path)
+    int8, errors = best_int8(fp32, feeds)
+
+    heads = [_head(raw) for raw in calibrated]
+    sample = [held[i] for i in rng.permutation(len(held))[:PARITY_ROWS]]
+    report = _parity(model, fp32, int8, sample, batches.encode(sample, tokenizer, shape), heads)
+    report["smoothing"] = {str(k): round(v, 5) for k, v in errors.items()}
+
+    out.mkdir(parents=True, exist_ok=True)
+    onnx.save(int8, out / GRAPH)
+    shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "licence": LICENCES[recipe.variant],
+        "graph": GRAPH,
+        "tokenizer": TOKENIZER,
+        "windows": {
+            "cls": shape.cls,
+            "sep": shape.sep,
+            "max_tokens": shape.max_tokens,
+            "overlap": shape.overlap,
+            "context_tokens": shape.context_tokens,
+        },
+        "heads": calibrated,
+        "training": training,
+        "parity": report,
+        "files": {file: sha256_of(out / file) for file in (GRAPH, TOKENIZER)},
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return report
+
+
+def _parity(
+    model: GuardClassifier,
+    fp32: onnx.ModelProto,
+    int8: onnx.ModelProto,
+    rows: list[Row],
+    examples: list[Example],
+    heads: list[Head],
+) -> dict[str, Any]:
+    names = [head.name for head in heads]
+    question = {"prompt": "prompt", "response": "response", "text": TOXICITY}
+    asked = [names.index(question[row.target]) for row in rows]
+    scorers = {
+        "fp32": parity.onnx_scorer(fp32),
+        "int8": parity.onnx_scorer(int8),
+        "torch": parity.torch_scorer(model),
+    }
+    logits = {name: parity.logits_of(score, examples, name) for name, score in scorers.items()}
+    return {
+        f"{one} to {other}": parity.compare(logits[one], logits[other], heads, asked).as_json()
+        for one, other in (("torch", "fp32"), ("fp32", "int8"))
+    }
+
+
+def _head(raw: dict[str, Any]) -> Head:
+    return Head(raw["name"], raw["scale"], raw["bias"], Thresholds(raw["flag"], raw["block"]))

@@ -1,0 +1,38 @@
+"""Checkpoint → fp32 ONNX graph with dynamic batch and length."""
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch.export import Dim
+
+from training.classifier.model import GuardClassifier
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "judged")
+OUTPUTS = ("logits", "token_logits", "attention")
+
+
+def to_onnx(model: GuardClassifier, out: Path, max_tokens: int) -> None:
+    """Write the fp32 graph: inputs (batch, tokens) int64, outputs as in ``model.Scores``."""
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUTS)
+    batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max_tokens)
+    with warnings.catch_warnings():
+        # One notice per input that the axis names are shared, which is what is wanted.
+        warnings.filterwarnings("ignore", message=".*axis name.*", category=UserWarning)
+        torch.onnx.export(
+            model,
+            example,
+            out,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=tuple({0: batch, 1: tokens} for _ in INPUTS),
+            dynamo=True,
+            external_data=False,
+            opset_version=20,
+            verbose=False,
+        )
+    graph = onnx.load(out)
+    # The shapes the exporter noted contradict those the quantiser infers ("(384) vs (14)").
+    del graph.graph.value_info[:]
+    onnx.save(graph, out)
