@@ -1,0 +1,216 @@
+"""``POST /moderate``: Tamis's own contract."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from starlette.responses import JSONResponse
+
+from service.engine.engine import Timings
+from service.errors import from_validation
+from service.moderation import moderator_of
+from tamis import content
+from tamis.verdict import CategoryScore, Verdict
+
+router = APIRouter()
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors: a misspelt "polcy" must not silently mean the default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Exchange(Strict):
+    """A prompt and the response to it; both are judged, the response in context."""
+
+    prompt: str
+    response: str
+
+
+class Prompt(Strict):
+    """A prompt on its own, the same as a string."""
+
+    prompt: str
+
+
+class Plain(Strict):
+    """A post or comment addressed to people, judged for toxicity rather than as a request."""
+
+    text: str
+
+
+class Message(BaseModel):
+    """One turn; further fields that chat APIs put there are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    role: str
+    content: str | None = None
+
+
+class Conversation(Strict):
+    """A conversation; its last user message and what followed it are judged."""
+
+    messages: list[Message] = Field(min_length=1)
+
+
+def _shape(raw: Any) -> str | None:
+    if isinstance(raw, str):
+        return "string"
+    keys = raw if isinstance(raw, dict) else ()
+    if "messages" in keys:
+        return "conversation"
+    if "response" in keys:
+        return "exchange"
+    if "prompt" in keys:
+        return "prompt-only"
+    return "plain" if "text" in keys else None
+
+
+ITEM_SHAPES: Final = (
+    'must be a text, {"prompt"}, {"prompt", "response"}, {"messages": [{"role", "content"}, …]} '
+    'or {"text"}'
+)
+Item = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[Exchange, Tag("exchange")]
+    | Annotated[Prompt, Tag("prompt-only")]
+    | Annotated[Conversation, Tag("conversation")]
+    | Annotated[Plain, Tag("plain")],
+    Discriminator(_shape, custom_error_type="item_shape", custom_error_message=ITEM_SHAPES),
+]
+Input = Annotated[
+    Annotated[list[Item], Tag("batch")] | Annotated[Item, Tag("single")],
+    Discriminator(lambda raw: "batch" if isinstance(raw, list) else "single"),
+]
+TAGS: Final = frozenset(
+    {"string", "exchange", "prompt-only", "conversation", "plain", "batch", "single"}
+)
+
+
+class ModerateRequest(Strict):
+    """The body of ``POST /moderate``."""
+
+    input: Input
+    policy: str | dict[str, Any] | None = Field(
+        None, description="A policy by name, or written out; the default policy where absent."
+    )
+    explain: Literal["evidence"] | None = Field(
+        None, description='"evidence" adds the words that decided.'
+    )
+
+
+BODY: Final = TypeAdapter(ModerateRequest)
+
+
+@router.post(
+    "/moderate",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": BODY.json_schema()}},
+        }
+    },
+)
+async def moderate(request: Request) -> JSONResponse:
+    """Judge one item or a batch under a policy."""
+    moderator = moderator_of(request)
+    try:
+        body = BODY.validate_json(await request.body())
+    except ValidationError as error:
+        raise from_validation(error, TAGS) from None
+    batch = body.input if isinstance(body.input, list) else [body.input]
+    moderator.check_items(len(batch))
+    names = (
+        [f"input[{n}]" for n in range(len(batch))] if isinstance(body.input, list) else ["input"]
+    )
+    judged = await moderator.judge(
+        list(zip(names, map(contents_of, batch), strict=True)),
+        moderator.policy(body.policy),
+        evidence=body.explain == "evidence",
+    )
+    request_id: str = request.state.request_id
+    timings = timings_json(judged.timings)
+    if not isinstance(body.input, list):
+        return JSONResponse(verdict_json(judged.verdicts[0], f"mod-{request_id}", timings))
+    return JSONResponse(
+        {
+            "id": f"mod-{request_id}",
+            "results": [
+                verdict_json(verdict, f"mod-{request_id}-{n}", None)
+                for n, verdict in enumerate(judged.verdicts)
+            ],
+            "timings": timings,
+        }
+    )
+
+
+def contents_of(item: Any) -> tuple[content.Content, ...]:
+    """What a validated item asks to be judged."""
+    match item:
+        case str():
+            return (content.prompt(item, "text"),)
+        case Exchange():
+            return content.exchange(item.prompt, item.response)
+        case Prompt():
+            return (content.prompt(item.prompt),)
+        case Plain():
+            return (content.plain(item.text),)
+        case Conversation():
+            return content.conversation(
+                [content.Message(m.role, m.content or "") for m in item.messages]
+            )
+    raise TypeError(type(item).__name__)
+
+
+def verdict_json(
+    verdict: Verdict, verdict_id: str | None, timings: dict[str, float] | None
+) -> dict[str, Any]:
+    """A verdict in the native contract; probabilities with four digits."""
+    out: dict[str, Any] = {
+        "id": verdict_id,
+        "flagged": verdict.flagged,
+        "action": verdict.action.value,
+        "score": round(verdict.score, 4),
+        "threshold": _rounded(verdict.threshold),
+        "categories": {name: _score_json(c) for name, c in verdict.categories.items()},
+        "attack": None if verdict.attack is None else _score_json(verdict.attack),
+        "evidence": [
+            {
+                "start": e.start,
+                "end": e.end,
+                "text": e.text,
+                "category": e.category,
+                "score": round(e.score, 4),
+                "field": e.field,
+            }
+            for e in verdict.evidence
+        ],
+        "windows": verdict.windows,
+        "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
+        "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
+    }
+    if timings is not None:
+        out["timings"] = timings
+    return out
+
+
+def timings_json(timings: Timings) -> dict[str, float]:
+    """Milliseconds with two digits."""
+    return {
+        f"{stage}_ms": round(getattr(timings, stage), 2)
+        for stage in ("tokenize", "queue", "infer", "total")
+    }
+
+
+def _score_json(score: CategoryScore) -> dict[str, Any]:
+    return {
+        "score": round(score.score, 4),
+        "flagged": score.flagged,
+        "threshold": _rounded(score.threshold),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

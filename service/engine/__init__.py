@@ -1,0 +1,1 @@
+"""Text → findings: windows, ONNX Runtime, fair scheduling, evidence."""

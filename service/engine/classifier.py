@@ -1,0 +1,182 @@
+"""One content → one finding: tokenise, cut windows, run, pool, calibrate, point at evidence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from service.engine import evidence as ev
+from service.engine.runtime import Outputs, Runtime
+from tamis.bundle import QUESTIONS, Bundle, BundleError
+from tamis.content import Content
+from tamis.taxonomy import ATTACK, TOXICITY
+from tamis.verdict import Evidence, Finding
+from tamis.windows import Window, windows
+
+INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
+# Evidence is worth computing only for heads that a policy could plausibly flag.
+PLAUSIBLE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A content cut into windows; ``encoding`` keeps words and offsets where evidence is asked."""
+
+    content: Content
+    windows: list[Window]
+    tokens: int
+    encoding: Encoding | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One window's outputs: logits (H,); token logits and attention (judged tokens, H)."""
+
+    window: Window
+    logits: NDArray[np.float32]
+    token_logits: NDArray[np.float32]
+    attention: NDArray[np.float32]
+
+
+class Classifier:
+    """A bundle ready to judge. Thread-safe: nothing is written after construction."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        """Check that graph and manifest belong together.
+
+        Raises:
+            BundleError: where the graph has other inputs or another number of heads.
+        """
+        if runtime.inputs != INPUTS:
+            raise BundleError(f"{bundle.graph}: inputs are {sorted(runtime.inputs)}")
+        if runtime.heads != len(bundle.heads):
+            raise BundleError(
+                f"{bundle.graph}: {runtime.heads} heads, the manifest lists {len(bundle.heads)}"
+            )
+        self.bundle = bundle
+        self.runtime = runtime
+        self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._column = {head.name: i for i, head in enumerate(bundle.heads)}
+        self._scale = np.array([head.scale for head in bundle.heads])
+        self._bias = np.array([head.bias for head in bundle.heads])
+        self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
+
+    def encode(self, content: Content, evidence: bool = False) -> Encoded:
+        """Tokenise a content; a text without any token (empty, blank) has no window."""
+        encoding: Encoding | None = None
+        if evidence:
+            encoding = self._tokenizer.encode(content.text, add_special_tokens=False)
+            ids = encoding.ids
+        else:
+            ids = self._ids(content.text)
+        context = None if content.context is None else self._ids(content.context)
+        cut = windows(ids, self.bundle.shape, context) if ids else []
+        return Encoded(content, cut, len(ids), encoding)
+
+    def score(self, window: Window) -> Scored:
+        """Run one window alone.
+
+        Alone, because dynamic int8 takes one activation scale for the whole batch: in company the
+        same text would score differently (and on a CPU batching gains nothing).
+        """
+        ids = np.array([window.ids], dtype=np.int64)
+        out: Outputs = self.runtime.run(
+            {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "token_type_ids": np.array([window.types], dtype=np.int64),
+                "judged": np.array([window.judged], dtype=np.int64),
+            }
+        )
+        judged = slice(window.lead, window.lead + window.count)
+        return Scored(window, out.logits[0], out.token_logits[0, judged], out.attention[0, judged])
+
+    def finding(self, encoded: Encoded, scored: Sequence[Scored]) -> Finding:
+        """Pool the windows of one content: the most unsafe window speaks for the text.
+
+        A category's score is P(unsafe) * P(category | unsafe) within one window, at its highest.
+        """
+        question = encoded.content.question
+        if not scored:
+            return Finding(question, 0.0, {}, None, windows=0, tokens=0)
+        p = self._probabilities(np.stack([s.logits for s in scored]))
+        overall = p[:, self._column[question]]
+        categories = {
+            name: float((overall * p[:, self._column[name]]).max()) for name in self._categories
+        }
+        attack: float | None = None
+        if question != "response":
+            # What a model answered is neither an attack on it nor was toxicity taught on it.
+            categories[TOXICITY] = float(p[:, self._column[TOXICITY]].max())
+            attack = float(p[:, self._column[ATTACK]].max())
+        return Finding(
+            question=question,
+            overall=float(overall.max()),
+            categories=categories,
+            attack=attack,
+            windows=len(scored),
+            tokens=encoded.tokens,
+            evidence=self._evidence(encoded, scored, p) if encoded.encoding else (),
+        )
+
+    def judge(self, content: Content, evidence: bool = False) -> Finding:
+        """Encode, score and pool on the calling thread: for scripts and evaluation."""
+        encoded = self.encode(content, evidence)
+        return self.finding(encoded, [self.score(window) for window in encoded.windows])
+
+    def _ids(self, text: str) -> list[int]:
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
+
+    def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(np.exp(-np.logaddexp(0.0, -(self._scale * logits + self._bias))))
+
+    def _evidence(
+        self, encoded: Encoded, scored: Sequence[Scored], p: NDArray[np.float64]
+    ) -> list[Evidence]:
+        """Spans for every plausible head, each from the window that speaks loudest for it."""
+        content, encoding = encoded.content, encoded.encoding
+        assert encoding is not None
+        overall = self._column[content.question]
+        labels = {"unsafe": (overall, p[:, overall])}
+        for name in self._categories:
+            labels[name] = (self._column[name], p[:, overall] * p[:, self._column[name]])
+        if content.question != "response":
+            for name in (TOXICITY, ATTACK):
+                labels[name] = (self._column[name], p[:, self._column[name]])
+        found: list[Evidence] = []
+        for label, (head, score) in labels.items():
+            at = int(score.argmax())
+            if score[at] < PLAUSIBLE:
+                continue
+            best = scored[at]
+            judged = slice(best.window.first, best.window.first + best.window.count)
+            for span in ev.spans(
+                best.attention[:, head],
+                self._scale[head] * best.token_logits[:, head] + self._bias[head],
+                encoding.word_ids[judged],
+                encoding.offsets[judged],
+            ):
+                text = content.text[span.start : span.end]
+                found.append(Evidence(span.start, span.end, text, label, span.score, content.field))
+        return found
+
+
+def load_classifier(bundle: Bundle, runtime: Runtime | None = None) -> Classifier:
+    """A classifier with a default CPU runtime, warmed up."""
+    classifier = Classifier(bundle, runtime or Runtime(bundle.graph))
+    warm_up(classifier)
+    return classifier
+
+
+def warm_up(classifier: Classifier) -> None:
+    """Run short and full windows once, so that the first request finds kernels and memory ready."""
+    word = "hello "
+    for words in (1, 16, 64, classifier.bundle.shape.max_tokens):
+        classifier.judge(Content("prompt", word * words))
+        classifier.judge(Content("response", word * words, context=word), evidence=True)

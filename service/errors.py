@@ -1,0 +1,66 @@
+"""Errors that a caller can act on: a status, a code, and the field that is at fault."""
+
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import JSONResponse
+
+
+class RequestError(Exception):
+    """A request that cannot be answered as it stands. Messages never repeat the caller's text."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str = "invalid_request",
+        status: int = 400,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+        self.headers = headers or {}
+
+    def response(self) -> JSONResponse:
+        """The error as every dialect of ours says it (OpenAI's envelope)."""
+        return envelope(
+            self.status, self.message, param=self.param, code=self.code, headers=self.headers
+        )
+
+
+def envelope(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """``{"error": {"message", "type", "param", "code"}}``, as OpenAI's clients parse it."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    if status == 429:
+        kind = "rate_limit_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def from_validation(error: ValidationError, tags: frozenset[str] = frozenset()) -> RequestError:
+    """The first fault of a body that does not fit its model.
+
+    ``tags`` are names of union branches, which pydantic puts in the path and callers do not know.
+    """
+    first: Any = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return RequestError(f"the body is not valid JSON: {first['msg']}", code="invalid_json")
+    param = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        elif part not in tags:
+            param += f".{part}" if param else part
+    where = param or "body"
+    return RequestError(f"{where}: {first['msg']}", param=param or None)

@@ -1,0 +1,100 @@
+"""Around every request: an id, a body limit, a time, and an answer in JSON whatever happens."""
+
+import logging
+import re
+import time
+import traceback
+import uuid
+from typing import Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import RequestError, envelope
+from service.metrics import Metrics, outcome
+
+logger = logging.getLogger("tamis.service")
+
+# nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
+CLIENT_GONE: Final = 499
+GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
+ROUTES: Final = frozenset(
+    {"/moderate", "/v1/moderations", "/health/live", "/health/ready", "/metrics", "/"}
+)
+
+
+class Envelope:
+    """Pure ASGI, because Starlette's BaseHTTPMiddleware costs a task and a stream per request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers.get(b"x-request-id", b""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            limited = self._limited(receive, headers.get(b"content-length", b"0"))
+            await self._app(scope, limited, tagged)
+        except RequestError as error:
+            await error.response()(scope, receive, tagged)
+        except ClientDisconnect:
+            status = CLIENT_GONE
+        except Exception as error:
+            # Frames name code; an exception's message may quote a caller's text, so it stays out.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames)
+            if not status:
+                await envelope(500, "internal error", code="internal_error")(scope, receive, tagged)
+        finally:
+            self._metrics.in_flight.dec()
+            path = scope["path"]
+            route = path if path in ROUTES else "other"
+            self._metrics.requests.labels(route, outcome(status)).observe(
+                time.perf_counter() - began
+            )
+
+    def _limited(self, receive: Receive, announced: bytes) -> Receive:
+        """Refuse a body that is announced too long, or turns out so."""
+        limit = self._max_body_bytes
+        too_large = RequestError(
+            f"the body is over the limit of {limit} bytes", code="body_too_large", status=413
+        )
+        if announced.isdigit() and int(announced) > limit:
+            raise too_large
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise too_large
+            return message
+
+        return limited
+
+
+def _request_id(given: bytes) -> str:
+    text = given.decode("latin-1")
+    return text if GIVEN_ID.fullmatch(text) else uuid.uuid4().hex

@@ -1,0 +1,177 @@
+"""What every dialect does: check limits, judge, decide, count."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from service.engine.classifier import load_classifier
+from service.engine.engine import Engine, Timings
+from service.engine.runtime import Runtime
+from service.engine.scheduler import OverloadedError
+from service.errors import RequestError
+from service.metrics import Metrics
+from service.settings import Settings
+from tamis import bundle as bundles
+from tamis.content import Content
+from tamis.policy import Policy, PolicyError, default_policy, load_policies
+from tamis.verdict import Provenance, Verdict, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Verdicts in the order of the items, and how long each stage took."""
+
+    verdicts: list[Verdict]
+    timings: Timings
+
+
+class Moderator:
+    """The application's state: settings, policies, metrics, and the engine once it is loaded."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Read the policies.
+
+        Raises:
+            PolicyError: where a policy file cannot be used.
+        """
+        self.settings = settings
+        self.metrics = metrics
+        shipped = default_policy()
+        own = load_policies(settings.policies) if settings.policies else {}
+        self.policies: dict[str, Policy] = {shipped.name: shipped} | own
+        self.engine: Engine | None = None
+        metrics.queued.set_function(
+            lambda: self.engine.scheduler.queued_tokens if self.engine else 0
+        )
+
+    async def load(self) -> None:
+        """Load and warm the engine without holding up the event loop.
+
+        Raises:
+            BundleError, ProviderError: where the bundle or the provider is not usable.
+        """
+        self.engine = await run_in_threadpool(self._load)
+        self.metrics.ready.set(1)
+
+    def _load(self) -> Engine:
+        settings = self.settings
+        bundle = bundles.load(settings.bundle)
+        runtime = Runtime(bundle.graph, settings.provider, settings.threads)
+        self.metrics.bundle.info(
+            {
+                "name": bundle.name,
+                "fingerprint": bundle.fingerprint,
+                "provider": runtime.provider,
+                "threads": str(runtime.threads),
+            }
+        )
+        return Engine(
+            load_classifier(bundle, runtime), settings.workers, settings.max_queued_tokens
+        )
+
+    def policy(self, asked: str | Mapping[str, Any] | None) -> Policy:
+        """The policy of a request: by name, written out, or the default.
+
+        Raises:
+            RequestError: where there is none of that name, or it is not a policy.
+        """
+        if asked is None:
+            return self.policies["default"]
+        if isinstance(asked, str):
+            try:
+                return self.policies[asked]
+            except KeyError:
+                known = ", ".join(sorted(self.policies))
+                raise RequestError(
+                    f"policy: there is no policy of that name; known: {known}",
+                    param="policy",
+                    code="unknown_policy",
+                ) from None
+        try:
+            return Policy.parse(asked)
+        except PolicyError as error:
+            raise RequestError(str(error), param="policy", code="invalid_policy") from None
+
+    def check_items(self, count: int, param: str = "input") -> None:
+        """Refuse an empty or too long batch.
+
+        Raises:
+            RequestError: naming the limit.
+        """
+        if not count:
+            raise RequestError(f"{param}: must hold at least one item", param=param)
+        if count > self.settings.max_items:
+            raise RequestError(
+                f"{param}: {count} items are over the limit of {self.settings.max_items}",
+                param=param,
+                code="too_many_items",
+            )
+
+    async def judge(
+        self,
+        items: Sequence[tuple[str, Sequence[Content]]],
+        policy: Policy,
+        evidence: bool = False,
+    ) -> Judged:
+        """Judge items under a policy; each comes with its name in the request (``input[3]``).
+
+        Raises:
+            RequestError: 400 over the text limit, 429 when the queue is full, 503 while loading.
+        """
+        limit = self.settings.max_text_characters
+        for name, contents in items:
+            for content in contents:
+                if len(content.text) > limit:
+                    param = name if content.field == "text" else f"{name}.{content.field}"
+                    raise RequestError(
+                        f"{param}: {len(content.text)} characters are over the limit of {limit}",
+                        param=param,
+                        code="text_too_long",
+                    )
+        engine = self.engine
+        if engine is None:
+            raise RequestError(
+                "the model is still loading", code="not_ready", status=503, headers=_retry(1.0)
+            )
+        try:
+            findings, timings = await engine.judge([c for _, c in items], evidence)
+        except OverloadedError as error:
+            raise RequestError(
+                "the service is at capacity",
+                code="overloaded",
+                status=429,
+                headers=_retry(error.retry_after),
+            ) from None
+        bundle = engine.bundle
+        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+        verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
+        for verdict in verdicts:
+            self.metrics.observe(verdict)
+        for stage in ("tokenize", "queue", "infer"):
+            self.metrics.stages.labels(stage).observe(getattr(timings, stage) / 1e3)
+        return Judged(verdicts, timings)
+
+    def close(self) -> None:
+        """Finish what is queued."""
+        self.metrics.ready.set(0)
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+
+def moderator_of(request: Request) -> Moderator:
+    """The application's moderator."""
+    found = request.app.state.moderator
+    assert isinstance(found, Moderator)
+    return found
+
+
+def _retry(seconds: float) -> dict[str, str]:
+    """Both spellings: whole seconds for everybody, milliseconds for OpenAI's clients."""
+    return {
+        "retry-after": str(max(1, round(seconds))),
+        "retry-after-ms": str(max(1, round(seconds * 1000))),
+    }
