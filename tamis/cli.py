@@ -1,0 +1,241 @@
+"""``tamis serve | moderate | evaluate | train | export | bench``.
+
+Each command imports its stage when it is asked for. This is the one module of the domain that
+knows the other rooms: it wires them together.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis import __version__
+from tamis import bundle as bundles
+from tamis.content import Content, exchange, prompt
+from tamis.policy import Policy, default_policy
+from tamis.verdict import Action, Finding, Provenance, Verdict, decide
+
+if TYPE_CHECKING:
+    from service.engine.classifier import Classifier
+
+
+class CommandError(RuntimeError):
+    """Something the user can put right; printed without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except ModuleNotFoundError as error:
+        hint = {"serve": "cpu", "moderate": "cpu", "evaluate": "cpu"}.get(args.command, "training")
+        print(f"tamis: {error}; install the extra: pip install 'tamis[{hint}]'", file=sys.stderr)
+        return 1
+    except (CommandError, OSError, RuntimeError, ValueError) as error:
+        print(f"tamis: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tamis", description=sys.modules["tamis"].__doc__)
+    parser.add_argument("--version", action="version", version=f"tamis {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="answer HTTP requests")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
+    serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
+    serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
+    serve.add_argument("--threads", type=int, help="threads per run (default: the CPU quota)")
+    serve.add_argument("--workers", type=int, help="windows scored at the same time")
+    serve.set_defaults(run=_serve)
+
+    moderate = commands.add_parser("moderate", help="judge one text and print the verdict")
+    moderate.add_argument("text", help="a prompt; '-' reads standard input")
+    moderate.add_argument("--response", help="judge this response to the prompt, too")
+    moderate.add_argument("--policy", type=Path, help="policy file")
+    moderate.add_argument("--bundle", type=Path)
+    moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    moderate.set_defaults(run=_moderate)
+
+    evaluate = commands.add_parser("evaluate", help="measure a bundle on labelled directories")
+    evaluate.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz")
+    evaluate.add_argument("--bundle", type=Path)
+    evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
+    evaluate.set_defaults(run=_evaluate)
+
+    train = commands.add_parser("train", help="make a checkpoint").add_subparsers(
+        dest="stage", required=True, metavar="STAGE"
+    )
+    classifier = train.add_parser("classifier", help="fine-tune and calibrate the classifier")
+    classifier.add_argument("--data", type=Path, required=True, help="folder of training rows")
+    classifier.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
+    classifier.add_argument("--variant", choices=("permissive", "all"), default="permissive")
+    classifier.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    classifier.add_argument("--epochs", type=float)
+    classifier.add_argument("--seed", type=int)
+    classifier.set_defaults(run=_train_classifier)
+
+    export = commands.add_parser("export", help="checkpoint → int8 bundle with a parity report")
+    export.add_argument("--checkpoint", type=Path, required=True)
+    export.add_argument("--data", type=Path, required=True, help="the training rows")
+    export.add_argument("--out", type=Path, required=True, help="bundle folder")
+    export.add_argument("--name", required=True, help="name of the bundle, e.g. tamis-22m")
+    export.set_defaults(run=_export)
+
+    bench = commands.add_parser("bench", help="HTTP latency beside the bare runtime's")
+    bench.add_argument("--bundle", type=Path)
+    bench.add_argument("--json", type=Path, metavar="OUT")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import uvicorn
+
+    from service.app import create_app
+    from service.settings import Settings
+
+    names = ("host", "port", "bundle", "policies", "provider", "threads", "workers")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = Settings(**given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        log_config=None,
+    )
+    return 0
+
+
+def _classifier(path: Path | None, threads: int | None = None) -> "Classifier":
+    from service.engine.classifier import load_classifier
+    from service.engine.runtime import Runtime
+
+    bundle = bundles.load(path or bundles.default_bundle())
+    return load_classifier(bundle, Runtime(bundle.graph, threads=threads))
+
+
+def _policy(path: Path | None) -> Policy:
+    return Policy.load(path) if path else default_policy()
+
+
+def _provenance(classifier: "Classifier", policy: Policy) -> Provenance:
+    bundle = classifier.bundle
+    return Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+
+
+def _moderate(args: argparse.Namespace) -> int:
+    from service.dialects.native import verdict_json
+
+    text = sys.stdin.read() if args.text == "-" else args.text
+    contents = (prompt(text),) if args.response is None else exchange(text, args.response)
+    classifier, policy = _classifier(args.bundle), _policy(args.policy)
+    findings = [classifier.judge(content, evidence=True) for content in contents]
+    own = classifier.bundle.thresholds
+    verdict = decide(findings, policy, own, _provenance(classifier, policy))
+    if args.json:
+        print(json.dumps(verdict_json(verdict, None, None), indent=2, ensure_ascii=False))
+    else:
+        print(_readable(verdict))
+    return 0
+
+
+def _readable(verdict: Verdict) -> str:
+    """A verdict for people: the action, a bar for each score, and the words that decided."""
+    colour = {Action.ALLOW: "32", Action.FLAG: "33", Action.BLOCK: "31"}[verdict.action]
+    action = verdict.action.value.upper()
+    if sys.stdout.isatty():
+        action = f"\x1b[1;{colour}m{action}\x1b[0m"
+    limit = "" if verdict.threshold is None else f" (flag from {verdict.threshold:.2f})"
+    lines = [f"{action}  unsafe {verdict.score:.2f}{limit}", ""]
+    scores = dict(verdict.categories)
+    if verdict.attack is not None:
+        scores["attack"] = verdict.attack
+    for name, score in sorted(scores.items(), key=lambda item: -item[1].score):
+        bar = "█" * round(20 * score.score)
+        mark = " ← flagged" if score.flagged else ""
+        lines.append(f"  {name:<15}{score.score:5.2f}  {bar:<20}{mark}")
+    lines += [f'\n  {e.category} {e.score:.2f}: "{e.text}"' for e in verdict.evidence]
+    where = verdict.provenance
+    lines.append(f"\n  {where.model}@{where.bundle[:12]}, policy {where.policy}, ")
+    lines[-1] += f"{verdict.windows} window{'s'[: verdict.windows != 1]}"
+    return "\n".join(lines)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from service.engine.runtime import available_threads
+    from training.evaluation import suite
+
+    # One text per core: the best throughput, and the very graph and code path that serve.
+    classifier, policy = _classifier(args.bundle, threads=1), _policy(args.policy)
+    with ThreadPoolExecutor(available_threads()) as pool:
+
+        def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
+            return pool.map(classifier.judge, contents)
+
+        results = suite.evaluate(
+            args.data,
+            judge_all,
+            policy,
+            classifier.bundle.thresholds,
+            _provenance(classifier, policy),
+            progress=lambda findings, n, name: tqdm(findings, total=n, desc=name, unit="text"),
+        )
+    print(suite.table(results))
+    if args.json:
+        results["about"] = {
+            "name": classifier.bundle.name,
+            "licence": classifier.bundle.manifest["licence"],
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{available_threads()} cores, {platform.processor() or platform.machine()}",
+        }
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    from training.classifier import trainer
+
+    given = {name: getattr(args, name) for name in ("base", "epochs", "seed")}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    recipe = trainer.Recipe(variant=args.variant, **chosen)
+    trainer.train(args.data, args.out, recipe)
+    for head in trainer.calibrate(args.data, args.out):
+        print(f"{head.name:<15} f1 {head.f1:.3f} flag {head.flag:.3f} block {head.block:.3f}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from export.bundle import build
+
+    print(json.dumps(build(args.checkpoint, args.data, args.out, args.name), indent=2))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    try:
+        from benchmarks import latency
+    except ModuleNotFoundError:
+        raise CommandError("benchmarks are run from a source tree") from None
+    latency.run(args.bundle or bundles.default_bundle(), args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
