@@ -9,24 +9,23 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from export import parity
+from export import card, parity
 from export.graph import to_onnx
 from export.quantize import best_int8
 from tamis.bundle import FORMAT, MANIFEST, Head, sha256_of
 from tamis.policy import Thresholds
-from tamis.taxonomy import TOXICITY
 from training.classifier import trainer
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, mixing
 from training.datasets.batches import Example
-from training.datasets.registry import HEADS
+from training.datasets.registry import HEADS, QUESTION_OF
 from training.datasets.schema import Row
 
 GRAPH: Final = "model.int8.onnx"
 TOKENIZER: Final = "tokenizer.json"
 # Activation ranges settle after some hundred texts; the search runs all of them many times.
 CALIBRATION_ROWS: Final = 256
-PARITY_ROWS: Final = 3000
+PARITY_ROWS: Final = 2000
 LICENCES: Final = {"permissive": "Apache-2.0", "all": "research only (non-commercial data)"}
 
 
@@ -39,7 +38,7 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
     training = json.loads((checkpoint / "training.json").read_text())
     calibrated = json.loads((checkpoint / "calibration.json").read_text())
     recipe = trainer.Recipe(**training["recipe"])
-    tokenizer = batches.plain_tokenizer(str(checkpoint / TOKENIZER))
+    tokenizer = batches.plain_tokenizer(checkpoint / TOKENIZER)
     shape = trainer.window_shape(tokenizer, recipe)
     model = trainer.load_model(checkpoint)
     kept = [HEADS.index(head["name"]) for head in calibrated]
@@ -60,7 +59,7 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
     heads = [_head(raw) for raw in calibrated]
     sample = [held[i] for i in rng.permutation(len(held))[:PARITY_ROWS]]
     report = _parity(model, fp32, int8, sample, batches.encode(sample, tokenizer, shape), heads)
-    report["smoothing"] = {str(k): round(v, 5) for k, v in errors.items()}
+    report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
 
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(int8, out / GRAPH)
@@ -84,6 +83,7 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
         "files": {file: sha256_of(out / file) for file in (GRAPH, TOKENIZER)},
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (out / "README.md").write_text(card.render(manifest))
     return report
 
 
@@ -96,8 +96,7 @@ def _parity(
     heads: list[Head],
 ) -> dict[str, Any]:
     names = [head.name for head in heads]
-    question = {"prompt": "prompt", "response": "response", "text": TOXICITY}
-    asked = [names.index(question[row.target]) for row in rows]
+    asked = [names.index(QUESTION_OF[row.target]) for row in rows]
     scorers = {
         "fp32": parity.onnx_scorer(fp32),
         "int8": parity.onnx_scorer(int8),

@@ -40,7 +40,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await loading
         await asyncio.to_thread(moderator.close)
 
-    app = FastAPI(title="Tamis", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.moderator = moderator
     app.state.failure = None
     app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)

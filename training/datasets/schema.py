@@ -54,15 +54,16 @@ def parse_row(line: str, where: str) -> Row:
     if raw["label"] not in (0, 1):
         raise SchemaError(f"{where}: field 'label' must be 0 or 1")
     response = raw.get("response")
-    if raw["target"] == "response" and not isinstance(response, str):
-        raise SchemaError(f"{where}: field 'response' must be text where the target is 'response'")
+    if not isinstance(response, str | None):
+        raise SchemaError(f"{where}: field 'response' must be a text or null")
     return Row(
         id=str(raw["id"]),
         source=str(raw["source"]),
         target=raw["target"],
         label=int(raw["label"]),
         prompt=str(raw["prompt"] or ""),
-        response=response if raw["target"] == "response" else None,
+        # A model may have answered nothing at all, which is still a response.
+        response=(response or "") if raw["target"] == "response" else None,
         categories=tuple(str(c) for c in raw.get("categories") or ()),
         licence=raw.get("licence"),
     )

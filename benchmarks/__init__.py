@@ -1,0 +1,1 @@
+"""Benchmarks: one command each, figures as ratios within one run."""

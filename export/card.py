@@ -1,0 +1,70 @@
+"""The model card of a classifier bundle, written from its manifest so that it cannot drift."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tamis.taxonomy import taxonomy
+
+LIMITS: Final = """## What it cannot do
+
+- Categories not in the table above are not scored: {missing}.
+- English, mostly. Obfuscated text (leetspeak, homoglyphs, encodings) is not undone.
+- Sexual and jailbroken role-play is where it misses most: hardly any permissive source teaches it.
+- One bad sentence in a window of 256 calm tokens is diluted by them.
+- Responses were taught on jailbroken answers and social chat; subtle harm in long answers is often
+  missed.
+- Scores are calibrated for the mix of sources it was trained on. Your traffic has other base rates:
+  look at your own scores before you block on them, and set thresholds in a policy.
+"""
+
+
+def render(manifest: Mapping[str, Any]) -> str:
+    """Markdown for ``README.md`` beside the manifest."""
+    training, parity = manifest["training"], manifest["parity"]
+    recipe, rows = training["recipe"], training["rows"]
+    names = [head["name"] for head in manifest["heads"]]
+    missing = ", ".join(c for c in taxonomy().categories if c not in names) or "none"
+    return "\n".join(
+        [
+            f"# {manifest['name']}\n",
+            "A safety classifier for prompts, responses and posts. Written by `tamis export` from",
+            "`manifest.json`; results on public sets are in `docs/results.md`.\n",
+            "| | |\n|---|---|",
+            f"| licence | {manifest['licence']} |",
+            f"| base | {training['base']['name']} ({training['base']['licence']}), "
+            f"sha256 `{(training['base']['sha256'] or 'unpinned')[:12]}` |",
+            f"| data | {recipe['variant']} rows: {rows['train']:,} trained on, "
+            f"{rows['held_out']:,} held out; fingerprint `{training['data_sha256'][:12]}` |",
+            f"| recipe | {recipe['epochs']} epochs, {training['steps']:,} steps of "
+            f"{recipe['batch_tokens']:,} tokens, seed {recipe['seed']}, best at step "
+            f"{training['best']['step']:,}, {training['seconds'] / 60:.0f} minutes on "
+            f"{training['device']} |",
+            f"| windows | {recipe['max_tokens']} tokens, overlapping by {recipe['overlap']} |",
+            f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, int8 |\n",
+            "## Heads\n",
+            "Figures of the held-out slice. A category head answers: given that it is unsafe, is",
+            "it this? Its thresholds and F1 are those of P(unsafe) × P(category | unsafe). ECE is",
+            "the expected calibration error before and after (cross-fitted) calibration. A block",
+            "threshold of 1 means that a precision of nine in ten was never reached.\n",
+            "| head | rows | positive | flag | block | F1 | ECE before | after |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            *(
+                f"| {h['name']} | {h['rows']} | {h['positives']} | {h['flag']:.3f} | "
+                f"{h['block']:.3f} | {h['f1']:.3f} | {h['ece_before']:.3f} | {h['ece_after']:.3f} |"
+                for h in manifest["heads"]
+            ),
+            "\n## Parity\n",
+            "Calibrated overall probability, one text at a time, held-out rows.\n",
+            "| | rows | mean difference | p99 | largest | decisions flipped |",
+            "|---|--:|--:|--:|--:|--:|",
+            *(
+                f"| {name} | {p['rows']} | {p['mean_difference']:.5f} | "
+                f"{p['p99_difference']:.4f} | {p['max_difference']:.4f} | "
+                f"{p['flips']} ({p['flip_rate']:.2%}) |"
+                for name, p in parity.items()
+                if name != "smoothing"
+            ),
+            "",
+            LIMITS.format(missing=missing),
+        ]
+    )

@@ -1,0 +1,70 @@
+"""The official client against a server in a process of its own, over a real socket."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from urllib.error import URLError
+
+import openai
+import pytest
+
+
+@pytest.fixture(scope="module")
+def server(bundle) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tamis", "serve", "--port", str(port)]
+    environment = os.environ | {"TAMIS_BUNDLE": str(bundle.path), "TAMIS_MAX_ITEMS": "4"}
+    process = subprocess.Popen(command, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"{url}/health/ready"):
+                    break
+            except (URLError, ConnectionError):
+                time.sleep(0.1)
+        else:
+            pytest.fail("the server never became ready")
+        yield url
+        process.terminate()
+        assert process.wait(20) in (0, -15)
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def test_moderations_parse(client: openai.OpenAI):
+    answer = client.moderations.create(input="You are a stupid goose and nobody likes you.")
+    (result,) = answer.results
+    assert answer.id.startswith("modr-")
+    assert answer._request_id
+    assert isinstance(result.flagged, bool)
+    assert 0 <= result.category_scores.harassment_threatening <= 1
+    assert set(result.categories.model_dump(by_alias=True)) == set(
+        result.category_scores.model_dump(by_alias=True)
+    )
+    assert result.categories.model_extra == {}
+
+
+def test_lists_and_parts(client: openai.OpenAI):
+    assert len(client.moderations.create(input=["a", "b", "c"]).results) == 3
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert len(client.moderations.create(input=parts).results) == 1
+
+
+def test_errors_carry_code_and_param(client: openai.OpenAI):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.moderations.create(input=["a"] * 5)
+    assert refused.value.code == "too_many_items"
+    assert refused.value.param == "input"

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export import bundle as exporting
+from export.graph import INPUTS, to_onnx
+from export.quantize import (
+    activation_ranges,
+    products,
+    quantize,
+    quantize_embeddings,
+    session,
+    smooth,
+)
+from service.engine.classifier import load_classifier
+from tamis import bundle as bundles
+from tamis import content
+from training.classifier import trainer
+from training.classifier.model import GuardClassifier
+from training.classifier.trainer import Recipe
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: Path) -> GuardClassifier:
+    torch.manual_seed(1)
+    model = GuardClassifier.from_base(tiny_base, 5).eval()
+    torch.nn.init.normal_(model.attend.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def graph(model: GuardClassifier, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
+    to_onnx(model, path, max_tokens=64)
+    return onnx.load(path)
+
+
+def feed(tokens: int, seed: int = 0, batch: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    ones = np.ones((batch, tokens), dtype=np.int64)
+    ids = rng.integers(4, 1000, (batch, tokens))
+    return dict(zip(INPUTS, (ids, ones, 0 * ones, ones), strict=True))
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 2), (1, 17), (3, 40), (2, 64)])
+def test_the_graph_says_what_the_model_says_at_any_shape(model, graph, batch: int, tokens: int):
+    given = feed(tokens, batch=batch)
+    with torch.inference_mode():
+        expected = model(**{k: torch.from_numpy(v) for k, v in given.items()})
+    for name, value in zip(expected._fields, session(graph).run(None, given), strict=True):
+        np.testing.assert_allclose(value, getattr(expected, name).numpy(), atol=1e-5)
+
+
+def test_smoothing_leaves_the_function_unchanged_and_tames_ranges(graph):
+    feeds = [feed(30, seed) for seed in range(4)]
+    ranges = activation_ranges(graph, feeds)
+    smoothed = smooth(graph, ranges, 0.5)
+    for given in feeds:
+        before, after = (session(g).run(["logits"], given)[0] for g in (graph, smoothed))
+        np.testing.assert_allclose(after, before, atol=1e-4)
+    assert any(n.op_type == "Mul" for n in smoothed.graph.node)
+    onnx.checker.check_model(smoothed)
+
+
+def test_embeddings_keep_each_row_to_a_half_step(graph):
+    small = quantize_embeddings(graph)
+    assert small.ByteSize() < graph.ByteSize()
+    given = feed(30)
+    before, after = (session(g).run(["logits"], given)[0] for g in (graph, small))
+    np.testing.assert_allclose(after, before, atol=0.02)
+
+
+def test_quantisation_takes_the_large_products_and_leaves_the_heads(graph):
+    large, heads = products(graph)
+    assert len(large) == 12
+    assert len(heads) == 2
+    int8 = quantize(quantize_embeddings(graph))
+    kinds = [node.op_type for node in int8.graph.node]
+    assert kinds.count("MatMulInteger") == 12
+    given = feed(30)
+    before, after = (session(g).run(["logits"], given)[0] for g in (graph, int8))
+    assert np.abs(after - before).max() < 0.1
+
+
+def test_from_data_to_a_served_bundle(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(exporting, "CALIBRATION_ROWS", 32)
+    checkpoint = trainer.train(data, tmp_path / "checkpoint", recipe)
+    trainer.calibrate(data, checkpoint)
+    report = exporting.build(checkpoint, data, tmp_path / "bundle", "tiny")
+    assert report["torch to fp32"]["flips"] == 0
+    assert report["fp32 to int8"]["rows"] > 0
+
+    bundle = bundles.load(tmp_path / "bundle")
+    names = {head.name for head in bundle.heads}
+    assert {"prompt", "response", "toxicity", "attack"} <= names
+    # No source in this data can teach these, so they are not offered.
+    assert not names & {"sexual/minors", "misinformation"}
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    assert manifest["training"]["data_sha256"]
+
+    classifier = load_classifier(bundle)
+    kind, rude = (
+        classifier.judge(content.plain(text)).overall
+        for text in ("what a lovely garden", "you silly goose")
+    )
+    assert rude > 0.5 > kind

@@ -1,0 +1,53 @@
+import io
+import json
+from pathlib import Path
+
+from tamis.cli import main
+from tests.conftest import row, write_rows
+
+
+def test_moderate_prints_a_readable_verdict(capsys, bundle):
+    assert main(["moderate", "You are a stupid goose and nobody likes you."]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(("FLAG", "BLOCK"))
+    assert "toxicity" in out
+    assert "1 window" in out
+
+
+def test_moderate_prints_json_and_reads_standard_input(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello there"))
+    assert main(["moderate", "-", "--response", "hello!", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["action"], verdict["windows"]) == ("allow", 2)
+
+
+def test_faults_are_one_line(capsys, tmp_path: Path):
+    assert main(["moderate", "x", "--bundle", str(tmp_path)]) == 1
+    assert "no bundle at" in capsys.readouterr().err
+    assert main(["evaluate", "--data", str(tmp_path)]) == 1
+    assert "no *.jsonl.gz file" in capsys.readouterr().err
+
+
+def test_evaluate_writes_the_figures(capsys, tmp_path: Path, bundle):
+    garden = [row(n, "x", "text", 0, f"a lovely garden {n}") for n in range(6)]
+    goose = [row(n, "x", "text", 1, f"you stupid goose {n}") for n in range(4)]
+    write_rows(tmp_path / "mixed.jsonl.gz", garden + goose)
+    write_rows(tmp_path / "safe.jsonl.gz", garden)
+    out = tmp_path / "out.json"
+    assert main(["evaluate", "--data", str(tmp_path), "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["bundle"] == bundle.fingerprint
+    mixed, safe = results["sets"]["mixed"], results["sets"]["safe"]
+    assert (mixed["n"], mixed["positives"], mixed["floor_f1"]) == (10, 4, 0.5714)
+    assert mixed["auroc"] == 1.0
+    assert safe["f1"] is safe["auprc"] is safe["recall"] is None
+    assert safe["fpr"] == 0.0
+    assert "mixed" in capsys.readouterr().out
+
+
+def test_a_row_outside_the_schema_is_named(capsys, tmp_path: Path):
+    write_rows(tmp_path / "bad.jsonl.gz", [row(0, "x", "prompt", 2, "secret words")])
+    assert main(["evaluate", "--data", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "bad.jsonl.gz line 1: field 'label'" in message
+    assert "secret" not in message

@@ -1,0 +1,135 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tamis.windows import WindowShape
+from tests.conftest import row, write_rows
+from training.datasets import batches, mixing
+from training.datasets.batches import UNKNOWN, Example
+from training.datasets.registry import HEADS, sources
+from training.datasets.schema import SchemaError, data_files, parse_row, read_rows
+
+
+def parsed(source: str, target: str = "prompt", label: int = 1, categories=(), **more):
+    raw = row(0, source, target, label, "text", categories=list(categories), **more)
+    import json
+
+    return parse_row(json.dumps(raw), "here")
+
+
+def labels(*args, **more) -> dict[str, int]:
+    found = parsed(*args, **more)
+    return sources()[found.source].labels_of(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"id": 1}', "'source' is missing"),
+        ('{"id":1,"source":"a","target":"image","label":1,"prompt":""}', "'target' must be"),
+        ('{"id":1,"source":"a","target":"prompt","label":3,"prompt":""}', "'label' must be"),
+        (
+            '{"id":1,"source":"a","target":"response","label":1,"prompt":"","response":3}',
+            "'response' must be",
+        ),
+    ],
+)
+def test_rows_outside_the_schema_are_refused(line: str, message: str):
+    with pytest.raises(SchemaError, match=f"here.*{message}"):
+        parse_row(line, "here")
+
+
+def test_what_a_source_does_not_say_is_unknown():
+    # A jailbreak label says nothing about whether harm is asked for.
+    assert labels("vf_jailbreak_llms") == {"attack": 1}
+    assert labels("llm_warden_train", label=0) == {"attack": 0, "prompt": 0}
+    assert labels("guardreasoner_train_5k", label=0) == {"prompt": 0}
+
+
+def test_categories_that_a_source_can_express_are_0_and_others_unknown():
+    found = labels("sap200", categories=["suicide"])
+    assert (found["self-harm"], found["hate"], found["prompt"]) == (1, 0, 1)
+    assert "sexual" not in found
+    # "~violence": the tag may or may not imply it.
+    assert "violence" not in labels("aart", categories=["hate crimes"])
+    assert labels("aart", categories=["murder"])["violence"] == 1
+
+
+def test_safe_rows_carry_no_category_and_aside_rows_no_overall_label():
+    assert labels("diasafety_train", "response", 0, ["Offending User"], response="x") == {
+        "response": 0
+    }
+    found = labels("hatexplain_train_2of3", "text", 0, ["offensive"])
+    assert "toxicity" not in found
+    assert found["hate"] == 0
+
+
+def test_a_response_row_teaches_the_response_head_only():
+    assert labels("coconot_pref", "response", 0, response="no") == {"response": 0}
+    assert "response" not in labels("coconot_pref", "prompt", 0)
+
+
+def test_licences_choose_the_variant(data: Path):
+    permissive, everything = (mixing.load(data, v) for v in ("permissive", "all"))
+    assert {r.source for r in everything} - {r.source for r in permissive} == {"hateval_train"}
+
+
+def test_answers_to_one_prompt_stay_on_one_side(data: Path):
+    train, held = mixing.split(mixing.load(data, "all"))
+    assert not {r.prompt for r in train} & {r.prompt for r in held}
+    assert 0.02 < len(held) / (len(train) + len(held)) < 0.2
+
+
+def test_draws_follow_their_chances():
+    chances = np.array([0.5, 0.25, 0.125, 0.125])
+    drawn = batches.draws(np.tile(chances, 100) / 100, np.random.default_rng(0))
+    assert len(drawn) == 400
+    counts = np.bincount(drawn, minlength=400)
+    assert np.all(counts[::4] == 2)
+    assert np.all(np.abs(counts - 400 * np.tile(chances, 100) / 100) < 1)
+
+
+def example(length: int) -> Example:
+    from tamis.windows import windows
+
+    shape = WindowShape(cls=1, sep=2, max_tokens=64, overlap=8, context_tokens=8)
+    return Example(windows(list(range(length)), shape), np.full(len(HEADS), UNKNOWN, dtype=np.int8))
+
+
+def test_batches_hold_every_draw_within_the_budget_in_a_reproducible_order():
+    examples = [example(n % 90 + 1) for n in range(300)]
+    chances = np.full(300, 1 / 300)
+    plan = batches.epoch(examples, chances, tokens=512, seed=3)
+    assert sorted(i for batch in plan for i, _ in batch) == list(range(300))
+    for batch in plan:
+        arrays = batches.collate(batch, examples)
+        assert arrays.input_ids.size <= 512
+        assert arrays.input_ids.shape[1] % batches.WIDTH_STEP == 0
+        assert arrays.judged.sum() == sum(window.count for _, window in batch)
+    again = batches.epoch(examples, chances, tokens=512, seed=3)
+    other = batches.epoch(examples, chances, tokens=512, seed=4)
+    assert plan == again
+    assert plan != other
+
+
+@pytest.mark.skipif("TAMIS_DATA" not in os.environ, reason="TAMIS_DATA names no data directory")
+def test_every_source_of_the_data_is_registered_and_teaches_something():
+    folder = Path(os.environ["TAMIS_DATA"]) / "train"
+    seen: dict[str, int] = {}
+    for path in data_files(folder):
+        for found in read_rows(path):
+            seen[found.source] = seen.get(found.source, 0) + bool(
+                sources()[found.source].labels_of(found)
+            )
+    assert all(seen.values()), seen
+
+
+def test_a_folder_without_data_says_so(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no \*.jsonl.gz"):
+        data_files(tmp_path)
+    write_rows(tmp_path / "a.jsonl.gz", [])
+    assert list(read_rows(tmp_path / "a.jsonl.gz")) == []
