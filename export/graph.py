@@ -18,8 +18,10 @@ def to_onnx(model: GuardClassifier, out: Path, max_tokens: int) -> None:
     example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUTS)
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max_tokens)
     with warnings.catch_warnings():
-        # One notice per input that the axis names are shared, which is what is wanted.
+        # One notice per input that the axis names are shared, which is what is wanted; and torch
+        # warns of its own use of its own deprecated class.
         warnings.filterwarnings("ignore", message=".*axis name.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         torch.onnx.export(
             model,
             example,

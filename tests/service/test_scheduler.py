@@ -82,6 +82,8 @@ async def test_a_caller_who_leaves_takes_the_waiting_windows_along(scheduler, ga
     leaving = asyncio.create_task(scheduler.submit([("b", 1), ("c", 1)]))
     await asyncio.sleep(0.02)
     leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
     gate.open.set()
     await running
     await scheduler.submit([("d", 1)])
