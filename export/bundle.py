@@ -58,7 +58,8 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
 
     heads = [_head(raw) for raw in calibrated]
     sample = [held[i] for i in rng.permutation(len(held))[:PARITY_ROWS]]
-    report = _parity(model, fp32, int8, sample, batches.encode(sample, tokenizer, shape), heads)
+    tried = batches.encode(sample, tokenizer, shape, batches.HELD_OUT_WINDOWS)
+    report = _parity(model, fp32, int8, sample, tried, heads)
     report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
 
     out.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     classifier.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     classifier.add_argument("--variant", choices=("permissive", "all"), default="permissive")
     classifier.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    classifier.add_argument("--init", help="finished checkpoint to go on from")
     classifier.add_argument("--epochs", type=float)
+    classifier.add_argument("--lr", type=float, dest="encoder_lr", help="of the encoder")
+    classifier.add_argument("--head-lr", type=float)
     classifier.add_argument("--seed", type=int)
     classifier.set_defaults(run=_train_classifier)
 
@@ -212,8 +215,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
 
-    given = {name: getattr(args, name) for name in ("base", "epochs", "seed")}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    names = ("base", "init", "epochs", "encoder_lr", "head_lr", "seed")
+    chosen: dict[str, Any] = {
+        name: getattr(args, name) for name in names if getattr(args, name) is not None
+    }
     recipe = trainer.Recipe(variant=args.variant, **chosen)
     trainer.train(args.data, args.out, recipe)
     for head in trainer.calibrate(args.data, args.out):

@@ -44,8 +44,8 @@ def test_rows_outside_the_schema_are_refused(line: str, message: str):
 
 
 def test_what_a_source_does_not_say_is_unknown():
-    # A jailbreak label says nothing about whether harm is asked for.
-    assert labels("vf_jailbreak_llms") == {"attack": 1}
+    # An injection label says nothing about whether harm is asked for.
+    assert labels("deepset_injection_train") == {"attack": 1}
     assert labels("llm_warden_train", label=0) == {"attack": 0, "prompt": 0}
     assert labels("guardreasoner_train_5k", label=0) == {"prompt": 0}
 

@@ -32,6 +32,8 @@ class Recipe:
 
     base: str = bases.DEFAULT
     variant: mixing.Variant = "permissive"
+    # A finished checkpoint to go on from, instead of the bare base.
+    init: str | None = None
     epochs: float = 2.0
     batch_tokens: int = 4096
     encoder_lr: float = 1e-4
@@ -141,12 +143,14 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
 
     base, path = bases.resolve(recipe.base)
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments()).to(device())
+    if recipe.init:
+        model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))
     tokenizer = batches.plain_tokenizer(bases.tokenizer_file(path))
     shape = window_shape(tokenizer, recipe)
 
     rows, held = mixing.split(mixing.load(data, recipe.variant))
     examples = batches.encode(rows, tokenizer, shape)
-    held_examples = batches.encode(held, tokenizer, shape)
+    held_examples = batches.encode(held, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     chances = mixing.probabilities(rows)
     plan = [
         batch
@@ -223,7 +227,8 @@ def calibrate(data: Path, checkpoint: Path) -> list[Calibration]:
     model = load_model(checkpoint).to(device())
     tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
     _, held = mixing.split(mixing.load(data, recipe.variant))
-    examples = batches.encode(held, tokenizer, window_shape(tokenizer, recipe))
+    shape = window_shape(tokenizer, recipe)
+    examples = batches.encode(held, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     logits = predict(model, examples, fast=False)
     found = calibration.calibrate(held, np.stack([e.labels for e in examples]), logits)
     text = json.dumps(calibration.as_json(found), indent=2)

@@ -72,6 +72,10 @@ class Source:
         if row.target == "response":
             labels.pop(ATTACK, None)
             labels.pop(TOXICITY, None)
+        if row.target == "text":
+            # Written to people, so no attack on a model: without these rows every insult that
+            # begins with "You are" looked like a jailbreak.
+            labels[ATTACK] = 0
         if row.label or aside:
             labels |= self.categories_of(row)
         return labels
