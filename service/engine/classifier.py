@@ -143,6 +143,11 @@ class Classifier:
         content, encoding = encoded.content, encoded.encoding
         assert encoding is not None
         overall = self._column[content.question]
+        # Punctuation takes part in verdicts, but says nothing to a reader.
+        words = [
+            word if any(map(str.isalnum, content.text[start:end])) else None
+            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True)
+        ]
         labels = {"unsafe": (overall, p[:, overall])}
         for name in self._categories:
             labels[name] = (self._column[name], p[:, overall] * p[:, self._column[name]])
@@ -159,7 +164,7 @@ class Classifier:
             for span in ev.spans(
                 best.attention[:, head],
                 self._scale[head] * best.token_logits[:, head] + self._bias[head],
-                encoding.word_ids[judged],
+                words[judged],
                 encoding.offsets[judged],
             ):
                 text = content.text[span.start : span.end]

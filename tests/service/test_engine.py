@@ -78,7 +78,7 @@ def test_evidence_points_into_the_text(classifier: Classifier):
         found = classifier.judge(content.plain(text, "text"), evidence=True)
         for span in found.evidence:
             assert text[span.start : span.end] == span.text
-            assert span.text.strip()
+            assert any(map(str.isalnum, span.text))
             assert 0 <= span.score <= 1
     insult = classifier.judge(content.plain(TEXTS[1]), evidence=True)
     assert any("stupid" in e.text for e in insult.evidence if e.category == "toxicity")
