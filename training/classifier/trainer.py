@@ -205,7 +205,8 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
 
     tokenizer.save(str(out / "tokenizer.json"))
     report = {
-        "recipe": asdict(recipe),
+        # Where a checkpoint lay is nobody's business; which one it was is.
+        "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
         "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
         "heads": list(HEADS),
         "rows": {"train": len(rows), "held_out": len(held)},
