@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +13,7 @@ import onnx
 from export import card, parity
 from export.graph import to_onnx
 from export.quantize import best_int8
-from tamis.bundle import FORMAT, MANIFEST, Head, sha256_of
-from tamis.policy import Thresholds
+from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
 from training.classifier import trainer
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, mixing
@@ -56,7 +56,7 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
         fp32 = onnx.load(path)
     int8, errors = best_int8(fp32, feeds)
 
-    heads = [_head(raw) for raw in calibrated]
+    heads = [head_of(raw) for raw in calibrated]
     sample = [held[i] for i in rng.permutation(len(held))[:PARITY_ROWS]]
     tried = batches.encode(sample, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     report = _parity(model, fp32, int8, sample, tried, heads)
@@ -71,13 +71,7 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
         "licence": LICENCES[recipe.variant],
         "graph": GRAPH,
         "tokenizer": TOKENIZER,
-        "windows": {
-            "cls": shape.cls,
-            "sep": shape.sep,
-            "max_tokens": shape.max_tokens,
-            "overlap": shape.overlap,
-            "context_tokens": shape.context_tokens,
-        },
+        "windows": asdict(shape),
         "heads": calibrated,
         "training": training,
         "parity": report,
@@ -108,7 +102,3 @@ def _parity(
         f"{one} to {other}": parity.compare(logits[one], logits[other], heads, asked).as_json()
         for one, other in (("torch", "fp32"), ("fp32", "int8"))
     }
-
-
-def _head(raw: dict[str, Any]) -> Head:
-    return Head(raw["name"], raw["scale"], raw["bias"], Thresholds(raw["flag"], raw["block"]))

@@ -35,7 +35,7 @@ def render(manifest: Mapping[str, Any]) -> str:
             f"sha256 `{(training['base']['sha256'] or 'unpinned')[:12]}` |",
             f"| data | {recipe['variant']} rows: {rows['train']:,} trained on, "
             f"{rows['held_out']:,} held out; fingerprint `{training['data_sha256'][:12]}` |",
-            f"| recipe | {recipe['epochs']} epochs, {training['steps']:,} steps of "
+            f"| recipe | {_start(recipe)}{recipe['epochs']} epochs, {training['steps']:,} steps of "
             f"{recipe['batch_tokens']:,} tokens, seed {recipe['seed']}, best at step "
             f"{training['best']['step']:,}, {training['seconds'] / 60:.0f} minutes on "
             f"{training['device']} |",
@@ -68,3 +68,8 @@ def render(manifest: Mapping[str, Any]) -> str:
             LIMITS.format(missing=missing),
         ]
     )
+
+
+def _start(recipe: Mapping[str, Any]) -> str:
+    """Where a run that did not begin at the bare base began."""
+    return f"going on from checkpoint `{recipe['init']}`: " if recipe.get("init") else ""

@@ -8,8 +8,8 @@ import torch
 from torch.export import Dim
 
 from training.classifier.model import GuardClassifier
+from training.datasets.batches import INPUTS
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", "judged")
 OUTPUTS = ("logits", "token_logits", "attention")
 
 

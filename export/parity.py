@@ -9,13 +9,12 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from export.graph import INPUTS
 from export.quantize import session
 from tamis.bundle import Head
 from tamis.windows import Window
 from training.classifier.calibration import sigmoid
 from training.classifier.model import GuardClassifier
-from training.datasets.batches import Example, collate
+from training.datasets.batches import INPUTS, Example, collate
 
 Feed = dict[str, np.ndarray]
 Scorer = Callable[[Feed], np.ndarray]

@@ -85,7 +85,7 @@ def load(path: Path) -> Bundle:
             if Path(name).name != name:
                 raise BundleError(f"{manifest_path}: {name!r} is not a file of its own folder")
             _verify(path / name, digest)
-        heads = tuple(_head(raw) for raw in manifest["heads"])
+        heads = tuple(head_of(raw) for raw in manifest["heads"])
         bundle = Bundle(
             path=path,
             name=str(manifest["name"]),
@@ -126,7 +126,12 @@ def _verify(path: Path, digest: str) -> None:
         raise BundleError(f"{path}: sha256 is {found}, the manifest says {digest}")
 
 
-def _head(raw: Mapping[str, Any]) -> Head:
+def head_of(raw: Mapping[str, Any]) -> Head:
+    """One head of a manifest.
+
+    Raises:
+        KeyError, ValueError: where a field is missing or the thresholds are out of order.
+    """
     thresholds = Thresholds(float(raw["flag"]), float(raw["block"]))
     if not 0 < thresholds.flag <= thresholds.block <= 1:
         raise ValueError(f"head {raw['name']!r}: thresholds must satisfy 0 < flag <= block <= 1")

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
 from tamis.taxonomy import ATTACK, TOXICITY
+
+# The label of evidence for the overall question.
+UNSAFE: Final = "unsafe"
 
 
 class Action(StrEnum):
@@ -133,7 +137,7 @@ def decide(
 
     action = max(actions, key=list(Action).index)
     shown = {name for name, c in categories.items() if c.flagged}
-    shown |= {"unsafe"} if unsafe and policy.overall is not None else set()
+    shown |= {UNSAFE} if unsafe and policy.overall is not None else set()
     shown |= {ATTACK} if attack is not None and attack.flagged else set()
     return Verdict(
         flagged=action is not Action.ALLOW,

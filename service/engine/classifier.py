@@ -11,14 +11,16 @@ from tokenizers import Encoding, Tokenizer
 from service.engine import evidence as ev
 from service.engine.runtime import Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
-from tamis.content import Content
+from tamis.content import Content, Question
 from tamis.taxonomy import ATTACK, TOXICITY
-from tamis.verdict import Evidence, Finding
+from tamis.verdict import UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
 
 INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
 # Evidence is worth computing only for heads that a policy could plausibly flag.
 PLAUSIBLE: Final = 0.05
+# Label -> (head, score of each window).
+Answers = dict[str, tuple[int, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +107,17 @@ class Classifier:
         if not scored:
             return Finding(question, 0.0, {}, None, windows=0, tokens=0)
         p = self._probabilities(np.stack([s.logits for s in scored]))
-        overall = p[:, self._column[question]]
-        categories = {
-            name: float((overall * p[:, self._column[name]]).max()) for name in self._categories
-        }
-        attack: float | None = None
-        if question != "response":
-            # What a model answered is neither an attack on it nor was toxicity taught on it.
-            categories[TOXICITY] = float(p[:, self._column[TOXICITY]].max())
-            attack = float(p[:, self._column[ATTACK]].max())
+        answers = self._answers(question, p)
+        highest = {label: float(score.max()) for label, (_, score) in answers.items()}
+        overall, attack = highest.pop(UNSAFE), highest.pop(ATTACK, None)
         return Finding(
             question=question,
-            overall=float(overall.max()),
-            categories=categories,
+            overall=overall,
+            categories=highest,
             attack=attack,
             windows=len(scored),
             tokens=encoded.tokens,
-            evidence=self._evidence(encoded, scored, p) if encoded.encoding else (),
+            evidence=self._evidence(encoded, scored, answers) if encoded.encoding else (),
         )
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
@@ -134,28 +130,33 @@ class Classifier:
         return list(encoding.ids)
 
     def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(np.exp(-np.logaddexp(0.0, -(self._scale * logits + self._bias))))
+        return ev.sigmoid(self._scale * logits + self._bias)
+
+    def _answers(self, question: Question, p: NDArray[np.float64]) -> Answers:
+        """Each label that can be given for a question: its head, and its score by window."""
+        unsafe = p[:, self._column[question]]
+        answers = {UNSAFE: (self._column[question], unsafe)}
+        for name in self._categories:
+            answers[name] = (self._column[name], unsafe * p[:, self._column[name]])
+        if question != "response":
+            # What a model answered is neither an attack on it nor was toxicity taught on it.
+            for name in (TOXICITY, ATTACK):
+                answers[name] = (self._column[name], p[:, self._column[name]])
+        return answers
 
     def _evidence(
-        self, encoded: Encoded, scored: Sequence[Scored], p: NDArray[np.float64]
+        self, encoded: Encoded, scored: Sequence[Scored], answers: Answers
     ) -> list[Evidence]:
         """Spans for every plausible head, each from the window that speaks loudest for it."""
         content, encoding = encoded.content, encoded.encoding
         assert encoding is not None
-        overall = self._column[content.question]
         # Punctuation takes part in verdicts, but says nothing to a reader.
         words = [
             word if any(map(str.isalnum, content.text[start:end])) else None
             for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True)
         ]
-        labels = {"unsafe": (overall, p[:, overall])}
-        for name in self._categories:
-            labels[name] = (self._column[name], p[:, overall] * p[:, self._column[name]])
-        if content.question != "response":
-            for name in (TOXICITY, ATTACK):
-                labels[name] = (self._column[name], p[:, self._column[name]])
         found: list[Evidence] = []
-        for label, (head, score) in labels.items():
+        for label, (head, score) in answers.items():
             at = int(score.argmax())
             if score[at] < PLAUSIBLE:
                 continue

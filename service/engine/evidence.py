@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 # Words with at least this share of the strongest word's contribution count as evidence.
 SHARE: Final = 0.4
@@ -21,9 +21,9 @@ class Span:
     score: float
 
 
-def sigmoid(x: float) -> float:
+def sigmoid(x: ArrayLike) -> NDArray[np.float64]:
     """The logistic function, without overflow."""
-    return float(np.exp(-np.logaddexp(0.0, -x)))
+    return np.asarray(np.exp(-np.logaddexp(0.0, np.negative(x))))
 
 
 def spans(
@@ -66,6 +66,6 @@ def spans(
     for run in runs[:MOST_SPANS]:
         tokens = [t for word in run for t in parts[word]]
         weight = float(attention[tokens].sum())
-        score = sigmoid(float(given[tokens].sum()) / weight) if weight > 0 else 0.0
+        score = float(sigmoid(float(given[tokens].sum()) / weight)) if weight > 0 else 0.0
         found.append(Span(offsets[tokens[0]][0], offsets[tokens[-1]][1], score))
     return sorted(found, key=lambda span: span.start)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export import bundle as exporting
-from export.graph import INPUTS, to_onnx
+from export.graph import to_onnx
 from export.quantize import (
     activation_ranges,
     products,
@@ -22,6 +22,7 @@ from tamis import content
 from training.classifier import trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
+from training.datasets.batches import INPUTS
 
 
 @pytest.fixture(scope="module")

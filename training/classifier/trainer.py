@@ -20,7 +20,7 @@ from training.classifier import bases, calibration
 from training.classifier.calibration import Calibration
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, mixing
-from training.datasets.batches import UNKNOWN, Batch, Example
+from training.datasets.batches import INPUTS, UNKNOWN, Batch, Example
 from training.datasets.registry import HEADS, QUESTIONS
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
@@ -65,8 +65,7 @@ def autocast(on: torch.device) -> Any:
 
 def to_tensors(batch: Batch, on: torch.device) -> dict[str, torch.Tensor]:
     """The model's arguments, by name."""
-    names = ("input_ids", "attention_mask", "token_type_ids", "judged")
-    return {name: torch.from_numpy(getattr(batch, name)).to(on) for name in names}
+    return {name: torch.from_numpy(getattr(batch, name)).to(on) for name in INPUTS}
 
 
 def masked_loss(logits: torch.Tensor, labels: torch.Tensor, category_weight: float) -> torch.Tensor:

@@ -17,6 +17,8 @@ POOL = 4096
 # doubled the time of a step when each batch had a width of its own.
 WIDTH_STEP = 16
 UNKNOWN = -1
+# The arrays of a batch that the model reads.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "judged")
 # Held-out rows are scored on their first windows only: a few very long prompts would otherwise
 # take two thirds of the time.
 HELD_OUT_WINDOWS = 4
