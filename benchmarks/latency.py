@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service.engine.classifier import Classifier, load_classifier
-from service.engine.runtime import Runtime, available_threads
+from service.engine.runtime import CpuRuntime, available_threads
 from tamis import bundle as bundles
 from tamis.content import Content
 
@@ -105,7 +105,7 @@ class Server:
 def run(bundle_path: Path, out: Path | None = None) -> None:
     """Measure, print a table, and write JSON where asked."""
     bundle = bundles.load(bundle_path)
-    classifier = load_classifier(bundle, Runtime(bundle.graph))
+    classifier = load_classifier(bundle, CpuRuntime(bundle.graph))
     server = Server(bundle_path)
     rows = []
     try:
@@ -116,7 +116,7 @@ def run(bundle_path: Path, out: Path | None = None) -> None:
 
             def bare(windows: list = encoded.windows) -> None:
                 for window in windows:
-                    classifier.score(window)
+                    classifier.score([window], wide=True)
 
             def over_http(body: bytes = body) -> None:
                 server.moderate(body)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -85,8 +85,7 @@ async def ready(request: Request) -> JSONResponse:
 
 async def scrape(request: Request) -> Response:
     """Prometheus metrics."""
-    registry = moderator_of(request).metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(moderator_of(request).metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _request_error(_: Request, error: Exception) -> Response:

@@ -1,55 +1,130 @@
 """Prometheus metrics: seconds in millisecond buckets, labels of bounded number."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
+from service.engine.scheduler import Loss
 from tamis.verdict import Verdict
 
-BUCKETS = (
+BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
     *(0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+# Set by ``tamis serve --processes``: prometheus_client then keeps values in files of this folder,
+# and reads the variable when it is imported.
+SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class Metrics:
-    """One registry per app, so that two apps in one process (tests) do not mix."""
+class Metrics(EngineEvents):
+    """One registry per app, so that two apps in one process (tests) do not mix.
+
+    Gauges are set where their value changes rather than asked at the scrape: whichever of several
+    processes answers a scrape must know the values of the others.
+    """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Histogram(
             "tamis_request_duration_seconds",
             "Time from the request line to the last byte of the answer.",
             ["route", "outcome"],
             buckets=BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
-        self.stages = Histogram(
+        stages = Histogram(
             "tamis_stage_duration_seconds",
             "Time in one stage of a moderation request.",
             ["stage"],
             buckets=BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self.in_flight = Gauge(
-            "tamis_requests_in_flight", "Requests being answered.", registry=self.registry
+            "tamis_requests_in_flight",
+            "Requests being answered.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self.queued = Gauge(
-            "tamis_queued_tokens", "Tokens waiting or running.", registry=self.registry
+        self._queued = Gauge(
+            "tamis_queued_tokens",
+            "Tokens waiting or running.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.ready = Gauge(
-            "tamis_ready", "1 when the bundle is loaded and warm.", registry=self.registry
+            "tamis_ready",
+            "Processes whose bundle is loaded and warm.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.verdicts = Counter(
-            "tamis_verdicts_total", "Items judged, by action.", ["action"], registry=self.registry
+            "tamis_verdicts_total", "Items judged, by action.", ["action"], registry=registry
         )
         self.flags = Counter(
-            "tamis_flagged_categories_total",
-            "Categories flagged.",
-            ["category"],
-            registry=self.registry,
+            "tamis_flagged_categories_total", "Categories flagged.", ["category"], registry=registry
         )
-        self.windows = Counter("tamis_windows_total", "Windows scored.", registry=self.registry)
-        self.tokens = Counter("tamis_tokens_total", "Tokens judged.", registry=self.registry)
-        self.bundle = Info("tamis_bundle", "The bundle that is served.", registry=self.registry)
+        self.windows = Counter("tamis_windows_total", "Windows in verdicts.", registry=registry)
+        self.tokens = Counter("tamis_tokens_total", "Tokens in verdicts.", registry=registry)
+        self._batch = Histogram(
+            "tamis_run_windows",
+            "Windows of one run of the model.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=registry,
+        )
+        ran = Counter(
+            "tamis_run_tokens_total",
+            "Tokens given to the model, those of texts and those of padding.",
+            ["kind"],
+            registry=registry,
+        )
+        self._real, self._padding = ran.labels("text"), ran.labels("padding")
+        self.refused = Counter(
+            "tamis_refused_total",
+            "Requests refused on arrival: no room, deadline out of reach, deadline under the work.",
+            ["reason"],
+            registry=registry,
+        )
+        self._lost = Counter(
+            "tamis_lost_total",
+            "Requests given up while they waited or ran.",
+            ["reason"],
+            registry=registry,
+        )
+        self._lookups = Counter(
+            "tamis_cache_lookups_total",
+            "Texts sought in the cache; joined means an equal text was being judged.",
+            ["result"],
+            registry=registry,
+        )
+        self._bundle = Gauge(
+            "tamis_bundle_info",
+            "The bundle that is served.",
+            ["name", "fingerprint"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._runtime = Gauge(
+            "tamis_runtime_info",
+            "What it runs on: the provider that the session really got.",
+            ["provider", "threads", "workers"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+
+    def scrape(self) -> bytes:
+        """The exposition text; over all processes where there are several."""
+        if not (folder := os.environ.get(SHARED)):
+            return generate_latest(self.registry)
+        _bury_dead(Path(folder))
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)
 
     def observe(self, verdict: Verdict) -> None:
         """Count one verdict."""
@@ -62,11 +137,46 @@ class Metrics:
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
 
+    def timed(self, timings: Timings) -> None:
+        """Note the stages of one request."""
+        for stage, histogram in self._stages.items():
+            histogram.observe(getattr(timings, stage) / 1e3)
+
+    def serving(self, bundle: Mapping[str, str], runtime: Mapping[str, str]) -> None:
+        """The engine is ready, and this is what it serves on what."""
+        self._bundle.labels(**bundle).set(1)
+        self._runtime.labels(**runtime).set(1)
+        self.ready.set(1)
+
+    def queued(self, tokens: int) -> None:
+        """See ``Events``."""
+        self._queued.set(tokens)
+
+    def lost(self, reason: Loss) -> None:
+        """See ``Events``."""
+        self._lost.labels(reason).inc()
+
+    def ran(self, tasks: int, tokens: int, padded: int) -> None:
+        """See ``Events``."""
+        self._batch.observe(tasks)
+        self._real.inc(tokens)
+        self._padding.inc(padded - tokens)
+
+    def looked_up(self, result: Lookup) -> None:
+        """See ``EngineEvents``."""
+        self._lookups.labels(result).inc()
+
 
 def outcome(status: int) -> str:
-    """A status as a metric label: ok, invalid, overloaded, unavailable or error."""
+    """A status as a metric label of few values."""
     if status < 400:
         return "ok"
-    if status < 500:
-        return "overloaded" if status == 429 else "invalid"
-    return "unavailable" if status == 503 else "error"
+    known = {429: "overloaded", 499: "gone", 503: "unavailable", 504: "late"}
+    return known.get(status, "invalid" if status < 500 else "error")
+
+
+def _bury_dead(folder: Path) -> None:
+    """A process that was killed leaves its gauges behind; they end in ``_<pid>.db``."""
+    for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]

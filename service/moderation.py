@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from service.engine.classifier import load_classifier
+from service.disconnect import UntilDisconnect
+from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
-from service.engine.runtime import Runtime
-from service.engine.scheduler import OverloadedError
+from service.engine.runtime import load_runtime
+from service.engine.scheduler import DeadlineError, OverloadedError
+from service.engine.warmup import warm_up
 from service.errors import RequestError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -18,6 +20,10 @@ from tamis import bundle as bundles
 from tamis.content import Content
 from tamis.policy import Policy, PolicyError, default_policy, load_policies
 from tamis.verdict import Provenance, Verdict, decide
+
+DEADLINE: Final = "x-request-timeout-ms"
+ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
+MAX_DEADLINE_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +49,6 @@ class Moderator:
         own = load_policies(settings.policies) if settings.policies else {}
         self.policies: dict[str, Policy] = {shipped.name: shipped} | own
         self.engine: Engine | None = None
-        metrics.queued.set_function(
-            lambda: self.engine.scheduler.queued_tokens if self.engine else 0
-        )
 
     async def load(self) -> None:
         """Load and warm the engine without holding up the event loop.
@@ -54,23 +57,31 @@ class Moderator:
             BundleError, ProviderError: where the bundle or the provider is not usable.
         """
         self.engine = await run_in_threadpool(self._load)
-        self.metrics.ready.set(1)
 
     def _load(self) -> Engine:
         settings = self.settings
         bundle = bundles.load(settings.bundle)
-        runtime = Runtime(bundle.graph, settings.provider, settings.threads)
-        self.metrics.bundle.info(
+        runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
+        classifier = Classifier(bundle, runtime)
+        workers = settings.workers or runtime.workers
+        engine = Engine(
+            classifier,
+            warm_up(classifier),
+            workers=workers,
+            max_queued_tokens=settings.max_queued_tokens,
+            max_wait=settings.max_wait_ms / 1e3,
+            cache_bytes=settings.cache_bytes,
+            events=self.metrics,
+        )
+        self.metrics.serving(
+            {"name": bundle.name, "fingerprint": bundle.fingerprint},
             {
-                "name": bundle.name,
-                "fingerprint": bundle.fingerprint,
                 "provider": runtime.provider,
                 "threads": str(runtime.threads),
-            }
+                "workers": str(workers),
+            },
         )
-        return Engine(
-            load_classifier(bundle, runtime), settings.workers, settings.max_queued_tokens
-        )
+        return engine
 
     def policy(self, asked: str | Mapping[str, Any] | None) -> Policy:
         """The policy of a request: by name, written out, or the default.
@@ -112,6 +123,7 @@ class Moderator:
 
     async def judge(
         self,
+        request: Request,
         items: Sequence[tuple[str, Sequence[Content]]],
         policy: Policy,
         evidence: bool = False,
@@ -119,8 +131,52 @@ class Moderator:
         """Judge items under a policy; each comes with its name in the request (``input[3]``).
 
         Raises:
-            RequestError: 400 over the text limit, 429 when the queue is full, 503 while loading.
+            RequestError: 400 over the text limit or with a deadline under the work, 429 where the
+                queue is full or too slow, 503 while loading, 504 past the deadline.
+            ClientDisconnect: where the client has left; what waited is dropped.
         """
+        self._check_lengths(items)
+        deadline = deadline_of(request, policy)
+        engine = self.engine
+        if engine is None:
+            raise RequestError(
+                "the model is still loading", code="not_ready", status=503, headers=_retry(1.0)
+            )
+        try:
+            async with UntilDisconnect(request.receive):
+                contents = [c for _, c in items]
+                findings, timings = await engine.judge(contents, evidence, deadline)
+        except OverloadedError as error:
+            self.metrics.refused.labels(error.reason).inc()
+            raise RequestError(
+                "the service is at capacity",
+                code="overloaded",
+                status=429,
+                headers=_retry(error.retry_after),
+            ) from None
+        except DeadlineError as error:
+            if error.needed is None:
+                raise RequestError(
+                    "the deadline passed before the work was done",
+                    code="deadline_exceeded",
+                    status=504,
+                ) from None
+            self.metrics.refused.labels("too_short").inc()
+            raise RequestError(
+                f"{DEADLINE}: the texts take about {error.needed * 1e3:.0f} ms, the deadline is "
+                f"{(deadline or 0) * 1e3:.0f} ms",
+                param=DEADLINE,
+                code="deadline_too_short",
+            ) from None
+        bundle = engine.bundle
+        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+        verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
+        for verdict in verdicts:
+            self.metrics.observe(verdict)
+        self.metrics.timed(timings)
+        return Judged(verdicts, timings)
+
+    def _check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
         limit = self.settings.max_text_characters
         for name, contents in items:
             for content in contents:
@@ -131,28 +187,6 @@ class Moderator:
                         param=param,
                         code="text_too_long",
                     )
-        engine = self.engine
-        if engine is None:
-            raise RequestError(
-                "the model is still loading", code="not_ready", status=503, headers=_retry(1.0)
-            )
-        try:
-            findings, timings = await engine.judge([c for _, c in items], evidence)
-        except OverloadedError as error:
-            raise RequestError(
-                "the service is at capacity",
-                code="overloaded",
-                status=429,
-                headers=_retry(error.retry_after),
-            ) from None
-        bundle = engine.bundle
-        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
-        verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        for verdict in verdicts:
-            self.metrics.observe(verdict)
-        for stage in ("tokenize", "queue", "infer"):
-            self.metrics.stages.labels(stage).observe(getattr(timings, stage) / 1e3)
-        return Judged(verdicts, timings)
 
     def close(self) -> None:
         """Finish what is queued."""
@@ -167,6 +201,25 @@ def moderator_of(request: Request) -> Moderator:
     found = request.app.state.moderator
     assert isinstance(found, Moderator)
     return found
+
+
+def deadline_of(request: Request, policy: Policy) -> float | None:
+    """Seconds the caller gives: our header, else the one that Envoy adds, else the policy's.
+
+    Raises:
+        RequestError: where ours is not a number of milliseconds.
+    """
+    given = request.headers.get(DEADLINE)
+    if given is None:
+        given = request.headers.get(ENVOY_DEADLINE)
+        if given is None or not given.isdecimal() or not int(given):
+            return None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+    if not given.isdecimal() or not 1 <= int(given) <= MAX_DEADLINE_MS:
+        raise RequestError(
+            f"{DEADLINE}: must be a whole number of milliseconds from 1 to {MAX_DEADLINE_MS}",
+            param=DEADLINE,
+        )
+    return int(given) / 1e3
 
 
 def _retry(seconds: float) -> dict[str, str]:

@@ -6,7 +6,6 @@ knows the other rooms: it wires them together.
 
 import argparse
 import json
-import logging
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,8 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
     serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
     serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
-    serve.add_argument("--threads", type=int, help="threads per run (default: the CPU quota)")
-    serve.add_argument("--workers", type=int, help="windows scored at the same time")
+    serve.add_argument("--threads", type=int, help="cores to compute on (default: the CPU quota)")
+    serve.add_argument("--workers", type=int, help="runs at the same time (default: one a thread)")
+    serve.add_argument("--processes", type=int, help="server processes (default 1)")
     serve.set_defaults(run=_serve)
 
     moderate = commands.add_parser("moderate", help="judge one text and print the verdict")
@@ -104,32 +104,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    import uvicorn
-
-    from service.app import create_app
+    from service.server import serve
     from service.settings import Settings
 
-    names = ("host", "port", "bundle", "policies", "provider", "threads", "workers")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = Settings(**given)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
-        log_config=None,
-    )
+    serve(Settings(**{k: v for k, v in vars(args).items() if k in Settings.model_fields and v}))
     return 0
 
 
 def _classifier(path: Path | None, threads: int | None = None) -> "Classifier":
     from service.engine.classifier import load_classifier
-    from service.engine.runtime import Runtime
+    from service.engine.runtime import CpuRuntime
 
     bundle = bundles.load(path or bundles.default_bundle())
-    return load_classifier(bundle, Runtime(bundle.graph, threads=threads))
+    return load_classifier(bundle, CpuRuntime(bundle.graph, threads))
 
 
 def _policy(path: Path | None) -> Policy:

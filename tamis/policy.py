@@ -56,11 +56,15 @@ class Policy:
     categories: Mapping[str, Rule]
     overall: Rule | None = None
     description: str = ""
+    deadline_ms: int | None = None
+    """How long an answer is worth waiting for, where the request does not say."""
 
     @cached_property
     def version(self) -> str:
-        """A hash of everything the policy says: the same version gives the same verdicts."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """A hash of everything the policy decides by: the same version gives the same verdicts."""
+        said = asdict(self)
+        del said["deadline_ms"]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
     def parse(cls, raw: Any, where: str = "policy") -> "Policy":
@@ -70,7 +74,7 @@ class Policy:
             PolicyError: naming ``where`` and the field that is unknown, missing or out of range.
         """
         data = _mapping(raw, where)
-        _only(data, {"name", "description", "categories", OVERALL}, where)
+        _only(data, {"name", "description", "categories", "deadline_ms", OVERALL}, where)
         name = data.get("name")
         if not isinstance(name, str) or not name:
             raise PolicyError(f"{where}: field 'name' must be a non-empty text")
@@ -82,8 +86,12 @@ class Policy:
         overall = data.get(OVERALL, None)
         if not categories and OVERALL not in data:
             raise PolicyError(f"{where}: a policy needs at least one category or 'overall'")
+        deadline = data.get("deadline_ms")
+        if deadline is not None and (type(deadline) is not int or deadline < 1):
+            raise PolicyError(f"{where}: field 'deadline_ms' must be a whole number above 0")
         return cls(
             name=name,
+            deadline_ms=deadline,
             description=str(data.get("description", "")),
             categories={c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()},
             overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,

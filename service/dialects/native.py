@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
-from service.engine.engine import Timings
+from service.engine.engine import STAGES, Timings
 from service.errors import from_validation
 from service.moderation import moderator_of
 from tamis import content
@@ -126,6 +126,7 @@ async def moderate(request: Request) -> JSONResponse:
         [f"input[{n}]" for n in range(len(batch))] if isinstance(body.input, list) else ["input"]
     )
     judged = await moderator.judge(
+        request,
         list(zip(names, map(contents_of, batch), strict=True)),
         moderator.policy(body.policy),
         evidence=body.explain == "evidence",
@@ -198,10 +199,7 @@ def verdict_json(
 
 def timings_json(timings: Timings) -> dict[str, float]:
     """Milliseconds with two digits."""
-    return {
-        f"{stage}_ms": round(getattr(timings, stage), 2)
-        for stage in ("tokenize", "queue", "infer", "total")
-    }
+    return {f"{stage}_ms": round(getattr(timings, stage), 2) for stage in STAGES}
 
 
 def _score_json(score: CategoryScore) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from service.engine import evidence as ev
-from service.engine.runtime import Outputs, Runtime
+from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
 from tamis.taxonomy import ATTACK, TOXICITY
@@ -80,23 +80,29 @@ class Classifier:
         cut = windows(ids, self.bundle.shape, context) if ids else []
         return Encoded(content, cut, len(ids), encoding)
 
-    def score(self, window: Window) -> Scored:
-        """Run one window alone.
-
-        Alone, because dynamic int8 takes one activation scale for the whole batch: in company the
-        same text would score differently (and on a CPU batching gains nothing).
-        """
-        ids = np.array([window.ids], dtype=np.int64)
-        out: Outputs = self.runtime.run(
-            {
-                "input_ids": ids,
-                "attention_mask": np.ones_like(ids),
-                "token_type_ids": np.array([window.types], dtype=np.int64),
-                "judged": np.array([window.judged], dtype=np.int64),
-            }
-        )
-        judged = slice(window.lead, window.lead + window.count)
-        return Scored(window, out.logits[0], out.token_logits[0, judged], out.attention[0, judged])
+    def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
+        """Run windows as one batch, padded to the longest; ``wide`` runs on all threads."""
+        longest = max(len(window.ids) for window in windows)
+        feed = {name: np.zeros((len(windows), longest), dtype=np.int64) for name in INPUTS}
+        for row, window in enumerate(windows):
+            n, lead = len(window.ids), window.lead
+            feed["input_ids"][row, :n] = window.ids
+            feed["attention_mask"][row, :n] = 1
+            feed["token_type_ids"][row, :n] = window.types
+            feed["judged"][row, lead : lead + window.count] = 1
+        out: Outputs = self.runtime.run(feed, wide)
+        scored = []
+        for row, window in enumerate(windows):
+            judged = slice(window.lead, window.lead + window.count)
+            scored.append(
+                Scored(
+                    window,
+                    out.logits[row],
+                    out.token_logits[row, judged],
+                    out.attention[row, judged],
+                )
+            )
+        return scored
 
     def finding(self, encoded: Encoded, scored: Sequence[Scored]) -> Finding:
         """Pool the windows of one content: the most unsafe window speaks for the text.
@@ -123,7 +129,8 @@ class Classifier:
     def judge(self, content: Content, evidence: bool = False) -> Finding:
         """Encode, score and pool on the calling thread: for scripts and evaluation."""
         encoded = self.encode(content, evidence)
-        return self.finding(encoded, [self.score(window) for window in encoded.windows])
+        scored = [s for window in encoded.windows for s in self.score([window], wide=True)]
+        return self.finding(encoded, scored)
 
     def _ids(self, text: str) -> list[int]:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
@@ -146,7 +153,7 @@ class Classifier:
 
     def _evidence(
         self, encoded: Encoded, scored: Sequence[Scored], answers: Answers
-    ) -> list[Evidence]:
+    ) -> tuple[Evidence, ...]:
         """Spans for every plausible head, each from the window that speaks loudest for it."""
         content, encoding = encoded.content, encoded.encoding
         assert encoding is not None
@@ -170,19 +177,9 @@ class Classifier:
             ):
                 text = content.text[span.start : span.end]
                 found.append(Evidence(span.start, span.end, text, label, span.score, content.field))
-        return found
+        return tuple(found)
 
 
 def load_classifier(bundle: Bundle, runtime: Runtime | None = None) -> Classifier:
-    """A classifier with a default CPU runtime, warmed up."""
-    classifier = Classifier(bundle, runtime or Runtime(bundle.graph))
-    warm_up(classifier)
-    return classifier
-
-
-def warm_up(classifier: Classifier) -> None:
-    """Run short and full windows once, so that the first request finds kernels and memory ready."""
-    word = "hello "
-    for words in (1, 16, 64, classifier.bundle.shape.max_tokens):
-        classifier.judge(Content("prompt", word * words))
-        classifier.judge(Content("response", word * words, context=word), evidence=True)
+    """A classifier with a default CPU runtime."""
+    return Classifier(bundle, runtime or CpuRuntime(bundle.graph))

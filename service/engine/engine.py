@@ -3,37 +3,104 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Final, Literal
 
+from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import DeadlineError, Events, Scheduler
+from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
 from tamis.verdict import Finding
-from tamis.windows import Window
 
-# Shorter requests are tokenised on the event loop, sooner done than handed to a thread.
-INLINE_CHARACTERS: Final = 4_000
+# First guess for English; what texts really have is learned from those that were tokenised.
+TOKENS_PER_CHARACTER: Final = 0.25
+SPECIAL_TOKENS: Final = 3
+
+Lookup = Literal["hit", "miss", "joined"]
+
+
+class EngineEvents(Events):
+    """What an engine tells of itself."""
+
+    def looked_up(self, result: Lookup) -> None:
+        """A content was sought in the cache and among those being judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds by stage. ``queue`` is the wait of the first window, ``infer`` what follows."""
+    """Milliseconds by stage.
 
-    tokenize: float
+    ``queue`` is the wait until the first window started, ``tokenize`` the sum over the contents,
+    ``infer`` the time from start to the last window's end without it (a long text's windows may
+    wait for others' in between), ``postprocess`` pooling and evidence.
+    """
+
     queue: float
+    tokenize: float
     infer: float
+    postprocess: float
     total: float
 
 
-class Engine:
-    """A classifier behind a fair queue."""
+STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
-    def __init__(self, classifier: Classifier, workers: int, max_queued_tokens: int) -> None:
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A content on its way: encoded by the worker that takes it up, scored window by window."""
+
+    content: Content
+    evidence: bool
+    encoded: Encoded | None = None
+    scored: list[Scored | None] = field(default_factory=list)
+    tokenize: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class WindowTask:
+    """One window of a reading. The first one stands for the whole text until it is opened."""
+
+    reading: Reading
+    index: int
+    cost: int
+
+
+class Engine:
+    """A classifier behind a fair queue, and a memory of what it said."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        pace: Pace,
+        *,
+        workers: int,
+        max_queued_tokens: int,
+        max_wait: float,
+        cache_bytes: int = 0,
+        events: EngineEvents | None = None,
+    ) -> None:
+        """Start the workers.
+
+        ``pace`` is what warm-up measured; ``cache_bytes`` 0 judges every text anew. For the rest
+        see ``Scheduler``.
+        """
         self.classifier = classifier
-        self.scheduler: Scheduler[Window, Scored] = Scheduler(
-            classifier.score, workers, max_queued_tokens
+        self.cache = Cache(cache_bytes) if cache_bytes else None
+        self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
+        self._events = events or EngineEvents()
+        self._wide_from = pace.wide_from
+        self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
+        self.scheduler: Scheduler[WindowTask] = Scheduler(
+            self._open,
+            self._score,
+            workers=workers,
+            max_tokens=max_queued_tokens,
+            max_wait=max_wait,
+            batch_tokens=classifier.runtime.batch_tokens,
+            speed=pace.speed * workers,
+            events=self._events,
         )
 
     @property
@@ -42,32 +109,38 @@ class Engine:
         return self.classifier.bundle
 
     async def judge(
-        self, items: Sequence[Sequence[Content]], evidence: bool = False
+        self,
+        items: Sequence[Sequence[Content]],
+        evidence: bool = False,
+        deadline: float | None = None,
     ) -> tuple[list[list[Finding]], Timings]:
-        """Findings for each content of each item, in order.
+        """Findings for each content of each item, in order; ``deadline`` in seconds from now.
+
+        Cancelling the caller drops what has not started.
 
         Raises:
-            OverloadedError: where the queue has no room.
+            OverloadedError: where the queue has no room, or would take too long.
+            DeadlineError: where the deadline is too short for the work, or has passed.
         """
         began = time.perf_counter()
         contents = [content for item in items for content in item]
-        if sum(len(c.text) + len(c.context or "") for c in contents) <= INLINE_CHARACTERS:
-            encoded = self._encode(contents, evidence)
+        readings = [Reading(content, evidence) for content in contents]
+        queued, scored = 0.0, began
+        if self.cache is None:
+            queued = await self._read(readings, deadline)
+            scored = time.perf_counter()
+            found = [self._finding(reading) for reading in readings]
         else:
-            encoded = await asyncio.to_thread(self._encode, contents, evidence)
-        tokenized = time.perf_counter()
-        jobs = [(window, len(window.ids)) for e in encoded for window in e.windows]
-        scored, queued = await self.scheduler.submit(jobs)
-        results = iter(scored)
-        findings = iter(
-            [self.classifier.finding(e, [next(results) for _ in e.windows]) for e in encoded]
-        )
+            found, queued, scored = await self._remembered(readings, deadline, self.cache)
+        findings = iter(found)
         grouped = [[next(findings) for _ in item] for item in items]
         ended = time.perf_counter()
+        tokenize = sum(reading.tokenize for reading in readings)
         return grouped, Timings(
-            tokenize=(tokenized - began) * 1e3,
             queue=queued * 1e3,
-            infer=(ended - tokenized - queued) * 1e3,
+            tokenize=tokenize * 1e3,
+            infer=max(scored - began - queued - tokenize, 0.0) * 1e3,
+            postprocess=(ended - scored) * 1e3,
             total=(ended - began) * 1e3,
         )
 
@@ -75,5 +148,109 @@ class Engine:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
 
-    def _encode(self, contents: Sequence[Content], evidence: bool) -> list[Encoded]:
-        return [self.classifier.encode(content, evidence) for content in contents]
+    async def _remembered(
+        self, readings: Sequence[Reading], deadline: float | None, cache: Cache
+    ) -> tuple[list[Finding], float, float]:
+        """Findings from memory, from an equal text being judged right now, or from a run.
+
+        Returns also seconds queued, and when the last score was known.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if deadline is None else time.perf_counter() + deadline
+        found: dict[int, Finding] = {}
+        queued = 0.0
+        keys = [cache.key(reading.content, reading.evidence) for reading in readings]
+        while len(found) < len(readings):
+            own: dict[bytes, int] = {}
+            joined: dict[int, asyncio.Future[Finding | None]] = {}
+            for n, (key, reading) in enumerate(zip(keys, readings, strict=True)):
+                if n in found:
+                    continue
+                if hit := cache.get(key, reading.content):
+                    found[n] = hit
+                    self._events.looked_up("hit")
+                elif key in self._flights:
+                    joined[n] = self._flights[key]
+                    self._events.looked_up("joined")
+                else:
+                    self._flights[key] = loop.create_future()
+                    own[key] = n
+                    self._events.looked_up("miss")
+            left = None if until is None else until - time.perf_counter()
+            if own:
+                queued += await self._lead(own, readings, found, left, cache)
+                left = None if until is None else until - time.perf_counter()
+            for n, flight in joined.items():
+                try:
+                    async with asyncio.timeout(left):
+                        landed = await asyncio.shield(flight)
+                except TimeoutError:
+                    raise DeadlineError from None
+                # None: its leader was refused or left. Then this caller leads, in the next round.
+                if landed is not None:
+                    found[n] = quoting(landed, readings[n].content)
+        return [found[n] for n in range(len(readings))], queued, time.perf_counter()
+
+    async def _lead(
+        self,
+        own: dict[bytes, int],
+        readings: Sequence[Reading],
+        found: dict[int, Finding],
+        deadline: float | None,
+        cache: Cache,
+    ) -> float:
+        """Judge what nobody judges yet, for all who wait for it."""
+        try:
+            queued = await self._read([readings[n] for n in own.values()], deadline)
+            for key, n in own.items():
+                found[n] = self._finding(readings[n])
+                cache.put(key, found[n])
+        finally:
+            for key, n in own.items():
+                self._flights.pop(key).set_result(found.get(n))
+        return queued
+
+    async def _read(self, readings: Sequence[Reading], deadline: float | None) -> float:
+        ratio = self._tokens / self._characters
+        shape = self.bundle.shape
+        tasks = []
+        for reading in readings:
+            context = reading.content.context
+            cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
+            if context is not None:
+                cost += min(int(ratio * len(context)), shape.context_tokens)
+            tasks.append(WindowTask(reading, 0, cost))
+        return await self.scheduler.submit(tasks, deadline)
+
+    def _open(self, task: WindowTask) -> Sequence[WindowTask]:
+        """Tokenise a text when its first window's turn has come; the other windows follow."""
+        reading = task.reading
+        if reading.encoded is not None:
+            return ()
+        began = time.perf_counter()
+        encoded = self.classifier.encode(reading.content, reading.evidence)
+        # Half of what was seen before counts as little as the last 20,000 characters.
+        fade = 0.5 ** (len(reading.content.text) / 20_000)
+        self._characters = fade * self._characters + len(reading.content.text)
+        self._tokens = fade * self._tokens + encoded.tokens
+        reading.encoded = encoded
+        reading.scored = [None] * len(encoded.windows)
+        reading.tokenize = time.perf_counter() - began
+        costs = [len(window.ids) for window in encoded.windows]
+        task.cost = costs[0] if costs else 0
+        return [WindowTask(reading, n, cost) for n, cost in enumerate(costs) if n]
+
+    def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
+        full = [task for task in tasks if task.reading.scored]
+        if not full:
+            return
+        windows = [t.reading.encoded.windows[t.index] for t in full if t.reading.encoded]
+        wide = alone and full[0].cost >= self._wide_from
+        for task, scored in zip(full, self.classifier.score(windows, wide), strict=True):
+            task.reading.scored[task.index] = scored
+
+    def _finding(self, reading: Reading) -> Finding:
+        assert reading.encoded is not None
+        scored = [s for s in reading.scored if s is not None]
+        assert len(scored) == len(reading.encoded.windows)
+        return self.classifier.finding(reading.encoded, scored)

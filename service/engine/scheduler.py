@@ -1,68 +1,148 @@
-"""Windows wait here for a worker: bounded, fair between requests, dispatched at once when idle."""
+"""Tasks wait here for a worker: bounded, fair between requests, dropped when nobody wants them."""
 
 import asyncio
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+# Admission aims at this share of the time there is, because queues at the brim of an overload run
+# late by as much as the estimate is off.
+MARGIN: Final = 0.8
+# Weight of the past in the measured speed: some 50 runs.
+MEMORY: Final = 0.98
+# How far one task can overshoot its request's fair share: a full window.
+STEP: Final = 256
+# Lengths of companions differ by less than a factor of two: one queue per power of two.
+BUCKETS: Final = 24
+
+Refusal = Literal["capacity", "deadline"]
+Loss = Literal["deadline", "disconnect"]
 
 
 class OverloadedError(RuntimeError):
-    """The queue is full; ``retry_after`` is the estimated time in seconds until it has room."""
+    """Refused on arrival; ``retry_after`` is the estimated time in seconds until there is room."""
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("the queue is full")
+    def __init__(self, reason: Refusal, retry_after: float) -> None:
+        super().__init__(f"no room: {reason}")
+        self.reason = reason
         self.retry_after = retry_after
 
 
-@dataclass(slots=True)
-class _Request(Generic[Result]):
-    """The windows of one request, and who waits for them."""
+class DeadlineError(RuntimeError):
+    """The deadline passed before the work was done, or is shorter than the work itself.
+
+    ``needed`` is the estimated time of the work in seconds where it was refused on arrival.
+    """
+
+    def __init__(self, needed: float | None = None) -> None:
+        super().__init__("deadline")
+        self.needed = needed
+
+
+class Task(Protocol):
+    """A piece of work. ``cost`` is in tokens; ``open`` may correct it."""
+
+    cost: int
+
+
+T = TypeVar("T", bound=Task)
+
+
+class Events:
+    """What a scheduler tells of itself; called from the workers' threads."""
+
+    def queued(self, tokens: int) -> None:
+        """Tokens waiting or running."""
+
+    def lost(self, reason: Loss) -> None:
+        """A request was given up before it was done."""
+
+    def ran(self, tasks: int, tokens: int, padded: int) -> None:
+        """A run ended; ``padded`` is its size in tokens with padding."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """The tasks of one caller, and who waits for them. ``left`` is tokens waiting or running."""
 
     loop: asyncio.AbstractEventLoop
-    done: "asyncio.Future[list[Result]]"
-    results: list[Result | None]
+    done: "asyncio.Future[None]"
     missing: int
+    left: int
+    deadline: float
+    turn: float = 0.0
     started: float | None = None
-    cancelled: bool = False
+    gone: bool = False
 
 
-@dataclass(order=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple, Generic[T]):
+    """A task in a heap; ``order`` is unique, so comparison ends there."""
+
     turn: float
     order: int
-    index: int = field(compare=False)
-    cost: int = field(compare=False)
-    job: object = field(compare=False)
-    request: "_Request[object]" = field(compare=False)
+    task: T
+    request: _Request
 
 
-class Scheduler(Generic[Job, Result]):
+class Scheduler(Generic[T]):
     """Worker threads over one queue.
 
-    Fairness is start-time fair queueing: a request's windows take turns of growing number, each
-    further by its tokens, so a request of 200 windows lets a single one pass after the window
-    that is running. Costs are in tokens.
+    A task is opened (tokenised, which may yield further tasks: the windows of a long text) and
+    run. Both happen on a worker, off the event loop, and refusing a request costs neither.
+
+    Fairness is start-time fair queueing (Goyal et al. 1996): a request's tasks take turns of
+    growing number, each further by its tokens, so a request of 200 windows lets a single one pass
+    after the window that is running.
+
+    An idle worker starts what arrives at once. Where ``batch_tokens`` allows more than one task a
+    run, the task whose turn it is takes along those of about its length that queued meanwhile:
+    little padding, and nobody starves, since every task's turn comes.
     """
 
     def __init__(
-        self, work: Callable[[Job], Result], workers: int = 1, max_tokens: int = 200_000
+        self,
+        open_: Callable[[T], Sequence[T]],
+        run: Callable[[Sequence[T], bool], None],
+        *,
+        workers: int = 1,
+        max_tokens: int = 200_000,
+        max_wait: float = math.inf,
+        batch_tokens: int = 0,
+        speed: float = 5_000.0,
+        events: Events | None = None,
     ) -> None:
-        self._work = work
+        """Start the workers.
+
+        Args:
+            open_: prepares a task, corrects its cost and returns the tasks that follow from it.
+            run: does the tasks; told whether nothing else runs or waits.
+            workers: how many run at the same time.
+            max_tokens: over this many waiting, requests are refused.
+            max_wait: seconds that a request without a deadline may wait before it starts.
+            batch_tokens: tokens of one run, padding included; 0 is one task a run.
+            speed: a first guess of the tokens per second of all workers.
+            events: hears of queue, runs and losses.
+        """
+        self._open_task = open_
+        self._run = run
         self._max_tokens = max_tokens
-        self._heap: list[_Entry] = []
+        self._max_wait = max_wait
+        self._batch_tokens = batch_tokens
+        self._events = events or Events()
+        self._heaps: list[list[_Entry[T]]] = [[] for _ in range(BUCKETS if batch_tokens else 1)]
         self._order = itertools.count()
         self._turn = 0.0
+        self._requests: set[_Request] = set()
         self._queued = 0
-        self._speed = 5_000.0  # tokens per second; replaced by what is measured
+        self._busy = 0
+        self._tokens, self._seconds = speed / workers, 1.0
         self._ready = threading.Condition()
-        self._open = True
+        self._accepting = True
         self._threads = [
             threading.Thread(target=self._serve, name=f"tamis-infer-{n}", daemon=True)
             for n in range(workers)
@@ -75,86 +155,199 @@ class Scheduler(Generic[Job, Result]):
         """Tokens waiting or running."""
         return self._queued
 
-    async def submit(self, jobs: Sequence[tuple[Job, int]]) -> tuple[list[Result], float]:
-        """Run all jobs (each with its cost) and return their results in order, and seconds queued.
+    @property
+    def speed(self) -> float:
+        """Measured tokens per second when all workers are busy."""
+        return len(self._threads) * self._tokens / self._seconds
+
+    async def submit(self, tasks: Sequence[T], deadline: float | None = None) -> float:
+        """Do all tasks; returns the seconds until the first one started.
+
+        Args:
+            tasks: done in any order, each by one worker.
+            deadline: seconds from now. Without one, the scheduler's ``max_wait`` holds.
 
         Cancelling the caller drops what has not started.
 
         Raises:
-            OverloadedError: where the queue has no room for the request. One request is always
-                let in while the queue is empty, however long it is.
+            OverloadedError: at once, where there is no room or the deadline would be missed. One
+                request is always let in while the queue is empty, however long it is.
+            DeadlineError: at once where the work takes longer than that, else when it has passed.
         """
-        if not jobs:
-            return [], 0.0
+        if not tasks:
+            return 0.0
         loop = asyncio.get_running_loop()
-        request: _Request[Result] = _Request(
-            loop, loop.create_future(), [None] * len(jobs), len(jobs)
-        )
-        total = sum(cost for _, cost in jobs)
         arrived = time.perf_counter()
+        total = sum(task.cost for task in tasks)
+        request = _Request(
+            loop,
+            loop.create_future(),
+            missing=len(tasks),
+            left=total,
+            deadline=math.inf if deadline is None else arrived + deadline,
+        )
         with self._ready:
-            if self._queued and self._queued + total > self._max_tokens:
-                raise OverloadedError((self._queued + total - self._max_tokens) / self._speed)
+            self._admit(total, total - tasks[-1].cost, deadline)
+            request.turn = self._turn
+            self._requests.add(request)
             self._queued += total
-            turn = self._turn
-            for index, (job, cost) in enumerate(jobs):
-                entry = _Entry(turn, next(self._order), index, cost, job, request)  # type: ignore[arg-type]
-                heapq.heappush(self._heap, entry)
-                turn += cost
-            self._ready.notify(len(jobs))
+            self._push(tasks, request, self._turn)
+        self._events.queued(self._queued)
+        timer = None if deadline is None else loop.call_later(deadline, self._expire, request)
         try:
-            results = await request.done
+            await request.done
+        except asyncio.CancelledError:
+            self._abandon(request, "disconnect")
+            raise
         finally:
-            request.cancelled = True
-        return results, (request.started or arrived) - arrived
+            if timer is not None:
+                timer.cancel()
+        return (request.started or arrived) - arrived
 
     def close(self) -> None:
         """Let the workers finish what is queued, then stop them."""
         with self._ready:
-            self._open = False
+            self._accepting = False
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
 
+    def _admit(self, total: int, until_last: int, deadline: float | None) -> None:
+        """Refuse what has no room, or whose wait is estimated too long for its deadline."""
+        speed = self.speed
+        wait = self._max_wait
+        if deadline is not None:
+            wait = MARGIN * deadline - total / speed
+            if wait < 0:
+                raise DeadlineError(needed=total / speed)
+        if not self._queued:
+            return
+        if self._queued + total > self._max_tokens:
+            raise OverloadedError("capacity", (self._queued + total - self._max_tokens) / speed)
+        ahead = self._ahead(self._turn + until_last) / speed
+        if ahead > wait:
+            raise OverloadedError("deadline", ahead - wait)
+
+    def _ahead(self, turn: float) -> float:
+        """Tokens that run before a task of that turn: of each request no more than its share."""
+        return sum(min(r.left, max(turn - r.turn, 0.0) + STEP) for r in self._requests)
+
+    def _push(self, tasks: Sequence[T], request: _Request, turn: float) -> None:
+        for task in tasks:
+            bucket = min(task.cost.bit_length(), BUCKETS - 1) if self._batch_tokens else 0
+            heapq.heappush(self._heaps[bucket], _Entry(turn, next(self._order), task, request))
+            turn += task.cost
+        self._ready.notify(len(tasks))
+
     def _serve(self) -> None:
-        while (entry := self._next()) is not None:
-            request, began, error = entry.request, time.perf_counter(), None
-            if ran := not request.cancelled:
-                request.started = request.started or began
-                try:
-                    request.results[entry.index] = self._work(entry.job)  # type: ignore[arg-type]
-                except Exception as raised:  # told to the caller; the worker lives on
-                    error = raised
-            with self._ready:
-                self._queued -= entry.cost
-                request.missing -= 1
-                if ran:
-                    speed = entry.cost / max(time.perf_counter() - began, 1e-6)
-                    self._speed += 0.05 * (speed * len(self._threads) - self._speed)
-            if error is not None or not request.missing:
-                self._finish(request, error)
+        while batch := self._take():
+            began = time.perf_counter()
+            error: Exception | None = None
+            try:
+                for entry in batch:
+                    self._open(entry)
+                alone = self._busy == 1 and not any(self._heaps)
+                self._run([entry.task for entry in batch], alone)
+            except Exception as raised:  # told to the caller; the worker lives on
+                error = raised
+            self._finish(batch, time.perf_counter() - began, error)
 
-    def _next(self) -> _Entry | None:
+    def _take(self) -> list[_Entry[T]]:
+        """The next tasks to run; none when the scheduler has closed."""
         with self._ready:
-            while not self._heap:
-                if not self._open:
-                    return None
+            while not (batch := self._pop(time.perf_counter())):
+                if not self._accepting:
+                    return []
                 self._ready.wait()
-            entry = heapq.heappop(self._heap)
-            self._turn = max(self._turn, entry.turn)
-            return entry
+            self._busy += 1
+            return batch
 
-    @staticmethod
-    def _finish(request: "_Request[object]", error: Exception | None) -> None:
-        def settle() -> None:
-            if request.done.done():
+    def _pop(self, now: float) -> list[_Entry[T]]:
+        """The task whose turn it is, and those of its bucket that fit into the same run."""
+        batch: list[_Entry[T]] = []
+        longest = 0
+        heap = min(filter(None, self._heaps), default=[])
+        while heap:
+            entry = heap[0]
+            longest = max(longest, entry.task.cost)
+            if batch and (len(batch) + 1) * longest > self._batch_tokens:
+                break
+            heapq.heappop(heap)
+            request = entry.request
+            if not request.gone and now < request.deadline:
+                self._turn = max(self._turn, entry.turn)
+                request.turn = entry.turn
+                request.started = request.started or now
+                batch.append(entry)
+            elif not batch:
+                heap = min(filter(None, self._heaps), default=[])
+        return batch
+
+    def _open(self, entry: _Entry[T]) -> None:
+        """Open a task; the estimate of an unopened text covered all that follows from it."""
+        before = entry.task.cost
+        more = self._open_task(entry.task)
+        grown = entry.task.cost + sum(task.cost for task in more) - before
+        if not more and not grown:
+            return
+        with self._ready:
+            request = entry.request
+            if not request.gone:
+                request.left += grown
+                request.missing += len(more)
+                self._queued += grown
+                self._push(more, request, entry.turn + entry.task.cost)
+
+    def _finish(self, batch: list[_Entry[T]], seconds: float, error: Exception | None) -> None:
+        costs = [entry.task.cost for entry in batch]
+        ended = []
+        with self._ready:
+            if error is None and self._busy == len(self._threads):
+                # A worker without company has the machine to itself: not what a queue drains at.
+                self._tokens = MEMORY * self._tokens + sum(costs)
+                self._seconds = MEMORY * self._seconds + seconds
+            self._busy -= 1
+            for entry in batch:
+                request = entry.request
+                if request.gone:
+                    continue
+                request.left -= entry.task.cost
+                self._queued -= entry.task.cost
+                request.missing -= 1
+                if error is not None or not request.missing:
+                    self._forget(request)
+                    ended.append(request)
+        for request in ended:
+            # A loop that has closed has nobody left to tell.
+            if not request.loop.is_closed():
+                request.loop.call_soon_threadsafe(_settle, request.done, error)
+        self._events.ran(len(batch), sum(costs), len(batch) * max(costs))
+        self._events.queued(self._queued)
+
+    def _expire(self, request: _Request) -> None:
+        if not request.done.done():
+            self._abandon(request, "deadline")
+            request.done.set_exception(DeadlineError())
+
+    def _abandon(self, request: _Request, reason: Loss) -> None:
+        with self._ready:
+            if request.gone:
                 return
-            if error is not None:
-                request.done.set_exception(error)
-            else:
-                request.done.set_result(list(request.results))
+            self._forget(request)
+        self._events.lost(reason)
+        self._events.queued(self._queued)
 
-        request.cancelled = request.cancelled or error is not None
-        # A loop that has closed has nobody left to tell.
-        if not request.loop.is_closed():
-            request.loop.call_soon_threadsafe(settle)
+    def _forget(self, request: _Request) -> None:
+        """Take a request out of the books; its entries are skipped when their turn comes."""
+        request.gone = True
+        self._queued -= request.left
+        self._requests.discard(request)
+
+
+def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(None)

@@ -1,22 +1,25 @@
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 
 from service.app import create_app
+from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.scheduler import OverloadedError
+from service.moderation import Moderator
 from service.settings import Settings
 
 CANARY = "zebra-canary-9f3"
 
 
 def wait_until_ready(client: TestClient) -> None:
-    import time
-
     for _ in range(200):
         if client.get("/health/ready").status_code == 200:
             return
@@ -49,7 +52,8 @@ def test_one_text(client):
     assert answer["evidence"] == []
     assert answer["model"].startswith("tamis-22m@")
     assert answer["policy"].startswith("default@")
-    assert set(answer["timings"]) == {"tokenize_ms", "queue_ms", "infer_ms", "total_ms"}
+    stages = {"queue_ms", "tokenize_ms", "infer_ms", "postprocess_ms", "total_ms"}
+    assert set(answer["timings"]) == stages
     assert set(answer["attack"]) == {"score", "flagged", "threshold"}
 
 
@@ -170,13 +174,91 @@ def test_request_ids_are_kept_or_made(client):
 
 def test_overload_says_when_to_come_back(client, monkeypatch):
     async def full(*_: object, **__: object) -> None:
-        raise OverloadedError(2.5)
+        raise OverloadedError("capacity", 2.5)
 
     monkeypatch.setattr(Engine, "judge", full)
     answer = client.post("/moderate", json={"input": "x"})
     assert answer.status_code == 429
     assert answer.headers["retry-after-ms"] == "2500"
     assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_deadline_comes_from_the_header_or_the_policy(client, monkeypatch):
+    given: list[float | None] = []
+    real = Engine.judge
+
+    async def spy(self: Engine, items: Any, evidence: bool, deadline: float | None) -> Any:
+        given.append(deadline)
+        return await real(self, items, evidence, deadline)
+
+    monkeypatch.setattr(Engine, "judge", spy)
+    patient = {"name": "patient", "overall": {}, "deadline_ms": 7_000}
+    for headers, policy in [
+        ({}, None),
+        ({"x-request-timeout-ms": "5000"}, patient),
+        ({"x-envoy-expected-rq-timeout-ms": "6000"}, patient),
+        ({"x-envoy-expected-rq-timeout-ms": "0"}, patient),
+    ]:
+        body = {"input": "hello", "policy": policy}
+        assert client.post("/moderate", json=body, headers=headers).status_code == 200
+    assert given == [None, 5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "1.5", "99999999999"])
+def test_a_deadline_that_is_no_time_is_refused_by_name(client, value):
+    headers = {"x-request-timeout-ms": value}
+    answer = client.post("/moderate", json={"input": "x"}, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "x-request-timeout-ms"
+
+
+def test_a_deadline_under_the_work_is_the_callers_mistake(client):
+    text = "The garden was calm. " * 900
+    headers = {"x-request-timeout-ms": "1"}
+    answer = client.post("/moderate", json={"input": text}, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "deadline_too_short"
+    assert 'tamis_refused_total{reason="too_short"} 1.0' in client.get("/metrics").text
+
+
+def test_a_deadline_that_passes_is_a_504(client, monkeypatch):
+    monkeypatch.setattr(Classifier, "score", lambda *_: time.sleep(0.3))
+    headers = {"x-request-timeout-ms": "100"}
+    answer = client.post("/moderate", json={"input": "a new goose"}, headers=headers)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    assert 'tamis_lost_total{reason="deadline"} 1.0' in client.get("/metrics").text
+
+
+async def test_a_client_who_leaves_stops_the_work(settings):
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        moderator: Moderator = app.state.moderator
+        while moderator.engine is None:
+            await asyncio.sleep(0.01)
+        scheduler = moderator.engine.scheduler
+        body = json.dumps({"input": ["The garden was calm. " * 900] * 4}).encode()
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop(0)
+            await asyncio.sleep(0.05)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/moderate", "headers": []}
+        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http"}
+        scope |= {"server": ("test", 80), "root_path": ""}
+        await app(scope, receive, send)
+        assert sent == []
+        assert scheduler.queued_tokens == 0
+        metrics = moderator.metrics.scrape().decode()
+    assert 'tamis_lost_total{reason="disconnect"} 1.0' in metrics
+    assert 'outcome="gone",route="/moderate"} 1.0' in metrics
 
 
 def test_a_fault_of_ours_is_a_500_in_json_and_logs_no_text(client, monkeypatch, caplog):
@@ -210,7 +292,36 @@ def test_metrics_count_requests_by_route_and_outcome(client):
         assert any(line.startswith(count % (outcome, route)) for line in lines)
     assert any(line.startswith('tamis_verdicts_total{action="allow"}') for line in lines)
     assert "tamis_ready 1.0" in lines
+    assert "tamis_queued_tokens 0.0" in lines
     assert 'le="0.005"' in "".join(lines)
+    for start in (
+        'tamis_stage_duration_seconds_count{stage="postprocess"}',
+        'tamis_run_tokens_total{kind="padding"} 0.0',
+        "tamis_run_windows_count",
+        'tamis_cache_lookups_total{result="miss"}',
+        'tamis_runtime_info{provider="CPUExecutionProvider"',
+        'tamis_bundle_info{fingerprint="',
+    ):
+        assert any(line.startswith(start) for line in lines), start
+
+
+def test_the_number_of_series_does_not_grow_with_traffic(client):
+    def series() -> int:
+        return sum(not line.startswith("#") for line in client.get("/metrics").text.splitlines())
+
+    def traffic(n: int) -> None:
+        moderate(client, input=f"text {n}")
+        client.get(f"/path/{n}")
+        client.request("BREW" + "X" * n, "/moderate")
+        client.post("/moderate", json={"input": n})
+        client.post("/moderate", json={"input": "x", "policy": f"policy-{n}"})
+
+    traffic(0)
+    before = series()
+    for n in range(1, 30):
+        traffic(n)
+    assert series() == before
+    assert before < 400
 
 
 def test_openai_categories_are_complete(client):

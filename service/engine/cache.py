@@ -1,0 +1,86 @@
+"""Findings of texts seen before: exact, bounded in bytes, and without the texts."""
+
+import dataclasses
+import hashlib
+import secrets
+from collections import OrderedDict
+from typing import Final
+
+from tamis.content import Content
+from tamis.verdict import Finding
+
+# Measured with tracemalloc (tests/service/test_cache.py): a finding with a dozen categories, its
+# key and its place in the order; and one evidence of it.
+ENTRY_BYTES: Final = 1_600
+EVIDENCE_BYTES: Final = 320
+
+
+class Cache:
+    """The most recently used findings, by content.
+
+    What is kept is what the classifier said, before any policy: one text under ten policies is
+    one entry, and a changed policy never meets an old verdict. Scores do not depend on load or
+    company, so a hit is the very finding that a run would give.
+
+    Keys are BLAKE2b under a secret of this process, and evidence is kept as offsets: memory or a
+    core dump tells nothing of a text, not even to somebody who guesses it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._secret = secrets.token_bytes(32)
+        self._found: OrderedDict[bytes, Finding] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes of what is kept."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def key(self, content: Content, evidence: bool) -> bytes:
+        """What makes two contents the same question; ``field`` does not."""
+        digest = hashlib.blake2b(key=self._secret, digest_size=16)
+        context = content.context
+        lead = f"{content.question} {evidence} {len(content.text)} {context is not None} "
+        digest.update(lead.encode())
+        digest.update(content.text.encode("utf-8", "surrogatepass"))
+        digest.update((context or "").encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    def get(self, key: bytes, content: Content) -> Finding | None:
+        """The finding for a content, its evidence quoting the content again."""
+        found = self._found.get(key)
+        if found is None:
+            return None
+        self._found.move_to_end(key)
+        return quoting(found, content)
+
+    def put(self, key: bytes, finding: Finding) -> None:
+        """Keep a finding, at the cost of the least recently used ones."""
+        if key in self._found:
+            return
+        if finding.evidence:
+            bare = tuple(dataclasses.replace(e, text="", field="") for e in finding.evidence)
+            finding = dataclasses.replace(finding, evidence=bare)
+        self._found[key] = finding
+        self._bytes += _size(finding)
+        while self._bytes > self._max_bytes:
+            self._bytes -= _size(self._found.popitem(last=False)[1])
+
+
+def quoting(finding: Finding, content: Content) -> Finding:
+    """The finding with its evidence read off a content: for one found for an equal content."""
+    if not finding.evidence:
+        return finding
+    evidence = tuple(
+        dataclasses.replace(e, text=content.text[e.start : e.end], field=content.field)
+        for e in finding.evidence
+    )
+    return dataclasses.replace(finding, evidence=evidence)
+
+
+def _size(finding: Finding) -> int:
+    return ENTRY_BYTES + EVIDENCE_BYTES * len(finding.evidence)

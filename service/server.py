@@ -1,0 +1,51 @@
+"""Running the application: one process, or several behind one socket."""
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.engine.runtime import available_threads
+from service.metrics import SHARED
+from service.settings import PREFIX, Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    One process fills all cores: the runtime computes without the GIL. Several help where more than
+    a thousand requests a second keep the one event loop busy; each has its own queue, cache and
+    copy of the weights' products, the embedding table is shared.
+    """
+    _log()
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "access_log": False,
+        "timeout_graceful_shutdown": settings.drain_seconds,
+        "log_config": None,
+    }
+    if settings.processes == 1:
+        uvicorn.run(create_app(settings), **options)
+        return
+    threads = settings.threads or max(1, available_threads() // settings.processes)
+    settings = settings.model_copy(update={"threads": threads})
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        os.environ[f"{PREFIX}{name.upper()}"] = str(value)
+    with tempfile.TemporaryDirectory(prefix="tamis-metrics-") as shared:
+        os.environ[SHARED] = shared
+        uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.processes, **options)
+
+
+def worker() -> FastAPI:
+    """The application of one of several processes; settings come from the environment."""
+    _log()
+    return create_app()
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
