@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
+from service.dialects.direct import DirectRoute
 from service.engine.engine import STAGES, Timings
 from service.errors import from_validation
 from service.moderation import moderator_of
 from tamis import content
 from tamis.verdict import CategoryScore, Verdict
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 class Strict(BaseModel):

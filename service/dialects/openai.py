@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
+from service.dialects.direct import DirectRoute
 from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
 from tamis import content
 from tamis.taxonomy import taxonomy
 from tamis.verdict import Verdict
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 class TextPart(BaseModel):
