@@ -9,7 +9,7 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from export.quantize import session
+from export.products import session
 from tamis.bundle import Head
 from tamis.windows import Window
 from training.classifier.calibration import sigmoid
