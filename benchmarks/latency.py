@@ -1,44 +1,51 @@
-"""HTTP latency of one client beside the bare runtime's, for the same tokens, in one run.
+"""HTTP latency of one client beside the bare runtime's, for the same tokens, in turns.
 
-    tamis bench                      (or: python -m benchmarks.latency)
+    tamis bench latency            (or: python -m benchmarks.latency)
 
-Both are measured in turns, so that a noisy neighbour hits both; the figures are medians and 95th
-percentiles over all turns, and their difference is what the service adds.
+The bare runtime runs the same windows as the service does for a lone request: on all threads from
+the length on where that is faster, else on one. It is given its arrays; the service has to make
+them from text. The client is a plain socket: Python's http.client would add 0.4 ms of its own.
 """
 
-import argparse
-import http.client
 import json
-import os
-import platform
+import random
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
-from service.engine.classifier import Classifier, load_classifier
-from service.engine.runtime import CpuRuntime, available_threads
+from benchmarks import load, traffic
+from benchmarks.record import Record, Row
+from benchmarks.server import Server
+from service.engine.classifier import Classifier
+from service.engine.runtime import CpuRuntime
+from service.engine.warmup import warm_up
 from tamis import bundle as bundles
 from tamis.content import Content
 
 LENGTHS = (16, 32, 128, 512)
-TURNS = 12
+TURNS = 16
 CALLS = 25
-WORDS = "the garden was calm and we had some tea with a friend who likes to read old books . "
 
 
-def text_of(classifier: Classifier, tokens: int) -> str:
-    """A harmless text of exactly so many tokens."""
-    words = (WORDS * tokens).split()
-    for count in range(1, len(words)):
-        text = " ".join(words[:count])
-        if classifier.encode(Content("prompt", text)).tokens == tokens:
-            return text
-    raise ValueError(f"no text of {tokens} tokens")
+class Client:
+    """One keep-alive connection."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def post(self, wire: bytes) -> None:
+        """Send a request and read its answer; anything but 200 is an error."""
+        self._socket.sendall(wire)
+        answer = self._socket.recv(1 << 16)
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(answer[:12].decode())
+        head, _, body = answer.partition(load.HEAD_END)
+        left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]) - len(body)
+        while left > 0:
+            left -= len(self._socket.recv(1 << 16))
 
 
 def timed(call: Callable[[], object]) -> list[float]:
@@ -51,115 +58,61 @@ def timed(call: Callable[[], object]) -> list[float]:
     return spent
 
 
-def p95(values: list[float]) -> float:
-    """The 95th percentile."""
-    return statistics.quantiles(values, n=20)[-1]
+def measure(classifier: Classifier, wide_from: float, client: Client, tokens: int) -> Row:
+    """One length, in turns."""
+    shape = classifier.bundle.shape
+    text = traffic.text(tokens, random.Random(tokens))
+    windows = classifier.encode(Content("prompt", text)).windows
+    feeds = [(classifier.feed([w]), len(w.ids) >= wide_from) for w in windows]
+    wire = load.message("/moderate", json.dumps({"input": text}).encode(), tokens).wire
 
+    def bare() -> None:
+        for feed, wide in feeds:
+            classifier.runtime.run(feed, wide)
 
-class Server:
-    """The real command in a process of its own, and one keep-alive connection to it."""
+    def served() -> None:
+        client.post(wire)
 
-    def __init__(self, bundle: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        command = [sys.executable, "-m", "tamis", "serve", "--port", str(self.port)]
-        began = time.perf_counter()
-        self.process = subprocess.Popen([*command, "--bundle", str(bundle)])
-        while not self._ready():
-            time.sleep(0.01)
-        self.start_seconds = time.perf_counter() - began
-        self.connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        self.connection.connect()
-        self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def _ready(self) -> bool:
-        if self.process.poll() is not None:
-            raise RuntimeError("the server did not start")
-        try:
-            probe = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-            probe.request("GET", "/health/ready")
-            return probe.getresponse().status == 200
-        except OSError:
-            return False
-
-    def moderate(self, body: bytes) -> None:
-        """One request; anything but 200 is an error."""
-        self.connection.request("POST", "/moderate", body)
-        answer = self.connection.getresponse()
-        answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"status {answer.status}")
-
-    def memory_mb(self) -> float:
-        """Resident memory in MB."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-    def stop(self) -> None:
-        """Terminate and wait."""
-        self.process.terminate()
-        self.process.wait(30)
-
-
-def run(bundle_path: Path, out: Path | None = None) -> None:
-    """Measure, print a table, and write JSON where asked."""
-    bundle = bundles.load(bundle_path)
-    classifier = load_classifier(bundle, CpuRuntime(bundle.graph))
-    server = Server(bundle_path)
-    rows = []
-    try:
-        for tokens in LENGTHS:
-            text = text_of(classifier, tokens)
-            body = json.dumps({"input": text}).encode()
-            encoded = classifier.encode(Content("prompt", text))
-
-            def bare(windows: list = encoded.windows) -> None:
-                for window in windows:
-                    classifier.score([window], wide=True)
-
-            def over_http(body: bytes = body) -> None:
-                server.moderate(body)
-
-            timed(bare), timed(over_http)
-            raw: list[float] = []
-            served: list[float] = []
-            for _ in range(TURNS):
-                raw += timed(bare)
-                served += timed(over_http)
-            rows.append(
-                {
-                    "tokens": tokens,
-                    "windows": len(encoded.windows),
-                    "raw_p50": round(statistics.median(raw), 2),
-                    "raw_p95": round(p95(raw), 2),
-                    "http_p50": round(statistics.median(served), 2),
-                    "http_p95": round(p95(served), 2),
-                    "added_p50": round(statistics.median(served) - statistics.median(raw), 2),
-                    "ratio_p50": round(statistics.median(served) / statistics.median(raw), 2),
-                }
-            )
-        memory = server.memory_mb()
-    finally:
-        server.stop()
-    print("| " + " | ".join(rows[0]) + " |\n|" + "--:|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
-    about = {
-        "start_to_ready_s": round(server.start_seconds, 2),
-        "memory_mb_after": round(memory),
-        "bundle": bundle.fingerprint,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{available_threads()} cores, {platform.processor() or platform.machine()}",
+    assert shape.max_tokens >= max(len(w.ids) for w in windows)
+    timed(bare), timed(served)
+    raw: list[float] = []
+    http: list[float] = []
+    for _ in range(TURNS):
+        raw += timed(bare)
+        http += timed(served)
+    p50, http50 = statistics.median(raw), statistics.median(http)
+    return {
+        "tokens": tokens,
+        "windows": len(windows),
+        "raw p50": round(p50, 2),
+        "raw p95": round(load.percentile(raw, 95), 2),
+        "HTTP p50": round(http50, 2),
+        "HTTP p95": round(load.percentile(http, 95), 2),
+        "added p50": round(http50 - p50, 2),
+        "ratio p50": round(http50 / p50, 2),
     }
-    print("\n" + "\n".join(f"{name}: {value}" for name, value in about.items()))
-    if out:
-        out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+
+
+def run(bundle_path: Path) -> None:
+    """Measure all lengths."""
+    bundle = bundles.load(bundle_path)
+    classifier = Classifier(bundle, CpuRuntime(bundle.graph))
+    pace = warm_up(classifier)
+    with Server(bundle_path) as server:
+        started = server.memory_mb()
+        client = Client(server.port)
+        rows = [measure(classifier, pace.wide_from, client, tokens) for tokens in LENGTHS]
+        ended = server.memory_mb()
+    record = Record("latency", "One client", "tamis bench latency", tables=[rows])
+    record.notes = [
+        f"Milliseconds; {TURNS * CALLS} calls each, in {TURNS} turns. `raw` is `session.run` on "
+        "the windows' arrays in the benchmark's own process; `HTTP` the whole request over one "
+        "keep-alive connection, from text to verdict.",
+        f"From the start of the process to ready: {server.start_seconds:.2f} s. Memory (PSS): "
+        f"{started:.0f} MB when ready, {ended:.0f} MB after the run.",
+    ]
+    record.write(bundle)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=bundles.default_bundle())
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    run(arguments.bundle, arguments.json)
+    run(bundles.default_bundle())

@@ -1,7 +1,7 @@
 """Prometheus metrics: seconds in millisecond buckets, labels of bounded number."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -126,8 +126,14 @@ class Metrics(EngineEvents):
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
 
-    def observe(self, verdict: Verdict) -> None:
-        """Count one verdict."""
+    def judged(self, verdicts: Sequence[Verdict], timings: Timings) -> None:
+        """Count the verdicts of one request, and note its stages."""
+        for verdict in verdicts:
+            self._count(verdict)
+        for stage, histogram in self._stages.items():
+            histogram.observe(getattr(timings, stage) / 1e3)
+
+    def _count(self, verdict: Verdict) -> None:
         self.verdicts.labels(verdict.action.value).inc()
         self.windows.inc(verdict.windows)
         self.tokens.inc(verdict.tokens)
@@ -136,11 +142,6 @@ class Metrics(EngineEvents):
                 self.flags.labels(name).inc()
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
-
-    def timed(self, timings: Timings) -> None:
-        """Note the stages of one request."""
-        for stage, histogram in self._stages.items():
-            histogram.observe(getattr(timings, stage) / 1e3)
 
     def serving(self, bundle: Mapping[str, str], runtime: Mapping[str, str]) -> None:
         """The engine is ready, and this is what it serves on what."""

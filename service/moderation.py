@@ -1,5 +1,6 @@
 """What every dialect does: check limits, judge, decide, count."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -171,9 +172,8 @@ class Moderator:
         bundle = engine.bundle
         provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        for verdict in verdicts:
-            self.metrics.observe(verdict)
-        self.metrics.timed(timings)
+        # Counted once the answer is on its way.
+        asyncio.get_running_loop().call_soon(self.metrics.judged, verdicts, timings)
         return Judged(verdicts, timings)
 
     def _check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -19,8 +20,10 @@ from tamis.windows import Window, windows
 INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
 # Evidence is worth computing only for heads that a policy could plausibly flag.
 PLAUSIBLE: Final = 0.05
+# Input name -> (B, T).
+Feed = dict[str, NDArray[np.int64]]
 # Label -> (head, score of each window).
-Answers = dict[str, tuple[int, NDArray[np.float64]]]
+Answers = dict[str, tuple[int, list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,7 @@ class Classifier:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._column = {head.name: i for i, head in enumerate(bundle.heads)}
-        self._scale = np.array([head.scale for head in bundle.heads])
-        self._bias = np.array([head.bias for head in bundle.heads])
+        self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
 
     def encode(self, content: Content, evidence: bool = False) -> Encoded:
@@ -82,15 +84,7 @@ class Classifier:
 
     def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
         """Run windows as one batch, padded to the longest; ``wide`` runs on all threads."""
-        longest = max(len(window.ids) for window in windows)
-        feed = {name: np.zeros((len(windows), longest), dtype=np.int64) for name in INPUTS}
-        for row, window in enumerate(windows):
-            n, lead = len(window.ids), window.lead
-            feed["input_ids"][row, :n] = window.ids
-            feed["attention_mask"][row, :n] = 1
-            feed["token_type_ids"][row, :n] = window.types
-            feed["judged"][row, lead : lead + window.count] = 1
-        out: Outputs = self.runtime.run(feed, wide)
+        out: Outputs = self.runtime.run(self.feed(windows), wide)
         scored = []
         for row, window in enumerate(windows):
             judged = slice(window.lead, window.lead + window.count)
@@ -104,6 +98,31 @@ class Classifier:
             )
         return scored
 
+    def feed(self, windows: Sequence[Window]) -> Feed:
+        """The graph's inputs for windows, padded to the longest."""
+        if len(windows) == 1:
+            (window,) = windows
+            n = len(window.ids)
+            # All but the ids depends on little more than the length, and is kept.
+            zeros, ones, judged = _masks(n, window.lead, window.count)
+            types = zeros if not any(window.types) else np.array([window.types])
+            ids = np.array([window.ids])
+            return {
+                "input_ids": ids,
+                "attention_mask": ones,
+                "token_type_ids": types,
+                "judged": judged,
+            }
+        longest = max(len(window.ids) for window in windows)
+        feed = {name: np.zeros((len(windows), longest), dtype=np.int64) for name in INPUTS}
+        for row, window in enumerate(windows):
+            n, lead = len(window.ids), window.lead
+            feed["input_ids"][row, :n] = window.ids
+            feed["attention_mask"][row, :n] = 1
+            feed["token_type_ids"][row, :n] = window.types
+            feed["judged"][row, lead : lead + window.count] = 1
+        return feed
+
     def finding(self, encoded: Encoded, scored: Sequence[Scored]) -> Finding:
         """Pool the windows of one content: the most unsafe window speaks for the text.
 
@@ -112,9 +131,8 @@ class Classifier:
         question = encoded.content.question
         if not scored:
             return Finding(question, 0.0, {}, None, windows=0, tokens=0)
-        p = self._probabilities(np.stack([s.logits for s in scored]))
-        answers = self._answers(question, p)
-        highest = {label: float(score.max()) for label, (_, score) in answers.items()}
+        answers = self._answers(question, [self._probabilities(s.logits) for s in scored])
+        highest = {label: max(score) for label, (_, score) in answers.items()}
         overall, attack = highest.pop(UNSAFE), highest.pop(ATTACK, None)
         return Finding(
             question=question,
@@ -136,19 +154,25 @@ class Classifier:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return list(encoding.ids)
 
-    def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        return ev.sigmoid(self._scale * logits + self._bias)
+    def _probabilities(self, logits: NDArray[np.float32]) -> list[float]:
+        # Plain floats: a dozen numbers are done before numpy has found its loops.
+        scaled = zip(logits.tolist(), self._calibration, strict=True)
+        return [ev.logistic(scale * logit + bias) for logit, (scale, bias) in scaled]
 
-    def _answers(self, question: Question, p: NDArray[np.float64]) -> Answers:
+    def _answers(self, question: Question, p: Sequence[Sequence[float]]) -> Answers:
         """Each label that can be given for a question: its head, and its score by window."""
-        unsafe = p[:, self._column[question]]
-        answers = {UNSAFE: (self._column[question], unsafe)}
+        column = self._column
+        asked = column[question]
+        unsafe = [row[asked] for row in p]
+        answers = {UNSAFE: (asked, unsafe)}
         for name in self._categories:
-            answers[name] = (self._column[name], unsafe * p[:, self._column[name]])
+            at = column[name]
+            answers[name] = at, [row[asked] * row[at] for row in p]
         if question != "response":
             # What a model answered is neither an attack on it nor was toxicity taught on it.
             for name in (TOXICITY, ATTACK):
-                answers[name] = (self._column[name], p[:, self._column[name]])
+                at = column[name]
+                answers[name] = at, [row[at] for row in p]
         return answers
 
     def _evidence(
@@ -164,20 +188,30 @@ class Classifier:
         ]
         found: list[Evidence] = []
         for label, (head, score) in answers.items():
-            at = int(score.argmax())
+            at = score.index(max(score))
             if score[at] < PLAUSIBLE:
                 continue
             best = scored[at]
             judged = slice(best.window.first, best.window.first + best.window.count)
+            scale, bias = self._calibration[head]
             for span in ev.spans(
                 best.attention[:, head],
-                self._scale[head] * best.token_logits[:, head] + self._bias[head],
+                scale * best.token_logits[:, head] + bias,
                 words[judged],
                 encoding.offsets[judged],
             ):
                 text = content.text[span.start : span.end]
                 found.append(Evidence(span.start, span.end, text, label, span.score, content.field))
         return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _masks(tokens: int, lead: int, count: int) -> tuple[NDArray[np.int64], ...]:
+    """Zeros, ones, and 1 for the judged tokens, each (1, tokens); never written to."""
+    zeros = np.zeros((1, tokens), dtype=np.int64)
+    judged = zeros.copy()
+    judged[0, lead : lead + count] = 1
+    return zeros, zeros + 1, judged
 
 
 def load_classifier(bundle: Bundle, runtime: Runtime | None = None) -> Classifier:

@@ -18,10 +18,9 @@ BATCH_TOKENS: Final = 16_384
 class CudaRuntime:
     """One graph on a GPU, in batches padded to powers of two.
 
-    Use a graph of fp16 or fp32 (``tamis export --precision fp16``): dynamic int8 would make a
-    score depend on its batch. Every shape gets buffers on the device when first seen, so memory
-    grows to that of all shapes (some 40) and no further, and a captured CUDA graph finds its
-    addresses again.
+    Use a graph of fp16 (``tamis export --precision fp16``): the int8 one is made of CPU operators.
+    Every shape gets buffers on the device when first seen, so memory grows to that of all shapes
+    (some 40) and no further, and a captured CUDA graph finds its addresses again.
     """
 
     threads: int = 1
@@ -71,8 +70,11 @@ class CudaRuntime:
             for name, array in padded.items():
                 slot.inputs[name].update_inplace(array)
             self._session.run_with_iobinding(slot.binding, slot.options)
-            logits, token_logits, attention = (slot.outputs[name].numpy() for name in OUTPUTS)
-        return Outputs(logits[:batch], token_logits[:batch, :tokens], attention[:batch, :tokens])
+            # Copied while nobody else writes: on the device "cpu" these are views of the buffers.
+            logits, token_logits, attention = (
+                slot.outputs[name].numpy()[:batch].copy() for name in OUTPUTS
+            )
+        return Outputs(logits, token_logits[:, :tokens], attention[:, :tokens])
 
     def _slot(self, shape: tuple[int, int]) -> "_Slot":
         binding = self._session.io_binding()

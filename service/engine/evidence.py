@@ -1,11 +1,12 @@
 """Which words decided: token contributions of the pooling, gathered into words and spans."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 # Words with at least this share of the strongest word's contribution count as evidence.
 SHARE: Final = 0.4
@@ -21,9 +22,9 @@ class Span:
     score: float
 
 
-def sigmoid(x: ArrayLike) -> NDArray[np.float64]:
+def logistic(x: float) -> float:
     """The logistic function, without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, np.negative(x))))
+    return 1 / (1 + math.exp(-x)) if x >= 0 else (e := math.exp(x)) / (1 + e)
 
 
 def spans(
@@ -66,6 +67,6 @@ def spans(
     for run in runs[:MOST_SPANS]:
         tokens = [t for word in run for t in parts[word]]
         weight = float(attention[tokens].sum())
-        score = float(sigmoid(float(given[tokens].sum()) / weight)) if weight > 0 else 0.0
+        score = logistic(float(given[tokens].sum()) / weight) if weight > 0 else 0.0
         found.append(Span(offsets[tokens[0]][0], offsets[tokens[-1]][1], score))
     return sorted(found, key=lambda span: span.start)

@@ -1,0 +1,70 @@
+"""Our own server for a benchmark: the real command in a process of its own."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks import process
+
+
+class Server:
+    """``tamis serve`` from ready until the end of the ``with`` block.
+
+    The cache is off unless ``settings`` say otherwise: benchmarks ask for work.
+    """
+
+    def __init__(self, bundle: Path, **settings: object) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        chosen = {"cache_bytes": 0, "bundle": bundle, "port": self.port, **settings}
+        self._env = {f"TAMIS_{name.upper()}": str(value) for name, value in chosen.items()}
+
+    def __enter__(self) -> Self:
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tamis", "serve"],
+            env=os.environ | self._env,
+            stderr=subprocess.DEVNULL,
+        )
+        while not self._ready():
+            time.sleep(0.01)
+        self.start_seconds = time.perf_counter() - began
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far."""
+        return process.cpu_seconds(self._process.pid)
+
+    def memory_mb(self) -> float:
+        """Memory."""
+        return process.memory_mb(self._process.pid)
+
+    def _ready(self) -> bool:
+        if self._process.poll() is not None:
+            raise RuntimeError("the server did not start")
+        probe = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            probe.request("GET", "/health/ready")
+            return probe.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            probe.close()

@@ -1,0 +1,117 @@
+"""Memory over time, with texts of all lengths; and what ONNX Runtime's arena would do to it.
+
+tamis bench soak [--minutes 10]
+"""
+
+import json
+import math
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks import load, process, traffic
+from benchmarks.record import Record, Row
+from benchmarks.server import Server
+from service.engine.runtime import cpu_session
+from tamis import bundle as bundles
+
+LONGEST: Final = 8_000
+CLIENTS: Final = 4
+# Memory counts from here on: before it, threads and shapes are met for the first time.
+WARM: Final = 0.2
+ARENA_RUNS: Final = 1_500
+
+
+def messages() -> list[load.Message]:
+    """Texts of 1 to 8,000 tokens, short ones as often as long ones by the digit."""
+    chance = random.Random(11)
+    sent = []
+    for _ in range(600):
+        tokens = round(math.exp(chance.uniform(0, math.log(LONGEST))))
+        body = json.dumps({"input": traffic.text(tokens, chance), "explain": "evidence"})
+        sent.append(load.message("/moderate", body.encode(), tokens))
+    return sent
+
+
+def soak(bundle_path: Path, minutes: float) -> tuple[list[tuple[float, float]], load.Result]:
+    """(minute, MB) of the server, and what it answered."""
+    samples: list[tuple[float, float]] = []
+    with Server(bundle_path, cache_bytes=4 << 20, max_wait_ms=60_000) as server:
+        done = threading.Event()
+
+        def watch() -> None:
+            began = time.perf_counter()
+            while not done.wait(1):
+                at = (time.perf_counter() - began) / 60
+                samples.append((at, process.resident_mb(server.pid)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        result = load.closed(server.port, messages(), CLIENTS, minutes * 60)
+        done.set()
+        watcher.join()
+    return samples, result
+
+
+def arena(graph: Path, on: bool) -> None:
+    """In a process of its own: runs of changing length, then the resident memory."""
+    session = cpu_session(graph, 1)
+    if on:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    chance = random.Random(3)
+    began = time.perf_counter()
+    for _ in range(ARENA_RUNS):
+        ids = np.full((1, chance.randint(3, 256)), 2000)
+        ones = np.ones_like(ids)
+        feed = {"input_ids": ids, "attention_mask": ones, "judged": ones}
+        session.run(None, feed | {"token_type_ids": np.zeros_like(ids)})
+    each = (time.perf_counter() - began) / ARENA_RUNS * 1e3
+    print(json.dumps({"MB": round(process.resident_mb(None)), "ms a run": round(each, 2)}))
+
+
+def compare_arenas(graph: Path) -> list[Row]:
+    """Both settings in turns; medians of three would hide growth, so all are shown."""
+    rows: list[Row] = []
+    for turn in range(2):
+        for on in (False, True):
+            command = [sys.executable, "-m", "benchmarks.soak", str(graph), str(int(on))]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            setting = "on (ONNX Runtime's default)" if on else "off (ours)"
+            rows.append({"arena and memory pattern": setting, "turn": turn + 1} | json.loads(out))
+    return rows
+
+
+def run(bundle_path: Path, minutes: float) -> None:
+    """Soak, then compare the arenas."""
+    bundle = bundles.load(bundle_path)
+    samples, result = soak(bundle_path, minutes)
+    settled = [mb for at, mb in samples if at > WARM * minutes]
+    fifth = len(settled) // 5
+    first, last = (sum(part) / fifth for part in (settled[:fifth], settled[-fifth:]))
+    marks = [samples[round(share * (len(samples) - 1))] for share in (0, 0.1, 0.2, 0.4, 0.7, 1)]
+    record = Record("soak", "Soak", f"tamis bench soak --minutes {minutes:g}")
+    record.notes = [
+        f"{minutes:g} minutes, {CLIENTS} clients, texts of 1 to {LONGEST:,} tokens with evidence, "
+        f"{sum(result.statuses.values()):,} answers (by status: {result.statuses}), "
+        f"{result.token_rate:,.0f} tokens/s. Resident memory after warm-up ({WARM:.0%} of the "
+        f"time), mean of the last fifth against the first: {last / first - 1:+.1%}.",
+        f"Second table: one session, one thread, {ARENA_RUNS:,} runs of 3 to 256 tokens.",
+    ]
+    record.tables = [
+        [{"minute": f"{at:.1f}", "MB": round(mb)} for at, mb in marks],
+        compare_arenas(bundle.graph),
+    ]
+    record.write(bundle)
+
+
+if __name__ == "__main__":
+    arena(Path(sys.argv[1]), sys.argv[2] == "1")
