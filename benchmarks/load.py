@@ -151,9 +151,13 @@ def closed(
     """So many clients, each with its next request as soon as it has its answer."""
 
     async def go() -> Result:
-        run = _Run(port, messages, warm)
+        run = _Run(port, messages, warm + 0.01 * clients)
         until = run.counting_from + seconds
-        connections = [await run.connect() for _ in range(clients)]
+        connections = []
+        for _ in range(clients):
+            connections.append(await run.connect())
+            # All at once, and one of a server's workers might accept them all.
+            await asyncio.sleep(0.01)
         finished = asyncio.Event()
         cpu = 0.0
 

@@ -1,6 +1,6 @@
 """Arithmetic done per second by the bare graph, beside what one core can do at most.
 
-    python -m benchmarks.roofline [--bundle PATH] [--json PATH]
+    tamis bench roofline
 
 Operations are counted from the graph: two per weight and token in its products, and those of
 attention. The peak is the best that any measured matrix product of large shape reaches in the same
@@ -8,13 +8,9 @@ run: int8 and fp32 through onnxruntime, bf16 through torch where torch is instal
 tokens is run as the service cuts it, and as one run where the graph has positions for it.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.record import Record
 from service.engine.runtime import CpuRuntime
 from tamis import bundle as bundles
 from tamis.windows import windows
@@ -145,8 +142,8 @@ def peaks() -> dict[str, Callable[[], Mapping[str, float]]]:
     return {kind: (lambda mine=mine: measure(mine)) for kind, mine in calls.items() if mine}
 
 
-def run(bundle_path: Path, out: Path | None = None) -> None:
-    """Measure, print tables, and write JSON where asked."""
+def run(bundle_path: Path) -> None:
+    """Measure."""
     bundle = bundles.load(bundle_path)
     graph = onnx.load(bundle.graph).graph
     runtime = CpuRuntime(bundle.graph, threads=1)
@@ -182,25 +179,15 @@ def run(bundle_path: Path, out: Path | None = None) -> None:
                 "share of int8 peak": f"{gops / best['int8']:.0%}",
             }
         )
-    print("| " + " | ".join(rows[0]) + " |\n|" + "--:|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
-    print("\n| peak of one core | GOPS |\n|---|--:|")
-    for kind, value in best.items():
-        print(f"| {kind} | {value:.0f} |")
-    about = {
-        "bundle": bundle.fingerprint,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"one thread, {platform.processor() or platform.machine()}",
-    }
-    if out:
-        found = {"about": about, "peaks": {k: round(v) for k, v in best.items()}, "rows": rows}
-        out.write_text(json.dumps(found, indent=2) + "\n")
+    record = Record("roofline", "Share of the arithmetic limit", "tamis bench roofline")
+    record.notes = [
+        f"One thread, medians of {TURNS} turns. The peak is the best product of large shape in the "
+        "same run: bytes through onnxruntime, floats through torch. What was tried to raise the "
+        "share is in the [lab log](lab-log.md).",
+    ]
+    record.tables = [rows, [{f"{kind}, GOPS": round(value) for kind, value in best.items()}]]
+    record.write(bundle)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=bundles.default_bundle())
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    run(arguments.bundle, arguments.json)
+    run(bundles.default_bundle())

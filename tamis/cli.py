@@ -5,6 +5,7 @@ knows the other rooms: it wires them together.
 """
 
 import argparse
+import importlib
 import json
 import platform
 import sys
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 class CommandError(RuntimeError):
     """Something the user can put right; printed without a traceback."""
+
+
+BENCHMARKS = ("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,16 +93,21 @@ def _parser() -> argparse.ArgumentParser:
     classifier.add_argument("--seed", type=int)
     classifier.set_defaults(run=_train_classifier)
 
-    export = commands.add_parser("export", help="checkpoint → int8 bundle with a parity report")
+    export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
     export.add_argument("--checkpoint", type=Path, required=True)
     export.add_argument("--data", type=Path, required=True, help="the training rows")
     export.add_argument("--out", type=Path, required=True, help="bundle folder")
     export.add_argument("--name", required=True, help="name of the bundle, e.g. tamis-22m")
+    export.add_argument(
+        "--precision", choices=["int8", "fp16"], default="int8", help="int8 for CPUs, fp16 for GPUs"
+    )
     export.set_defaults(run=_export)
 
-    bench = commands.add_parser("bench", help="HTTP latency beside the bare runtime's")
+    bench = commands.add_parser("bench", help="measure; docs/performance.md is made from it")
+    bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
-    bench.add_argument("--json", type=Path, metavar="OUT")
+    bench.add_argument("--data", type=Path, help="folder of real texts, for invariance")
+    bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.set_defaults(run=_bench)
     return parser
 
@@ -216,16 +225,23 @@ def _train_classifier(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from export.bundle import build
 
-    print(json.dumps(build(args.checkpoint, args.data, args.out, args.name), indent=2))
+    report = build(args.checkpoint, args.data, args.out, args.name, args.precision)
+    print(json.dumps(report, indent=2))
     return 0
 
 
 def _bench(args: argparse.Namespace) -> int:
+    if args.name == "invariance" and args.data is None:
+        raise CommandError("--data: invariance needs a folder of *.jsonl.gz")
+    module = {"peers": "compare"}.get(args.name, args.name)
     try:
-        from benchmarks import latency
-    except ModuleNotFoundError:
+        benchmark = importlib.import_module(f"benchmarks.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
         raise CommandError("benchmarks are run from a source tree") from None
-    latency.run(args.bundle or bundles.default_bundle(), args.json)
+    more = {"invariance": [args.data], "soak": [args.minutes]}.get(args.name, [])
+    benchmark.run(args.bundle or bundles.default_bundle(), *more)
     return 0
 
 

@@ -1,7 +1,7 @@
 """ONNX Runtime on a GPU: few fixed shapes, buffers bound once, graphs captured where asked."""
 
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,10 @@ class CudaRuntime:
     Use a graph of fp16 (``tamis export --precision fp16``): the int8 one is made of CPU operators.
     Every shape gets buffers on the device when first seen, so memory grows to that of all shapes
     (some 40) and no further, and a captured CUDA graph finds its addresses again.
+
+    All runs are on one thread of its own. onnxruntime keeps handles of CUDA's libraries, and the
+    graphs it captured, for each calling thread: warm-up would warm another thread than those that
+    serve, and every worker would capture every shape anew.
     """
 
     threads: int = 1
@@ -55,7 +59,7 @@ class CudaRuntime:
         self._device = device
         self._cuda_graphs = cuda_graphs and device != "cpu"
         self._slots: dict[tuple[int, int], _Slot] = {}
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
     def run(self, feed: Mapping[str, NDArray[np.int64]], wide: bool = False) -> Outputs:  # noqa: ARG002
         """Score windows; arrays of shape (B, T). ``wide`` means nothing here."""
@@ -64,17 +68,21 @@ class CudaRuntime:
         padded = {name: _padded(array, shape) for name, array in feed.items()}
         # A padding row attends to its first token: a softmax over nothing is not a number in fp16.
         padded["attention_mask"][batch:, 0] = 1
-        with self._lock:
-            if (slot := self._slots.get(shape)) is None:
-                slot = self._slots[shape] = self._slot(shape)
-            for name, array in padded.items():
-                slot.inputs[name].update_inplace(array)
-            self._session.run_with_iobinding(slot.binding, slot.options)
-            # Copied while nobody else writes: on the device "cpu" these are views of the buffers.
-            logits, token_logits, attention = (
-                slot.outputs[name].numpy()[:batch].copy() for name in OUTPUTS
-            )
-        return Outputs(logits, token_logits[:, :tokens], attention[:, :tokens])
+        found = self._thread.submit(self._run, padded, shape).result()
+        return Outputs(
+            found.logits[:batch],
+            found.token_logits[:batch, :tokens],
+            found.attention[:batch, :tokens],
+        )
+
+    def _run(self, padded: Mapping[str, NDArray[np.int64]], shape: tuple[int, int]) -> Outputs:
+        if (slot := self._slots.get(shape)) is None:
+            slot = self._slots[shape] = self._slot(shape)
+        for name, array in padded.items():
+            slot.inputs[name].update_inplace(array)
+        self._session.run_with_iobinding(slot.binding, slot.options)
+        # Copied before the next run: on the device "cpu" these are views of the buffers.
+        return Outputs(*(slot.outputs[name].numpy().copy() for name in OUTPUTS))
 
     def _slot(self, shape: tuple[int, int]) -> "_Slot":
         binding = self._session.io_binding()

@@ -15,6 +15,10 @@ from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 MARGIN: Final = 0.8
 # Weight of the past in the measured speed: some 50 runs.
 MEMORY: Final = 0.98
+# A run on all cores costs the machine more than it saves its caller, unless nobody else comes: so
+# only where of the last 20 runs or so hardly any had company.
+COMPANY_MEMORY: Final = 0.95
+SOLITUDE: Final = 0.1
 # How far one task can overshoot its request's fair share: a full window.
 STEP: Final = 256
 # Lengths of companions differ by less than a factor of two: one queue per power of two.
@@ -120,7 +124,7 @@ class Scheduler(Generic[T]):
 
         Args:
             open_: prepares a task, corrects its cost and returns the tasks that follow from it.
-            run: does the tasks; told whether nothing else runs or waits.
+            run: does the tasks; told whether nothing else runs or waits, nor did lately.
             workers: how many run at the same time.
             max_tokens: over this many waiting, requests are refused.
             max_wait: seconds that a request without a deadline may wait before it starts.
@@ -140,6 +144,7 @@ class Scheduler(Generic[T]):
         self._requests: set[_Request] = set()
         self._queued = 0
         self._busy = 0
+        self._company = 0.0
         self._tokens, self._seconds = speed / workers, 1.0
         self._ready = threading.Condition()
         self._accepting = True
@@ -246,11 +251,16 @@ class Scheduler(Generic[T]):
             try:
                 for entry in batch:
                     self._open(entry)
-                alone = self._busy == 1 and not any(self._heaps)
-                self._run([entry.task for entry in batch], alone)
+                self._run([entry.task for entry in batch], self._alone())
             except Exception as raised:  # told to the caller; the worker lives on
                 error = raised
             self._finish(batch, time.perf_counter() - began, error)
+
+    def _alone(self) -> bool:
+        """Whether a run has the machine to itself, and is likely to keep it."""
+        company = self._busy > 1 or any(self._heaps)
+        self._company = COMPANY_MEMORY * self._company + (1 - COMPANY_MEMORY) * company
+        return not company and self._company < SOLITUDE
 
     def _take(self) -> list[_Entry[T]]:
         """The next tasks to run; none when the scheduler has closed."""

@@ -10,9 +10,9 @@ from tamis.content import Content
 from tamis.windows import Window
 
 LENGTHS: Final = (16, 64, 128, 256)
-REPEATS: Final = 3
-# A run on all threads must be faster by this much to be worth the other core.
-GAIN: Final = 0.9
+REPEATS: Final = 5
+# A run on all threads must be faster by this much to be worth the other cores.
+GAIN: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)

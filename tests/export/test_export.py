@@ -87,3 +87,14 @@ def test_from_data_to_a_served_bundle(
         for text in ("what a lovely garden", "you silly goose")
     )
     assert rude > 0.5 > kind
+
+    report = exporting.build(checkpoint, data, tmp_path / "half", "tiny", "fp16")
+    assert report["fp32 to fp16"]["flips"] == 0
+    half = bundles.load(tmp_path / "half")
+    assert half.graph.name == "model.fp16.onnx"
+    for text in ("what a lovely garden", "you silly goose"):
+        one, other = (
+            served.judge(content.plain(text)).overall
+            for served in (classifier, load_classifier(half))
+        )
+        assert one == pytest.approx(other, abs=0.05)

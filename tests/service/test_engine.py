@@ -110,7 +110,8 @@ async def test_a_lone_long_window_runs_on_all_threads(make: Make, classifier: Cl
     for text in ("hello", "hello " * 150, "hello " * 400):
         await engine.judge([(content.prompt(text),)])
     assert wides[:2] == [False, True]
-    assert wides[2:4] == [False, False]
+    # The windows of a long text run side by side instead.
+    assert wides[2] is False
 
 
 def test_warm_up_measures_the_machine(classifier: Classifier):

@@ -129,11 +129,17 @@ async def test_a_worker_knows_when_it_is_alone(make, gate):
     await scheduler.submit([Job("a")])
     assert gate.alone == [True]
     gate.open.clear()
-    waiting = asyncio.create_task(scheduler.submit(jobs("b", "c", "d")))
+    waiting = asyncio.create_task(scheduler.submit(jobs("b", "c", "d", "e", "f")))
     await settle()
     gate.open.set()
     await waiting
     assert gate.alone[1] is False
+    # Where others came lately, others will come again.
+    await scheduler.submit([Job("g")])
+    assert gate.alone[-1] is False
+    for _ in range(50):
+        await scheduler.submit([Job("h")])
+    assert gate.alone[-1] is True
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back(make, gate):

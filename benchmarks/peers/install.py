@@ -1,0 +1,47 @@
+"""Install peers: an environment for each requirements file, the model folder, and one answer.
+
+TAMIS_PEERS=/somewhere python -m benchmarks.peers.install [NAME ...]
+"""
+
+import subprocess
+import sys
+import venv
+
+from benchmarks.peers import HERE, HOME, MODEL, PEERS, Peer, Running
+from training.classifier import bases
+
+
+def install(peer: Peer) -> None:
+    """Make the peer's environment, unless a finished one is there."""
+    finished = peer.environment / ".ready"
+    if finished.exists():
+        return
+    venv.create(peer.environment, with_pip=True, clear=True)
+    file = HERE / f"{peer.requirements}.txt"
+    subprocess.run([peer.environment / "bin" / "pip", "install", "-q", "-r", file], check=True)
+    finished.touch()
+
+
+def make_model() -> None:
+    """Make the folder that infinity and transformers read, with optimum, which infinity brings."""
+    if MODEL.exists():
+        return
+    maker = PEERS["infinity-optimum"]
+    install(maker)
+    _, base = bases.resolve(bases.DEFAULT)
+    python = maker.environment / "bin" / "python"
+    subprocess.run([python, HERE / "model.py", base, MODEL], check=True)
+
+
+def main(names: list[str]) -> None:
+    """Install the named peers, or all; each must answer a request."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    make_model()
+    for peer in [PEERS[name] for name in names or PEERS]:
+        install(peer)
+        with Running(peer, threads=1) as server:
+            print(f"{peer.name}: answers, {server.memory_mb():.0f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
