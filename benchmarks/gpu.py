@@ -3,7 +3,8 @@
     python -m benchmarks.gpu                          (minutes, on a machine with CUDA)
     python -m benchmarks.gpu --device cpu --quick     (a rehearsal; keeps no result)
 
-It needs what ``tamis export`` needs, with onnxruntime-gpu in the place of onnxruntime. The weights are random: speed does not depend on them. Each shape is exported and converted as
+It needs what ``tamis export`` needs, with onnxruntime-gpu in the place of onnxruntime. The weights
+are random: speed does not depend on them. Each shape is exported and converted as
 ``tamis export --precision fp16`` does it, and served with the bundle's own tokenizer and heads.
 """
 

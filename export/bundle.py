@@ -1,17 +1,18 @@
-"""Checkpoint → bundle folder: int8 graph, tokenizer, manifest, parity report."""
+"""Checkpoint → bundle folder: int8 or fp16 graph, tokenizer, manifest, parity report."""
 
 import json
 import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 
 from export import card, parity
 from export.graph import to_onnx
+from export.half import to_half
 from export.quantize import best_int8
 from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
 from training.classifier import trainer
@@ -21,7 +22,9 @@ from training.datasets.batches import Example
 from training.datasets.registry import HEADS, QUESTION_OF
 from training.datasets.schema import Row
 
-GRAPH: Final = "model.int8.onnx"
+Precision = Literal["int8", "fp16"]
+
+GRAPH: Final = "model.{}.onnx"
 TOKENIZER: Final = "tokenizer.json"
 TABLES: Final = "embeddings.bin"
 TABLE_BYTES: Final = 1 << 20
@@ -31,8 +34,10 @@ PARITY_ROWS: Final = 2000
 LICENCES: Final = {"permissive": "Apache-2.0", "all": "research only (non-commercial data)"}
 
 
-def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
-    """Write the bundle and return its parity report.
+def build(
+    checkpoint: Path, data: Path, out: Path, name: str, precision: Precision = "int8"
+) -> dict[str, Any]:
+    """Write the bundle and return its parity report: "int8" is for CPUs, "fp16" for GPUs.
 
     The graph has one output per head that the held-out slice could calibrate; a category that the
     data cannot teach is left out rather than served untaught.
@@ -56,35 +61,41 @@ def build(checkpoint: Path, data: Path, out: Path, name: str) -> dict[str, Any]:
         path = Path(tmp) / "fp32.onnx"
         to_onnx(model, path, recipe.max_tokens)
         fp32 = onnx.load(path)
-    int8, errors = best_int8(fp32, feeds)
+    errors: dict[str, float] = {}
+    if precision == "int8":
+        small, errors = best_int8(fp32, feeds)
+    else:
+        small = to_half(fp32)
 
     heads = [head_of(raw) for raw in calibrated]
     sample = [held[i] for i in rng.permutation(len(held))[:PARITY_ROWS]]
     tried = batches.encode(sample, tokenizer, shape, batches.HELD_OUT_WINDOWS)
-    report = _parity(model, fp32, int8, sample, tried, heads)
-    report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
+    report = _parity(model, fp32, small, precision, sample, tried, heads)
+    if errors:
+        report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
 
     out.mkdir(parents=True, exist_ok=True)
-    _save(int8, out)
+    graph = GRAPH.format(precision)
+    _save(small, out, graph)
     shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
     manifest = {
         "format": FORMAT,
         "name": name,
         "licence": LICENCES[recipe.variant],
-        "graph": GRAPH,
+        "graph": graph,
         "tokenizer": TOKENIZER,
         "windows": asdict(shape),
         "heads": calibrated,
         "training": training,
         "parity": report,
-        "files": {file: sha256_of(out / file) for file in (GRAPH, TABLES, TOKENIZER)},
+        "files": {file: sha256_of(out / file) for file in (graph, TABLES, TOKENIZER)},
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     (out / "README.md").write_text(card.render(manifest))
     return report
 
 
-def _save(model: onnx.ModelProto, out: Path) -> None:
+def _save(model: onnx.ModelProto, out: Path, graph: str) -> None:
     """Write the graph, and its embedding table beside it.
 
     onnxruntime maps a file beside the graph into memory: all sessions and processes share it, and
@@ -95,7 +106,7 @@ def _save(model: onnx.ModelProto, out: Path) -> None:
     (out / TABLES).unlink(missing_ok=True)
     onnx.save(
         model,
-        out / GRAPH,
+        out / graph,
         save_as_external_data=True,
         location=TABLES,
         size_threshold=TABLE_BYTES,
@@ -107,7 +118,8 @@ def _save(model: onnx.ModelProto, out: Path) -> None:
 def _parity(
     model: GuardClassifier,
     fp32: onnx.ModelProto,
-    int8: onnx.ModelProto,
+    small: onnx.ModelProto,
+    precision: Precision,
     rows: list[Row],
     examples: list[Example],
     heads: list[Head],
@@ -116,11 +128,11 @@ def _parity(
     asked = [names.index(QUESTION_OF[row.target]) for row in rows]
     scorers = {
         "fp32": parity.onnx_scorer(fp32),
-        "int8": parity.onnx_scorer(int8),
+        precision: parity.onnx_scorer(small),
         "torch": parity.torch_scorer(model),
     }
     logits = {name: parity.logits_of(score, examples, name) for name, score in scorers.items()}
     return {
         f"{one} to {other}": parity.compare(logits[one], logits[other], heads, asked).as_json()
-        for one, other in (("torch", "fp32"), ("fp32", "int8"))
+        for one, other in (("torch", "fp32"), ("fp32", precision))
     }

@@ -40,7 +40,8 @@ def render(manifest: Mapping[str, Any]) -> str:
             f"{training['best']['step']:,}, {training['seconds'] / 60:.0f} minutes on "
             f"{training['device']} |",
             f"| windows | {recipe['max_tokens']} tokens, overlapping by {recipe['overlap']} |",
-            f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, int8 |\n",
+            f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, "
+            f"{manifest['graph'].split('.')[1]} |\n",
             "## Heads\n",
             "Figures of the held-out slice. A category head answers: given that it is unsafe, is",
             "it this? Its thresholds and F1 are those of P(unsafe) × P(category | unsafe). ECE is",
