@@ -17,6 +17,7 @@ from typing import Final, cast
 import uvloop
 
 HEAD_END: Final = b"\r\n\r\n"
+IDLE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +194,8 @@ def open_loop(
     async def go() -> Result:
         run = _Run(port, messages, warm)
         chance = random.Random(7)
-        free = [await run.connect() for _ in range(64)]
-        everything = list(free)
+        free = [(await run.connect(), time.perf_counter()) for _ in range(64)]
+        everything = [connection for connection, _ in free]
         at = time.perf_counter()
         until = run.counting_from + seconds
         cpu_from = time.process_time()
@@ -202,14 +203,12 @@ def open_loop(
             at += chance.expovariate(rate)
             if (wait := at - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            if not free:
-                free.append(await run.connect())
-                everything.append(free[-1])
-            connection = free.pop()
-            if connection.transport is None:
+            connection, since = free.pop() if free else (None, 0.0)
+            # Servers close connections that idle for long, some after 5 s.
+            if connection is None or time.perf_counter() - since > IDLE:
                 connection = await run.connect()
                 everything.append(connection)
-            run.fire(connection, lambda c=connection: free.append(c))  # type: ignore[misc]
+            run.fire(connection, lambda c=connection: free.append((c, time.perf_counter())))  # type: ignore[misc]
         run.result.seconds = seconds
         run.result.own_cpu = time.process_time() - cpu_from
         patience = time.perf_counter() + 30

@@ -144,6 +144,8 @@ def run(bundle_path: Path) -> None:
         f"{TEXTS:,} texts of real prompts' lengths, {mean:.0f} tokens on average as windows; "
         f"{CLIENTS} clients in a closed loop, medians of {TURNS} turns of {SECONDS:.0f} s. The "
         "ratio is that of the same turn.",
+        "What is missing is Python on either side of a run, and waiting for its lock: see the "
+        "[lab log](lab-log.md).",
         f"Second table: texts of up to {SHORT} tokens arriving at random (Poisson) at 70 % of the "
         "rate that saturates, milliseconds, medians of three runs of 20 s.",
     ]

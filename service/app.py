@@ -45,7 +45,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.moderator = moderator
     app.state.failure = None
-    app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Envelope,
+        metrics=metrics,
+        max_body_bytes=settings.max_body_bytes,
+        admit=moderator.admit,
+    )
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.include_router(native.router)

@@ -5,8 +5,10 @@ import random
 import re
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,16 +20,23 @@ logger = logging.getLogger("tamis.service")
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
-ROUTES: Final = frozenset(
-    {"/moderate", "/v1/moderations", "/health/live", "/health/ready", "/metrics", "/"}
-)
+MODERATED: Final = frozenset({"/moderate", "/v1/moderations"})
+ROUTES: Final = MODERATED | {"/health/live", "/health/ready", "/metrics", "/"}
 
 
 class Envelope:
     """Pure ASGI, because Starlette's BaseHTTPMiddleware costs a task and a stream per request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        max_body_bytes: int,
+        admit: Callable[[Headers], None],
+    ) -> None:
+        """``admit`` may refuse a moderation request before its body is read."""
         self._app = app
+        self._admit = admit
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -54,6 +63,8 @@ class Envelope:
 
         self._metrics.in_flight.inc()
         try:
+            if scope["path"] in MODERATED and scope["method"] == "POST":
+                self._admit(Headers(scope=scope))
             limited = self._limited(receive, headers.get(b"content-length", b"0"))
             await self._app(scope, limited, tagged)
         except RequestError as error:

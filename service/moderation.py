@@ -1,11 +1,13 @@
 """What every dialect does: check limits, judge, decide, count."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.disconnect import UntilDisconnect
@@ -107,6 +109,22 @@ class Moderator:
         except PolicyError as error:
             raise RequestError(str(error), param="policy", code="invalid_policy") from None
 
+    def admit(self, headers: Headers) -> None:
+        """Refuse a request unread where no text would be short enough.
+
+        Three times more requests than the machine can do must not take its cores by being parsed.
+
+        Raises:
+            RequestError: as ``judge``. A policy's deadline counts where it is offered by name.
+        """
+        if self.engine is not None:
+            offered = [p.deadline_ms for p in self.policies.values() if p.deadline_ms]
+            patient = max(offered, default=0)
+            known = patient / 1e3 if patient > self.settings.max_wait_ms else None
+            deadline = deadline_of(headers, known)
+            with self._refusals(deadline):
+                self.engine.scheduler.check(deadline)
+
     def check_items(self, count: int, param: str = "input") -> None:
         """Refuse an empty or too long batch.
 
@@ -137,16 +155,29 @@ class Moderator:
             ClientDisconnect: where the client has left; what waited is dropped.
         """
         self._check_lengths(items)
-        deadline = deadline_of(request, policy)
+        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+        deadline = deadline_of(request.headers, own)
         engine = self.engine
         if engine is None:
             raise RequestError(
                 "the model is still loading", code="not_ready", status=503, headers=_retry(1.0)
             )
-        try:
+        with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
                 findings, timings = await engine.judge(contents, evidence, deadline)
+        bundle = engine.bundle
+        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+        verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
+        # Counted once the answer is on its way.
+        asyncio.get_running_loop().call_soon(self.metrics.judged, verdicts, timings)
+        return Judged(verdicts, timings)
+
+    @contextmanager
+    def _refusals(self, deadline: float | None) -> Iterator[None]:
+        """What the engine refuses, as errors for the caller."""
+        try:
+            yield
         except OverloadedError as error:
             self.metrics.refused.labels(error.reason).inc()
             raise RequestError(
@@ -169,12 +200,6 @@ class Moderator:
                 param=DEADLINE,
                 code="deadline_too_short",
             ) from None
-        bundle = engine.bundle
-        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
-        verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        # Counted once the answer is on its way.
-        asyncio.get_running_loop().call_soon(self.metrics.judged, verdicts, timings)
-        return Judged(verdicts, timings)
 
     def _check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
         limit = self.settings.max_text_characters
@@ -203,17 +228,17 @@ def moderator_of(request: Request) -> Moderator:
     return found
 
 
-def deadline_of(request: Request, policy: Policy) -> float | None:
-    """Seconds the caller gives: our header, else the one that Envoy adds, else the policy's.
+def deadline_of(headers: Headers, default: float | None) -> float | None:
+    """Seconds the caller gives: our header, else the one that Envoy adds, else the default.
 
     Raises:
         RequestError: where ours is not a number of milliseconds.
     """
-    given = request.headers.get(DEADLINE)
+    given = headers.get(DEADLINE)
     if given is None:
-        given = request.headers.get(ENVOY_DEADLINE)
+        given = headers.get(ENVOY_DEADLINE)
         if given is None or not given.isdecimal() or not int(given):
-            return None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+            return default
     if not given.isdecimal() or not 1 <= int(given) <= MAX_DEADLINE_MS:
         raise RequestError(
             f"{DEADLINE}: must be a whole number of milliseconds from 1 to {MAX_DEADLINE_MS}",

@@ -209,6 +209,15 @@ class Scheduler(Generic[T]):
                 timer.cancel()
         return (request.started or arrived) - arrived
 
+    def check(self, deadline: float | None = None) -> None:
+        """Refuse now what would be refused later, however short it turns out to be.
+
+        Raises:
+            OverloadedError, DeadlineError: as ``submit``, for a single token.
+        """
+        with self._ready:
+            self._admit(1, 0, deadline)
+
     def close(self) -> None:
         """Let the workers finish what is queued, then stop them."""
         with self._ready:

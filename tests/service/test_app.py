@@ -12,7 +12,7 @@ from starlette.types import Message
 from service.app import create_app
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
-from service.engine.scheduler import OverloadedError
+from service.engine.scheduler import OverloadedError, Scheduler
 from service.moderation import Moderator
 from service.settings import Settings
 
@@ -181,6 +181,18 @@ def test_overload_says_when_to_come_back(client, monkeypatch):
     assert answer.status_code == 429
     assert answer.headers["retry-after-ms"] == "2500"
     assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_under_overload_a_request_is_refused_unread(client, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OverloadedError("deadline", 0.25)
+
+    monkeypatch.setattr(Scheduler, "check", full)
+    answer = client.post("/moderate", content="not even JSON")
+    assert answer.status_code == 429
+    assert answer.headers["retry-after-ms"] == "250"
+    assert client.get("/health/ready").status_code == 200
+    assert 'tamis_refused_total{reason="deadline"}' in client.get("/metrics").text
 
 
 def test_a_deadline_comes_from_the_header_or_the_policy(client, monkeypatch):

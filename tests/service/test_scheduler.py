@@ -173,6 +173,19 @@ async def test_a_wait_that_would_miss_the_deadline_is_refused_at_once(make, gate
     assert gate.order == ["a", "c"]
 
 
+async def test_what_no_text_is_short_enough_for_can_be_known_beforehand(make, gate):
+    scheduler = make(speed=100)
+    scheduler.check(deadline=0.5)
+    first = asyncio.create_task(scheduler.submit([Job("a", 100)]))
+    await settle()
+    with pytest.raises(OverloadedError):
+        scheduler.check(deadline=0.5)
+    scheduler.check(deadline=5)
+    assert scheduler.queued_tokens == 100
+    gate.open.set()
+    await first
+
+
 async def test_without_a_deadline_the_longest_wait_holds(make, gate):
     scheduler = make(speed=100, max_wait=0.5)
     first = asyncio.create_task(scheduler.submit([Job("a", 100)]))
