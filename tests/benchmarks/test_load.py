@@ -1,0 +1,117 @@
+"""The instruments measure what they say."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import load, process, traffic
+from benchmarks.record import render
+from service.engine.classifier import Classifier
+from tamis.content import Content
+
+PAUSE = 0.02
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A server that takes 20 ms for each request, and says 429 to every fourth."""
+    count = 0
+    found: list[int] = []
+    started = threading.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        while head := await reader.readuntil(load.HEAD_END) if not reader.at_eof() else b"":
+            length = int(head.rpartition(b"content-length: ")[2].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            count += 1
+            status = b"429 Busy" if count % 4 == 0 else b"200 OK"
+            await asyncio.sleep(PAUSE)
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{")
+            await asyncio.sleep(0)
+            writer.write(b"}")
+
+    async def serve() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        found.append(server.sockets[0].getsockname()[1])
+        started.set()
+        async with server:
+            await server.serve_forever()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # readers cut off at the end
+    task = loop.create_task(serve())
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for left in asyncio.all_tasks(loop):
+                left.cancel()
+            loop.run_until_complete(asyncio.sleep(0.01))
+            loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait(5)
+    yield found[0]
+    loop.call_soon_threadsafe(task.cancel)
+    thread.join(5)
+
+
+def test_a_closed_loop_keeps_so_many_requests_under_way(port):
+    sent = [load.message("/x", b"{}", tokens=7)]
+    result = load.closed(port, sent, clients=4, seconds=0.6, warm=0.1)
+    done = sum(result.statuses.values())
+    assert set(result.statuses) == {200, 429}
+    assert result.tokens == 7 * result.statuses[200]
+    assert done == pytest.approx(4 * 0.6 / PAUSE, rel=0.35)
+    assert PAUSE * 1e3 <= result.percentile(50) < 3 * PAUSE * 1e3
+
+
+def test_an_open_loop_keeps_its_rate_whatever_the_answers_take(port):
+    sent = [load.message("/x", b"{}", tokens=1)]
+    result = load.open_loop(port, sent, rate=200, seconds=1.0, warm=0.1)
+    assert sum(result.statuses.values()) == pytest.approx(200, rel=0.3)
+    assert result.percentile(50) < 3 * PAUSE * 1e3
+
+
+def test_percentiles():
+    assert load.percentile(list(range(1, 101)), 50) == pytest.approx(50.5)
+    assert load.percentile(list(range(1, 101)), 99) == pytest.approx(99, abs=0.1)
+    assert load.percentile([3.0], 99) == 3.0
+
+
+def test_texts_have_exactly_the_tokens_asked_for(classifier: Classifier):
+    for tokens in (1, 5, 40, 300):
+        text = traffic.text(tokens, random.Random(tokens))
+        assert classifier.encode(Content("prompt", text)).tokens == tokens
+    drawn = traffic.texts(200, seed=1, longest=50)
+    assert len({text for text, _ in drawn}) > 150
+    assert max(tokens for _, tokens in drawn) <= 50
+
+
+def test_cpu_time_and_memory_are_those_of_a_process():
+    import os
+
+    before = process.cpu_seconds(os.getpid())
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        pass
+    assert process.cpu_seconds(os.getpid()) - before >= 0.15
+    assert 20 < process.memory_mb(os.getpid()) < 10_000
+
+
+def test_a_record_renders_as_markdown():
+    about = {"date": "2026-01-01", "machine": "m", "bundle": "b"}
+    record = {"title": "T", "command": "c", "about": about, "notes": ["n."]}
+    page = render(record | {"tables": [[{"a": 1, "b": 2}]]})
+    assert "## T" in page
+    assert "| 1 | 2 |" in page
