@@ -238,9 +238,11 @@ class Scheduler(Generic[T]):
             return
         if self._queued + total > self._max_tokens:
             raise OverloadedError("capacity", (self._queued + total - self._max_tokens) / speed)
-        ahead = self._ahead(self._turn + until_last) / speed
-        if ahead > wait:
-            raise OverloadedError("deadline", ahead - wait)
+        # Nobody waits for more than everything; the exact share is worth its sum only beyond that.
+        if self._queued > wait * speed:
+            ahead = self._ahead(self._turn + until_last) / speed
+            if ahead > wait:
+                raise OverloadedError("deadline", ahead - wait)
 
     def _ahead(self, turn: float) -> float:
         """Tokens that run before a task of that turn: of each request no more than its share."""
