@@ -1,6 +1,7 @@
 """What every dialect does: check limits, judge, decide, count."""
 
 import asyncio
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class Moderator:
             BundleError, ProviderError: where the bundle or the provider is not usable.
         """
         self.engine = await run_in_threadpool(self._load)
+        # What is loaded stays: a full collection over it would hold up every request meanwhile.
+        gc.collect()
+        gc.freeze()
 
     def _load(self) -> Engine:
         settings = self.settings
