@@ -28,8 +28,8 @@ class Pace:
 def warm_up(classifier: Classifier) -> Pace:
     """Run windows of all lengths on one thread and on all, keeping the best time of each.
 
-    A fifth of a second on two cores. On Zen 5 two threads gain nothing up to 64 tokens and a
-    quarter at 128, which no constant would get right for the next machine.
+    A fifth of a second on two cores. On Zen 5 two threads gain nothing up to 64 tokens and
+    15 % at 128, which no constant would get right for the next machine.
     """
     limit = classifier.bundle.shape.max_tokens
     lengths = sorted({min(n, limit) for n in LENGTHS})
