@@ -117,9 +117,9 @@ def cpu_session(graph: Path, threads: int) -> ort.InferenceSession:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Spinning wins a little latency and costs five times the CPU when idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The arena keeps the largest shapes ever seen, which windows bound: 8 to 28 MB for 8 % less CPU
-    # a request. Without it, glibc may return every activation to the kernel: one process in many
-    # took 71 ms a run instead of 11 for all its life. Patterns would be kept for every length.
+    # The arena keeps the largest shapes ever seen, which windows bound: at most 28 MB for 8 % less
+    # CPU a request. Without it, glibc may return every activation to the kernel: one process in
+    # many took 71 ms a run instead of 11 for all its life. Patterns would be kept by length.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     return ort.InferenceSession(str(graph), options, providers=[PROVIDERS["cpu"]])
