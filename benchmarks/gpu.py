@@ -11,13 +11,11 @@ are random: speed does not depend on them. Each shape is exported and converted 
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +27,12 @@ from onnx import TensorProto, helper
 from transformers import AutoModel, BertConfig, LlamaConfig, MistralConfig, PretrainedConfig
 
 from benchmarks import load, traffic
-from benchmarks.record import RESULTS, Record, Row, machine, render
+from benchmarks.record import Record, Row, machine
 from benchmarks.roofline import weight_operations
 from export.graph import to_onnx
 from export.half import to_half
 from export.products import session
-from service.engine.classifier import Classifier, Feed
+from service.engine.classifier import Classifier
 from service.engine.cuda import CudaRuntime
 from service.engine.engine import Engine
 from service.engine.runtime import ProviderError, provider_of
@@ -108,7 +106,7 @@ class Shape:
         to_onnx(model, path, bundle.shape.max_tokens)
         fp32 = onnx.load(path)
         self.operations = weight_operations(fp32.graph)
-        self.feeds = [feed(3, 40, self.words, seed) for seed in (1, 2)]
+        self.feeds = [traffic.feed(40, 3, self.words, seed) for seed in (1, 2)]
         run = session(fp32)
         self.expected = [run.run(["logits"], each)[0] for each in self.feeds]
         self.bundle = replace(bundle, graph=folder / "model.fp16.onnx")
@@ -123,18 +121,11 @@ class Shape:
         return max(float(np.abs(runtime.run(f).logits - logits).max()) for f, logits in pairs)
 
 
-def feed(batch: int, tokens: int, words: int, seed: int = 0) -> Feed:
-    """Windows without padding."""
-    ones = np.ones((batch, tokens), dtype=np.int64)
-    ids = np.random.default_rng(seed).integers(0, words, (batch, tokens))
-    return {"input_ids": ids, "attention_mask": ones, "token_type_ids": 0 * ones, "judged": ones}
-
-
 def latency(shape: Shape, runtime: CudaRuntime, effort: Effort) -> Row:
     """Milliseconds of one window, by length."""
     row: Row = {}
     for tokens in LENGTHS:
-        given = feed(1, tokens, shape.words)
+        given = traffic.feed(tokens, 1, shape.words)
         spent = timed(lambda given=given: runtime.run(given), effort.calls)
         p50, p95 = statistics.median(spent), load.percentile(spent, 95)
         row[f"{tokens} tokens, p50 / p95"] = f"{p50:.2f} / {p95:.2f}"
@@ -156,7 +147,7 @@ def throughput(shape: Shape, runtime: CudaRuntime, effort: Effort) -> Row:
     """Tokens per second of full batches, by batch."""
     row: Row = {}
     for batch in BATCHES:
-        given = feed(batch, BATCH_LENGTH, shape.words)
+        given = traffic.feed(BATCH_LENGTH, batch, shape.words)
         runtime.run(given)
         began, runs = time.perf_counter(), 0
         while (spent := time.perf_counter() - began) < effort.seconds or not runs:
@@ -276,16 +267,12 @@ def run(device: str = "cuda", quick: bool = False) -> None:
     ]
     for name in list(SHAPES)[:1] if quick else SHAPES:
         measure(name, bundle, device, effort, record)
-    record.about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{accelerator(device)}, {machine()}",
-        "bundle": f"{bundle.name}@{bundle.fingerprint[:12]}, its tokenizer and heads only",
-        "onnxruntime": ort.__version__,
-    }
-    if device == "cuda":
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{record.name}.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
-    print(render(asdict(record)))
+    record.write(
+        bundle,
+        keep=device == "cuda",
+        machine=f"{accelerator(device)}, {machine()}",
+        bundle=f"{bundle.name}@{bundle.fingerprint[:12]}, its tokenizer and heads only",
+    )
 
 
 def accelerator(device: str) -> str:

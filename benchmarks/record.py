@@ -5,9 +5,10 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+
+import onnxruntime as ort
 
 from service.engine.runtime import available_threads
 from tamis import bundle as bundles
@@ -27,16 +28,17 @@ class Record:
     tables: list[list[Row]] = field(default_factory=list)
     about: Row = field(default_factory=dict)
 
-    def write(self, bundle: bundles.Bundle) -> None:
-        """Print it and keep it."""
+    def write(self, served: bundles.Bundle, *, keep: bool = True, **about: str) -> None:
+        """Print it and, unless it was a rehearsal, keep it; ``about`` has the last word."""
         self.about = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": machine(),
-            "bundle": f"{bundle.name}@{bundle.fingerprint[:12]}",
-            "onnxruntime": version("onnxruntime"),
-        }
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+            "bundle": f"{served.name}@{served.fingerprint[:12]}",
+            "onnxruntime": ort.__version__,
+        } | about
+        if keep:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
         print(render(asdict(self)))
 
 

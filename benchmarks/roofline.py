@@ -18,6 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks import traffic
 from benchmarks.record import Record
 from service.engine.runtime import CpuRuntime
 from tamis import bundle as bundles
@@ -60,13 +61,6 @@ def operations(graph: onnx.GraphProto, windows: list[int]) -> int:
     per_token = weight_operations(graph)
     products, width = attention_layers(graph)
     return sum(n * per_token + products * 2 * n * n * width for n in windows)
-
-
-def feed(tokens: int) -> dict[str, np.ndarray]:
-    """One window without padding."""
-    ones = np.ones((1, tokens), dtype=np.int64)
-    ids = np.random.default_rng(0).integers(1000, 20000, (1, tokens))
-    return {"input_ids": ids, "attention_mask": ones, "token_type_ids": 0 * ones, "judged": ones}
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -153,7 +147,7 @@ def run(bundle_path: Path) -> None:
         "512 tokens, one run": [512],
     }
     try:
-        runtime.run(feed(512))
+        runtime.run(traffic.feed(512))
     except Exception:
         del cases["512 tokens, one run"]
     best: dict[str, float] = {}
@@ -163,7 +157,7 @@ def run(bundle_path: Path) -> None:
         for kind, measure in measured.items():
             best[kind] = max(best.get(kind, 0.0), *measure().values())
         for name, lengths in cases.items():
-            feeds = [feed(n) for n in lengths]
+            feeds = [traffic.feed(n) for n in lengths]
             spent[name].append(milliseconds(lambda feeds=feeds: [runtime.run(f) for f in feeds]))
     rows = []
     for name, lengths in cases.items():

@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnxruntime as ort
 
 from benchmarks import load, process, traffic
 from benchmarks.record import Record, Row
 from benchmarks.server import Server
-from service.engine.runtime import cpu_session
+from service.engine.runtime import PROVIDERS, cpu_options
 from tamis import bundle as bundles
 
 LONGEST: Final = 8_000
@@ -63,19 +62,13 @@ def soak(bundle_path: Path, minutes: float) -> tuple[list[tuple[float, float]], 
 
 def arena(graph: Path, on: bool) -> None:
     """In a process of its own: runs of changing length, then the resident memory."""
-    session = cpu_session(graph, 1)
-    if not on:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    options = cpu_options(1)
+    options.enable_cpu_mem_arena = on
+    session = ort.InferenceSession(str(graph), options, providers=[PROVIDERS["cpu"]])
     chance = random.Random(3)
     began = time.perf_counter()
     for _ in range(ARENA_RUNS):
-        ids = np.full((1, chance.randint(3, 256)), 2000)
-        ones = np.ones_like(ids)
-        feed = {"input_ids": ids, "attention_mask": ones, "judged": ones}
-        session.run(None, feed | {"token_type_ids": np.zeros_like(ids)})
+        session.run(None, traffic.feed(chance.randint(3, 256)))
     each = (time.perf_counter() - began) / ARENA_RUNS * 1e3
     print(json.dumps({"MB": round(process.resident_mb(None)), "ms a run": round(each, 2)}))
 

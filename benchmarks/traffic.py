@@ -13,8 +13,10 @@ import random
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from tokenizers import Tokenizer
 
+from service.engine.classifier import Feed
 from tamis import bundle as bundles
 
 LENGTHS: Final = Path(__file__).with_name("lengths.json")
@@ -43,6 +45,13 @@ def texts(count: int, seed: int, longest: int = 10**9) -> list[tuple[str, int]]:
     chance = random.Random(seed)
     drawn = chance.choices([n for n in lengths() if n <= longest], k=count)
     return [(text(n, chance), n) for n in drawn]
+
+
+def feed(tokens: int, batch: int = 1, words: int = 20_000, seed: int = 0) -> Feed:
+    """The graph's inputs for windows of random words, without padding."""
+    ones = np.ones((batch, tokens), dtype=np.int64)
+    ids = np.random.default_rng(seed).integers(0, words, (batch, tokens))
+    return {"input_ids": ids, "attention_mask": ones, "token_type_ids": 0 * ones, "judged": ones}
 
 
 def record(source: Path) -> None:

@@ -52,6 +52,9 @@ class Moderator:
         shipped = default_policy()
         own = load_policies(settings.policies) if settings.policies else {}
         self.policies: dict[str, Policy] = {shipped.name: shipped} | own
+        offered = max(p.deadline_ms or 0 for p in self.policies.values())
+        # The longest that a request without a deadline of its own might wait, where over max_wait.
+        self._patience = offered / 1e3 if offered > settings.max_wait_ms else None
         self.engine: Engine | None = None
 
     async def load(self) -> None:
@@ -122,10 +125,7 @@ class Moderator:
             RequestError: as ``judge``. A policy's deadline counts where it is offered by name.
         """
         if self.engine is not None:
-            offered = [p.deadline_ms for p in self.policies.values() if p.deadline_ms]
-            patient = max(offered, default=0)
-            known = patient / 1e3 if patient > self.settings.max_wait_ms else None
-            deadline = deadline_of(headers, known)
+            deadline = deadline_of(headers, self._patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
 

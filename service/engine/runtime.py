@@ -111,6 +111,11 @@ class CpuRuntime:
 
 def cpu_session(graph: Path, threads: int) -> ort.InferenceSession:
     """A session of that many threads; one thread means the caller's own, without a pool."""
+    return ort.InferenceSession(str(graph), cpu_options(threads), providers=[PROVIDERS["cpu"]])
+
+
+def cpu_options(threads: int) -> ort.SessionOptions:
+    """How every session on the CPU is set up."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -122,7 +127,7 @@ def cpu_session(graph: Path, threads: int) -> ort.InferenceSession:
     # many took 71 ms a run instead of 11 for all its life. Patterns would be kept by length.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    return ort.InferenceSession(str(graph), options, providers=[PROVIDERS["cpu"]])
+    return options
 
 
 def provider_of(session: ort.InferenceSession, wanted: Provider) -> str:

@@ -33,19 +33,19 @@ def warm_up(classifier: Classifier) -> Pace:
     """
     limit = classifier.bundle.shape.max_tokens
     lengths = sorted({min(n, limit) for n in LENGTHS})
+    modes = (False, True) if classifier.runtime.threads > 1 else (False,)
     times = {
-        n: [_best(classifier, _window(classifier, n), wide) for wide in (False, True)]
-        for n in lengths
+        n: [_best(classifier, _window(classifier, n), wide) for wide in modes] for n in lengths
     }
     wide_from = math.inf
     for tokens in reversed(lengths):
-        narrow, wide = times[tokens]
+        narrow, wide = times[tokens][0], times[tokens][-1]
         if wide > GAIN * narrow:
             break
         wide_from = tokens
     # The paths around the runtime: evidence, and a response behind its prompt.
     classifier.judge(Content("response", "hello", context="hello"), evidence=True)
-    return Pace(max(n / narrow for n, (narrow, _) in times.items()), wide_from)
+    return Pace(max(n / spent[0] for n, spent in times.items()), wide_from)
 
 
 def _window(classifier: Classifier, tokens: int) -> Window:
