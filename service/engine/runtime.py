@@ -122,9 +122,10 @@ def cpu_options(threads: int) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Spinning wins a little latency and costs five times the CPU when idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The arena keeps the largest shapes ever seen, which windows bound: at most 28 MB for 8 % less
-    # CPU a request. Without it, glibc may return every activation to the kernel: one process in
-    # many took 71 ms a run instead of 11 for all its life. Patterns would be kept by length.
+    # The arena keeps the largest shapes ever seen, which windows bound: 118 MB against 125 without
+    # it, at 14 % less time (``benchmarks/soak.py``). Without it, glibc may return every activation
+    # to the kernel: one process in many took 71 ms a run instead of 11 for all its life. Patterns
+    # would be kept for every length.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     return options
