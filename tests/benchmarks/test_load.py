@@ -1,10 +1,12 @@
 """The instruments measure what they say."""
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -20,12 +22,12 @@ PAUSE = 0.02
 def port() -> Iterator[int]:
     """A server that takes 20 ms for each request, and says 429 to every fourth."""
     count = 0
-    found: list[int] = []
-    started = threading.Event()
+    connections: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal count
-        while head := await reader.readuntil(load.HEAD_END) if not reader.at_eof() else b"":
+        while True:
+            head = await reader.readuntil(load.HEAD_END)
             length = int(head.rpartition(b"content-length: ")[2].split(b"\r\n")[0])
             await reader.readexactly(length)
             count += 1
@@ -35,35 +37,38 @@ def port() -> Iterator[int]:
             await asyncio.sleep(0)
             writer.write(b"}")
 
-    async def serve() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        found.append(server.sockets[0].getsockname()[1])
-        started.set()
-        async with server:
-            await server.serve_forever()
-
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # readers cut off at the end
-    task = loop.create_task(serve())
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Closed here and waited for: a socket left to the garbage collector fails a later test.
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
         try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await answer(reader, writer)
         finally:
-            for left in asyncio.all_tasks(loop):
-                left.cancel()
-            loop.run_until_complete(asyncio.sleep(0.01))
-            loop.close()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            connections.discard(task)
 
-    thread = threading.Thread(target=run)
+    async def serve(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]]) -> None:
+        stop = asyncio.Event()
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            started.set_result((asyncio.get_running_loop(), stop, port))
+            await stop.wait()
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections)
+
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(started)))
     thread.start()
-    started.wait(5)
-    yield found[0]
-    loop.call_soon_threadsafe(task.cancel)
+    loop, stop, number = started.result(5)
+    yield number
+    loop.call_soon_threadsafe(stop.set)
     thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_a_closed_loop_keeps_so_many_requests_under_way(port):
