@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast, get_args
 
 import yaml
 
 from tamis.taxonomy import taxonomy
 
 OVERALL: Final = "overall"
+
+Mode = Literal["enforce", "score"]
+"""Whether a verdict carries the action that the policy asks for, or scores alone."""
 
 
 class PolicyError(ValueError):
@@ -56,14 +59,19 @@ class Policy:
     categories: Mapping[str, Rule]
     overall: Rule | None = None
     description: str = ""
+    mode: Mode = "enforce"
     deadline_ms: int | None = None
     """How long an answer is worth waiting for, where the request does not say."""
+    shadow: str | None = None
+    """The policy by whose rules the same findings are judged on trial, for the metrics only."""
 
     @cached_property
     def version(self) -> str:
         """A hash of everything the policy decides by: the same version gives the same verdicts."""
         said = asdict(self)
-        del said["deadline_ms"]
+        del said["deadline_ms"], said["shadow"]
+        if self.mode == "enforce":
+            del said["mode"]  # Versions from before there were modes hold.
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
@@ -74,10 +82,17 @@ class Policy:
             PolicyError: naming ``where`` and the field that is unknown, missing or out of range.
         """
         data = _mapping(raw, where)
-        _only(data, {"name", "description", "categories", "deadline_ms", OVERALL}, where)
+        fields = {"name", "description", "categories", "deadline_ms", "mode", "shadow", OVERALL}
+        _only(data, fields, where)
         name = data.get("name")
         if not isinstance(name, str) or not name:
             raise PolicyError(f"{where}: field 'name' must be a non-empty text")
+        mode = data.get("mode", "enforce")
+        if mode not in get_args(Mode):
+            raise PolicyError(f"{where}: field 'mode' must be one of {', '.join(get_args(Mode))}")
+        shadow = data.get("shadow")
+        if shadow is not None and (not isinstance(shadow, str) or shadow in ("", name)):
+            raise PolicyError(f"{where}: field 'shadow' must be the name of another policy")
         categories = _mapping(data.get("categories", {}), f"{where}: field 'categories'")
         try:
             taxonomy().check(categories)
@@ -91,7 +106,9 @@ class Policy:
             raise PolicyError(f"{where}: field 'deadline_ms' must be a whole number above 0")
         return cls(
             name=name,
+            mode=cast("Mode", mode),
             deadline_ms=deadline,
+            shadow=shadow,
             description=str(data.get("description", "")),
             categories={c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()},
             overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,

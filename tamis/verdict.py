@@ -1,7 +1,7 @@
 """A verdict: what was found in an item, what the policy makes of it, and who says so."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -87,6 +87,8 @@ class Verdict:
     windows: int
     tokens: int
     provenance: Provenance
+    withheld: Action | None = None
+    """What the policy would have done, where it only scores."""
 
 
 def decide(
@@ -150,6 +152,22 @@ def decide(
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
         provenance=provenance,
+    )
+
+
+def withhold(verdict: Verdict) -> Verdict:
+    """The verdict of a policy that only scores: nothing flagged, every score and threshold kept."""
+
+    def scored(found: CategoryScore) -> CategoryScore:
+        return replace(found, flagged=False)
+
+    return replace(
+        verdict,
+        flagged=False,
+        action=Action.ALLOW,
+        categories={name: scored(found) for name, found in verdict.categories.items()},
+        attack=None if verdict.attack is None else scored(verdict.attack),
+        withheld=verdict.action,
     )
 
 
