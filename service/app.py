@@ -1,22 +1,26 @@
-"""The application: routes, lifespan, health and metrics."""
+"""The application: routes, lifespan, and what is wrapped around them."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 
-from service.dialects import native, openai
+from service import admin
+from service.access import KeysError
+from service.dialects import catalogue, native, openai
 from service.errors import RequestError, envelope
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.middleware import Envelope
-from service.moderation import Moderator, moderator_of
+from service.moderation import Moderator
 from service.settings import Settings
 from tamis import __version__
+from tamis.policy import PolicyError
 
 logger = logging.getLogger("tamis.service")
 
@@ -25,48 +29,77 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; the model loads in the background once the server has started.
 
     Raises:
-        PolicyError: where a policy file cannot be used.
+        PolicyError, KeysError: where a file of policies or keys cannot be used.
     """
     settings = settings or Settings()
-    metrics = Metrics()
-    moderator = Moderator(settings, metrics)
+    moderator = Moderator(settings, Metrics())
+    lifecycle = Lifecycle(settings.linger_seconds, moderator.leave)
+    aside = None if settings.admin_port is None else Starlette()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(moderator, app))
-        yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
-        await asyncio.to_thread(moderator.close)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, moderator.close)
+            if aside is not None and settings.admin_port is not None:
+                listener = admin.listening(aside, settings.host, settings.admin_port)
+                await stack.enter_async_context(listener)
+            lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
+            tasks: set[asyncio.Task[None]] = set()
+            stack.push_async_callback(_cancel, tasks)
+            _spawn(tasks, _load(moderator, lifecycle))
+            if settings.reload_seconds:
+                _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))
+            yield
 
     app = FastAPI(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.state.moderator = moderator
-    app.state.failure = None
-    app.add_middleware(
-        Envelope,
-        metrics=metrics,
-        max_body_bytes=settings.max_body_bytes,
-        admit=moderator.admit,
-    )
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.include_router(native.router)
-    app.include_router(openai.router)
-    app.get("/health/live")(live)
-    app.get("/health/ready")(ready)
-    app.get("/metrics")(scrape)
+    for router in (native.router, openai.router, catalogue.router):
+        app.include_router(router)
+    _complete(app, moderator, lifecycle)
+    if aside is None:
+        app.add_route("/metrics", admin.scrape)
+        if settings.keys is not None:  # without keys anybody could ask
+            app.add_route("/admin/reload", admin.reload, methods=["POST"])
+    else:
+        aside.add_route("/metrics", admin.scrape)
+        aside.add_route("/admin/reload", admin.reload, methods=["POST"])
+        _complete(aside, moderator, lifecycle, keys=False)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
     return app
 
 
-async def _load(moderator: Moderator, app: FastAPI) -> None:
+def _complete(
+    app: Starlette, moderator: Moderator, lifecycle: Lifecycle, keys: bool = True
+) -> None:
+    """What every application of the process has: health, errors in JSON, the envelope."""
+    app.state.moderator = moderator
+    app.state.lifecycle = lifecycle
+    app.add_route("/health/live", admin.live)
+    app.add_route("/health/ready", admin.ready)
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(
+        Envelope,
+        metrics=moderator.metrics,
+        max_body_bytes=moderator.settings.max_body_bytes,
+        enter=moderator.enter if keys else None,
+        leaving=lambda: lifecycle.leaving,
+    )
+
+
+async def _load(moderator: Moderator, lifecycle: Lifecycle) -> None:
     try:
         await moderator.load()
     except Exception as error:
         # Alive but never ready: an orchestrator shows the reason instead of restarting blindly.
-        app.state.failure = str(error)
+        lifecycle.failure = str(error)
         logger.error("cannot serve: %s", error)
     else:
         assert moderator.engine is not None
@@ -74,23 +107,21 @@ async def _load(moderator: Moderator, app: FastAPI) -> None:
         logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
 
 
-async def live() -> dict[str, str]:
-    """The process runs and its event loop turns."""
-    return {"status": "live"}
+async def _reload(moderator: Moderator) -> None:
+    with suppress(PolicyError, KeysError):  # logged and counted
+        await moderator.configuration.reload()
 
 
-async def ready(request: Request) -> JSONResponse:
-    """The bundle is verified, loaded on the configured provider, and warm."""
-    engine = moderator_of(request).engine
-    if engine is not None:
-        return JSONResponse({"status": "ready", "model": engine.bundle.name})
-    failure = request.app.state.failure
-    return JSONResponse({"status": "failed" if failure else "loading", "reason": failure}, 503)
+def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
-async def scrape(request: Request) -> Response:
-    """Prometheus metrics."""
-    return Response(moderator_of(request).metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _request_error(_: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """Errors that a caller can act on: a status, a code, and the field that is at fault."""
 
+import math
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,6 +47,14 @@ def envelope(
         kind = "rate_limit_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": error}, status, headers)
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Both spellings: whole seconds for everybody, milliseconds for OpenAI's clients."""
+    return {
+        "retry-after": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(max(1, round(seconds * 1000))),
+    }
 
 
 def from_validation(error: ValidationError, tags: frozenset[str] = frozenset()) -> RequestError:

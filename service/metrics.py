@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
 from service.engine.scheduler import Loss
+from tamis.policy import Mode
 from tamis.verdict import Verdict
 
 BUCKETS: Final = (
@@ -64,8 +65,40 @@ class Metrics(EngineEvents):
             multiprocess_mode="livesum",
         )
         self.verdicts = Counter(
-            "tamis_verdicts_total", "Items judged, by action.", ["action"], registry=registry
+            "tamis_verdicts_total",
+            "Items judged, by what the policy asks for and whether it is enforced or only scored.",
+            ["action", "mode"],
+            registry=registry,
         )
+        self._shadow = Counter(
+            "tamis_shadow_verdicts_total",
+            "Items judged under a policy and, on trial, under its shadow.",
+            ["policy", "shadow", "action", "shadow_action"],
+            registry=registry,
+        )
+        reloads = Counter(
+            "tamis_config_reloads_total",
+            "Changes of policies or keys, put in force or refused.",
+            ["result"],
+            registry=registry,
+        )
+        self._reloads = {
+            applied: reloads.labels(("refused", "applied")[applied]) for applied in (False, True)
+        }
+        self._reload_successful = Gauge(
+            "tamis_config_last_reload_successful",
+            "Whether what lies in the files is what is in force.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self._policies = Gauge(
+            "tamis_policy_info",
+            "The policies offered by name.",
+            ["policy", "version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._offered: dict[str, str] = {}
         self.flags = Counter(
             "tamis_flagged_categories_total", "Categories flagged.", ["category"], registry=registry
         )
@@ -86,7 +119,8 @@ class Metrics(EngineEvents):
         self._real, self._padding = ran.labels("text"), ran.labels("padding")
         self.refused = Counter(
             "tamis_refused_total",
-            "Requests refused on arrival: no room, deadline out of reach, deadline under the work.",
+            "Requests refused on arrival: no room, deadline out of reach, deadline under the work, "
+            "no key, scope or rate.",
             ["reason"],
             registry=registry,
         )
@@ -126,15 +160,15 @@ class Metrics(EngineEvents):
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
 
-    def judged(self, verdicts: Sequence[Verdict], timings: Timings) -> None:
-        """Count the verdicts of one request, and note its stages."""
+    def judged(self, verdicts: Sequence[Verdict], mode: Mode, timings: Timings) -> None:
+        """Count the verdicts of one request as their policy means them, and note its stages."""
         for verdict in verdicts:
-            self._count(verdict)
+            self._count(verdict, mode)
         for stage, histogram in self._stages.items():
             histogram.observe(getattr(timings, stage) / 1e3)
 
-    def _count(self, verdict: Verdict) -> None:
-        self.verdicts.labels(verdict.action.value).inc()
+    def _count(self, verdict: Verdict, mode: Mode) -> None:
+        self.verdicts.labels(verdict.action.value, mode).inc()
         self.windows.inc(verdict.windows)
         self.tokens.inc(verdict.tokens)
         for name, category in verdict.categories.items():
@@ -142,6 +176,28 @@ class Metrics(EngineEvents):
                 self.flags.labels(name).inc()
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
+
+    def shadowed(self, verdicts: Sequence[Verdict], trial: Sequence[Verdict]) -> None:
+        """Count how a policy on trial would have judged the same items."""
+        for one, other in zip(verdicts, trial, strict=True):
+            names = one.provenance.policy, other.provenance.policy
+            self._shadow.labels(*names, one.action.value, other.action.value).inc()
+
+    def reloaded(self, applied: bool) -> None:
+        """Files of policies or keys have changed."""
+        self._reloads[applied].inc()
+        if not applied:
+            self._reload_successful.set(0)
+
+    def offering(self, versions: Mapping[str, str]) -> None:
+        """The policies in force, by name."""
+        for policy, version in self._offered.items():
+            # Set rather than removed: other processes' files cannot be unwritten.
+            self._policies.labels(policy, version).set(0)
+        for policy, version in versions.items():
+            self._policies.labels(policy, version).set(1)
+        self._offered = dict(versions)
+        self._reload_successful.set(1)
 
     def serving(self, bundle: Mapping[str, str], runtime: Mapping[str, str]) -> None:
         """The engine is ready, and this is what it serves on what."""

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,8 +19,10 @@ logger = logging.getLogger("tamis.service")
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
-MODERATED: Final = frozenset({"/moderate", "/v1/moderations"})
-ROUTES: Final = MODERATED | {"/health/live", "/health/ready", "/metrics", "/"}
+ROUTES: Final = frozenset(
+    {"/moderate", "/v1/moderations", "/policies", "/", "/metrics", "/admin/reload"}
+    | {"/health/live", "/health/ready"}
+)
 
 
 class Envelope:
@@ -32,11 +33,13 @@ class Envelope:
         app: ASGIApp,
         metrics: Metrics,
         max_body_bytes: int,
-        admit: Callable[[Headers], None],
+        enter: Callable[[Scope], None] | None,
+        leaving: Callable[[], bool],
     ) -> None:
-        """``admit`` may refuse a moderation request before its body is read."""
+        """``enter`` may refuse a request before its body is read; None: all may come in."""
         self._app = app
-        self._admit = admit
+        self._enter = enter
+        self._leaving = leaving
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -59,12 +62,14 @@ class Envelope:
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                 ]
+                if self._leaving():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
-            if scope["path"] in MODERATED and scope["method"] == "POST":
-                self._admit(Headers(scope=scope))
+            if self._enter is not None:
+                self._enter(scope)
             limited = self._limited(receive, headers.get(b"content-length", b"0"))
             await self._app(scope, limited, tagged)
         except RequestError as error:

@@ -4,30 +4,34 @@ import asyncio
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import Scope
 
+from service.configuration import Configuration
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
 from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.warmup import warm_up
-from service.errors import RequestError
+from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.settings import Settings
 from tamis import bundle as bundles
 from tamis.content import Content
-from tamis.policy import Policy, PolicyError, default_policy, load_policies
-from tamis.verdict import Provenance, Verdict, decide
+from tamis.policy import Policy
+from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
 DEADLINE: Final = "x-request-timeout-ms"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
+MODERATED: Final = frozenset({"/moderate", "/v1/moderations"})
+REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +43,17 @@ class Judged:
 
 
 class Moderator:
-    """The application's state: settings, policies, metrics, and the engine once it is loaded."""
+    """The application's state: settings, configuration, metrics, and the engine once loaded."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Read the policies.
+        """Read policies and keys.
 
         Raises:
-            PolicyError: where a policy file cannot be used.
+            PolicyError, KeysError: where a file cannot be used.
         """
         self.settings = settings
         self.metrics = metrics
-        shipped = default_policy()
-        own = load_policies(settings.policies) if settings.policies else {}
-        self.policies: dict[str, Policy] = {shipped.name: shipped} | own
-        offered = max(p.deadline_ms or 0 for p in self.policies.values())
-        # The longest that a request without a deadline of its own might wait, where over max_wait.
-        self._patience = offered / 1e3 if offered > settings.max_wait_ms else None
+        self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
 
     async def load(self) -> None:
@@ -93,39 +92,31 @@ class Moderator:
         )
         return engine
 
-    def policy(self, asked: str | Mapping[str, Any] | None) -> Policy:
-        """The policy of a request: by name, written out, or the default.
+    def policy(self, request: Request, asked: str | Mapping[str, Any] | None = None) -> Policy:
+        """The policy of a request: as asked for, its key's, or the default.
 
         Raises:
             RequestError: where there is none of that name, or it is not a policy.
         """
-        if asked is None:
-            return self.policies["default"]
-        if isinstance(asked, str):
-            try:
-                return self.policies[asked]
-            except KeyError:
-                known = ", ".join(sorted(self.policies))
-                raise RequestError(
-                    f"policy: there is no policy of that name; known: {known}",
-                    param="policy",
-                    code="unknown_policy",
-                ) from None
-        try:
-            return Policy.parse(asked)
-        except PolicyError as error:
-            raise RequestError(str(error), param="policy", code="invalid_policy") from None
+        return self.configuration.policy(asked, request.state.caller)
 
-    def admit(self, headers: Headers) -> None:
-        """Refuse a request unread where no text would be short enough.
+    def enter(self, scope: Scope) -> None:
+        """Let a request in before its body is read, or refuse it.
 
         Three times more requests than the machine can do must not take its cores by being parsed.
 
         Raises:
-            RequestError: as ``judge``. A policy's deadline counts where it is offered by name.
+            RequestError: without a key that may; and as ``judge``, where no text would be short
+                enough. A policy's deadline counts where it is offered by name.
         """
-        if self.engine is not None:
-            deadline = deadline_of(headers, self._patience)
+        headers, path = Headers(scope=scope), scope["path"]
+        try:
+            scope["state"]["caller"] = self.configuration.access.enter(path, headers)
+        except RequestError as error:
+            self.metrics.refused.labels(REFUSALS[error.code]).inc()
+            raise
+        if path in MODERATED and scope["method"] == "POST" and self.engine is not None:
+            deadline = deadline_of(headers, self.configuration.patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
 
@@ -164,7 +155,7 @@ class Moderator:
         engine = self.engine
         if engine is None:
             raise RequestError(
-                "the model is still loading", code="not_ready", status=503, headers=_retry(1.0)
+                "the model is still loading", code="not_ready", status=503, headers=retry_after(1.0)
             )
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
@@ -173,9 +164,25 @@ class Moderator:
         bundle = engine.bundle
         provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        # Counted once the answer is on its way.
-        asyncio.get_running_loop().call_soon(self.metrics.judged, verdicts, timings)
+        self.configuration.access.charge(request.state.caller, len(items))
+        # Counted, and judged on trial, once the answer is on its way.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.metrics.judged, verdicts, policy.mode, timings)
+        if (shadow := self.configuration.shadow(policy)) is not None:
+            loop.call_soon(self._try, shadow, findings, verdicts)
+        if policy.mode == "score":
+            return Judged([withhold(verdict) for verdict in verdicts], timings)
         return Judged(verdicts, timings)
+
+    def _try(
+        self, shadow: Policy, findings: Sequence[Sequence[Finding]], verdicts: Sequence[Verdict]
+    ) -> None:
+        own = verdicts[0].provenance
+        provenance = replace(own, policy=shadow.name, policy_version=shadow.version)
+        assert self.engine is not None
+        thresholds = self.engine.bundle.thresholds
+        trial = [decide(found, shadow, thresholds, provenance) for found in findings]
+        self.metrics.shadowed(verdicts, trial)
 
     @contextmanager
     def _refusals(self, deadline: float | None) -> Iterator[None]:
@@ -188,7 +195,7 @@ class Moderator:
                 "the service is at capacity",
                 code="overloaded",
                 status=429,
-                headers=_retry(error.retry_after),
+                headers=retry_after(error.retry_after),
             ) from None
         except DeadlineError as error:
             if error.needed is None:
@@ -217,9 +224,13 @@ class Moderator:
                         code="text_too_long",
                     )
 
+    def leave(self) -> None:
+        """Be not ready, and answer on."""
+        self.metrics.ready.set(0)
+
     def close(self) -> None:
         """Finish what is queued."""
-        self.metrics.ready.set(0)
+        self.leave()
         if self.engine is not None:
             self.engine.close()
             self.engine = None
@@ -249,11 +260,3 @@ def deadline_of(headers: Headers, default: float | None) -> float | None:
             param=DEADLINE,
         )
     return int(given) / 1e3
-
-
-def _retry(seconds: float) -> dict[str, str]:
-    """Both spellings: whole seconds for everybody, milliseconds for OpenAI's clients."""
-    return {
-        "retry-after": str(max(1, round(seconds))),
-        "retry-after-ms": str(max(1, round(seconds * 1000))),
-    }

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
 from tamis.bundle import default_bundle
+from tamis.policy import Mode
 
 PREFIX: Final = "TAMIS_"
 
@@ -21,6 +22,15 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
     policies: Path | None = Field(None, description="A folder of *.yaml policies to offer by name.")
+    mode: Mode = Field("enforce", description="'score': every policy scores alone.")
+    keys: Path | None = Field(None, description="A file of API keys; none: everybody may ask.")
+    reload_seconds: float = Field(
+        2.0, ge=0, description="Time between two looks whether policies or keys changed; 0: none."
+    )
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="A port of its own for metrics and administration."
+    )
+    cors_origins: str = Field("", description="Origins of web pages that may ask, by comma.")
     provider: Provider = "cpu"
     threads: int | None = Field(
         None, ge=1, description="Cores to compute on; default: affinity and CPU quota."
@@ -39,5 +49,8 @@ class Settings(BaseSettings):
     )
     cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."
+    )
+    linger_seconds: float = Field(
+        5.0, ge=0, description="Time to answer on, not ready, after SIGTERM."
     )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")

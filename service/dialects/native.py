@@ -129,7 +129,7 @@ async def moderate(request: Request) -> JSONResponse:
     judged = await moderator.judge(
         request,
         list(zip(names, map(contents_of, batch), strict=True)),
-        moderator.policy(body.policy),
+        moderator.policy(request, body.policy),
         evidence=body.explain == "evidence",
     )
     request_id: str = request.state.request_id
@@ -193,6 +193,8 @@ def verdict_json(
         "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
         "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
     }
+    if verdict.withheld is not None:
+        out["withheld"] = verdict.withheld.value
     if timings is not None:
         out["timings"] = timings
     return out

@@ -81,7 +81,7 @@ async def moderations(request: Request) -> JSONResponse:
         raise from_validation(error, TAGS) from None
     items = _items(body.input)
     moderator.check_items(len(items))
-    judged = await moderator.judge(request, items, moderator.policy(None))
+    judged = await moderator.judge(request, items, moderator.policy(request))
     return JSONResponse(
         {
             "id": f"modr-{request.state.request_id}",

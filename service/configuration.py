@@ -1,0 +1,171 @@
+"""What an operator may change while the service runs: policies and keys, replaced as a whole."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from service.access import Access, Key, KeysError, read_keys
+from service.errors import RequestError
+from service.metrics import Metrics
+from service.settings import Settings
+from tamis.policy import Mode, Policy, PolicyError, default_policy, load_policies
+
+logger = logging.getLogger("tamis.service")
+
+# Name, modification time and length of every file. ``stat`` follows links, so the swap of a link by
+# which Kubernetes updates a mounted ConfigMap is a change like any other.
+Signature = frozenset[tuple[str, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Policies by name, and keys; consistent with each other."""
+
+    policies: Mapping[str, Policy]
+    keys: list[Key]
+
+
+class Configuration:
+    """The policies and keys in force. A change that cannot be used leaves them as they were.
+
+    ``patience`` is how many seconds a request without a deadline of its own might wait by an
+    offered policy, where that is longer than ``max_wait_ms``.
+    """
+
+    patience: float | None
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Read everything once.
+
+        Raises:
+            PolicyError, KeysError: where a file cannot be used.
+        """
+        self._settings = settings
+        self._metrics = metrics
+        self.access = Access(share=1 / settings.processes)
+        self._reloading = asyncio.Lock()
+        self._seen = self._applied = self._signature()
+        self._apply(self._read())
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """The policies offered by name."""
+        return self._offered.policies
+
+    def policy(self, asked: str | Mapping[str, Any] | None, caller: Key | None) -> Policy:
+        """The policy of a request: by name, written out, its key's, or the default.
+
+        Raises:
+            RequestError: where there is none of that name, or it is not a policy.
+        """
+        if asked is None:
+            asked = (caller and caller.policy) or "default"
+        if isinstance(asked, str):
+            try:
+                return self.policies[asked]
+            except KeyError:
+                known = ", ".join(sorted(self.policies))
+                raise RequestError(
+                    f"policy: there is no policy of that name; known: {known}",
+                    param="policy",
+                    code="unknown_policy",
+                ) from None
+        try:
+            policy = Policy.parse(asked)
+        except PolicyError as error:
+            raise RequestError(str(error), param="policy", code="invalid_policy") from None
+        if policy.shadow is not None:
+            raise RequestError(
+                "policy: 'shadow' is for policies that the service offers by name",
+                param="policy",
+                code="invalid_policy",
+            )
+        return _in_mode(policy, self._settings.mode)
+
+    def shadow(self, policy: Policy) -> Policy | None:
+        """The policy on trial beside this one."""
+        return None if policy.shadow is None else self.policies.get(policy.shadow)
+
+    async def reload(self) -> None:
+        """Read the files anew, and put them in force if all of them can be used.
+
+        Raises:
+            PolicyError, KeysError: where one cannot; everything stays as it was.
+        """
+        async with self._reloading:
+            # Taken before reading: a file written meanwhile is a change again.
+            self._applied = await asyncio.to_thread(self._signature)
+            try:
+                offered = await asyncio.to_thread(self._read)
+            except (PolicyError, KeysError) as error:
+                self._metrics.reloaded(applied=False)
+                logger.error("policies and keys stay as they were: %s", error)
+                raise
+            self._apply(offered)
+            self._metrics.reloaded(applied=True)
+        names = ", ".join(f"{p.name}@{p.version}" for p in self.policies.values())
+        logger.info("policies and keys reloaded: %s", names)
+
+    async def watch(self, seconds: float) -> None:
+        """Reload when files have changed and stand still; by looking, since links are swapped."""
+        while True:
+            await asyncio.sleep(seconds)
+            found = await asyncio.to_thread(self._signature)
+            still, self._seen = found == self._seen, found
+            if still and found != self._applied:
+                with suppress(PolicyError, KeysError):  # logged and counted
+                    await self.reload()
+
+    def _read(self) -> Offered:
+        settings = self._settings
+        shipped = default_policy()
+        own = {} if settings.policies is None else _folder(settings.policies)
+        policies = {
+            name: _in_mode(policy, settings.mode)
+            for name, policy in ({shipped.name: shipped} | own).items()
+        }
+        for policy in policies.values():
+            if policy.shadow is not None and policy.shadow not in policies:
+                raise PolicyError(f"policy {policy.name!r}: no policy {policy.shadow!r} to shadow")
+        keys = [] if settings.keys is None else read_keys(settings.keys)
+        for key in keys:
+            if key.policy is not None and key.policy not in policies:
+                raise KeysError(f"key {key.name!r}: there is no policy {key.policy!r}")
+        return Offered(policies, keys)
+
+    def _apply(self, offered: Offered) -> None:
+        self._offered = offered
+        longest = max((p.deadline_ms or 0 for p in offered.policies.values()), default=0)
+        self.patience = longest / 1e3 if longest > self._settings.max_wait_ms else None
+        self.access.replace(offered.keys)
+        self._metrics.offering({p.name: p.version for p in offered.policies.values()})
+
+    def _signature(self) -> Signature:
+        settings = self._settings
+        paths = [] if settings.policies is None else list(settings.policies.glob("*.yaml"))
+        paths += [] if settings.keys is None else [settings.keys]
+        found = set()
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            found.add((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return frozenset(found)
+
+
+def _folder(path: Path) -> dict[str, Policy]:
+    if not path.is_dir():
+        raise PolicyError(f"policies: there is no folder {path}")
+    try:
+        return load_policies(path)
+    except OSError as error:
+        raise PolicyError(f"policies: {error.strerror}") from None
+
+
+def _in_mode(policy: Policy, mode: Mode) -> Policy:
+    return replace(policy, mode="score") if mode == "score" else policy

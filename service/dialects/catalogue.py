@@ -1,0 +1,58 @@
+"""``GET /policies``: the policies that may be named, with the thresholds that hold."""
+
+from dataclasses import asdict
+from typing import Any, get_args
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.dialects.direct import DirectRoute
+from service.errors import RequestError
+from service.moderation import moderator_of
+from tamis.bundle import Bundle
+from tamis.content import Question
+from tamis.policy import Policy
+from tamis.taxonomy import taxonomy
+
+router = APIRouter(route_class=DirectRoute)
+
+
+@router.get("/policies")
+async def policies(request: Request) -> JSONResponse:
+    """Every policy offered by name, and the caller's default."""
+    moderator = moderator_of(request)
+    if moderator.engine is None:
+        raise RequestError("the model is still loading", code="not_ready", status=503)
+    bundle = moderator.engine.bundle
+    offered = moderator.configuration.policies
+    return JSONResponse(
+        {
+            "default": moderator.policy(request).name,
+            "policies": [policy_json(policy, bundle) for policy in offered.values()],
+        }
+    )
+
+
+def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
+    """A policy as it decides on a bundle; thresholds are null for what the bundle was not taught.
+
+    ``overall`` has thresholds for each of the questions: of a prompt, a response, and a plain text.
+    """
+    own = bundle.thresholds
+    categories: dict[str, Any] = {}
+    for name, rule in policy.categories.items():
+        limits = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
+        definition = rule.definition or taxonomy().definition(name)
+        categories[name] = {"definition": definition, **limits}
+    overall = policy.overall
+    return {
+        "name": policy.name,
+        "version": policy.version,
+        "description": policy.description,
+        "mode": policy.mode,
+        "deadline_ms": policy.deadline_ms,
+        "shadow": policy.shadow,
+        "overall": overall and {q: asdict(overall.resolve(own[q])) for q in get_args(Question)},
+        "categories": categories,
+    }
