@@ -11,7 +11,8 @@ from benchmarks.record import RESULTS, render
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 ORDER: Final = (
-    *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline", "gpu"),
+    *("latency", "saturation", "peers", "overload", "rolling", "invariance", "soak", "roofline"),
+    "gpu",
 )
 HEAD: Final = """# Performance
 

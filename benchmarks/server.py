@@ -16,14 +16,21 @@ from benchmarks import process
 class Server:
     """``tamis serve`` from ready until the end of the ``with`` block.
 
-    The cache is off unless ``settings`` say otherwise: benchmarks ask for work.
+    The cache is off, and SIGTERM at once obeyed, unless ``settings`` say otherwise: benchmarks ask
+    for work.
     """
 
     def __init__(self, bundle: Path, **settings: object) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        chosen = {"cache_bytes": 0, "bundle": bundle, "port": self.port, **settings}
+        chosen = {
+            "cache_bytes": 0,
+            "linger_seconds": 0,
+            "bundle": bundle,
+            "port": self.port,
+            **settings,
+        }
         self._env = {f"TAMIS_{name.upper()}": str(value) for name, value in chosen.items()}
 
     def __enter__(self) -> Self:
@@ -41,8 +48,12 @@ class Server:
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> int:
+        """Ask it to stop; its exit status."""
         self._process.terminate()
-        self._process.wait(30)
+        return self._process.wait(60)
 
     @property
     def pid(self) -> int:

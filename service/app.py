@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     moderator = Moderator(settings, Metrics())
-    lifecycle = Lifecycle(settings.linger_seconds, moderator.leave)
+    lifecycle = Lifecycle(settings.linger_seconds, settings.drain_seconds, moderator.leave)
     aside = None if settings.admin_port is None else Starlette()
 
     @asynccontextmanager
@@ -90,7 +90,7 @@ def _complete(
         metrics=moderator.metrics,
         max_body_bytes=moderator.settings.max_body_bytes,
         enter=moderator.enter if keys else None,
-        leaving=lambda: lifecycle.leaving,
+        lifecycle=lifecycle,
     )
 
 

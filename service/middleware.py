@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RequestError, envelope
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics, outcome
 
 logger = logging.getLogger("tamis.service")
@@ -19,10 +20,8 @@ logger = logging.getLogger("tamis.service")
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
-ROUTES: Final = frozenset(
-    {"/moderate", "/v1/moderations", "/policies", "/", "/metrics", "/admin/reload"}
-    | {"/health/live", "/health/ready"}
-)
+WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+ROUTES: Final = WATCHERS | {"/moderate", "/v1/moderations", "/policies", "/", "/admin/reload"}
 
 
 class Envelope:
@@ -34,12 +33,12 @@ class Envelope:
         metrics: Metrics,
         max_body_bytes: int,
         enter: Callable[[Scope], None] | None,
-        leaving: Callable[[], bool],
+        lifecycle: Lifecycle,
     ) -> None:
         """``enter`` may refuse a request before its body is read; None: all may come in."""
         self._app = app
         self._enter = enter
-        self._leaving = leaving
+        self._lifecycle = lifecycle
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -62,12 +61,14 @@ class Envelope:
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                 ]
-                if self._leaving():
+                if self._lifecycle.leaving:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
+            if scope["path"] not in WATCHERS:
+                self._lifecycle.asked()
             if self._enter is not None:
                 self._enter(scope)
             limited = self._limited(receive, headers.get(b"content-length", b"0"))

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,6 +12,10 @@ from service.app import create_app
 from service.engine.runtime import available_threads
 from service.metrics import SHARED
 from service.settings import PREFIX, Settings
+
+# Longer than clients and balancers keep idle connections (httpx 5 s, which is uvicorn's default,
+# too; AWS 60 s): whoever closes first must not be the side that a request is on its way to.
+KEEP_ALIVE: Final = 75
 
 
 def serve(settings: Settings) -> None:
@@ -26,6 +30,7 @@ def serve(settings: Settings) -> None:
         "host": settings.host,
         "port": settings.port,
         "access_log": False,
+        "timeout_keep_alive": KEEP_ALIVE,
         "timeout_graceful_shutdown": settings.drain_seconds,
         "log_config": None,
     }

@@ -51,6 +51,6 @@ class Settings(BaseSettings):
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."
     )
     linger_seconds: float = Field(
-        5.0, ge=0, description="Time to answer on, not ready, after SIGTERM."
+        5.0, ge=0, description="Time to answer on, not ready, after SIGTERM; 0: none."
     )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")

@@ -1,4 +1,4 @@
-"""``tamis serve | moderate | evaluate | train | export | bench``.
+"""``tamis serve | keys | moderate | evaluate | train | export | bench``.
 
 Each command imports its stage when it is asked for. This is the one module of the domain that
 knows the other rooms: it wires them together.
@@ -29,7 +29,10 @@ class CommandError(RuntimeError):
     """Something the user can put right; printed without a traceback."""
 
 
-BENCHMARKS = ("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline")
+BENCHMARKS = (
+    *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
+    "rolling",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,11 +60,29 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
     serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
+    serve.add_argument("--keys", type=Path, help="file of API keys (see 'tamis keys new')")
+    serve.add_argument("--mode", choices=("enforce", "score"), help="score: no policy acts")
+    serve.add_argument("--admin-port", type=int, help="port of its own for metrics and reload")
     serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
     serve.add_argument("--threads", type=int, help="cores to compute on (default: the CPU quota)")
     serve.add_argument("--workers", type=int, help="runs at the same time (default: one a thread)")
     serve.add_argument("--processes", type=int, help="server processes (default 1)")
     serve.set_defaults(run=_serve)
+
+    keys = commands.add_parser("keys", help="make API keys").add_subparsers(
+        dest="verb", required=True, metavar="VERB"
+    )
+    new = keys.add_parser(
+        "new", help="print a new key (on standard error, once) and its entry for the file of keys"
+    )
+    new.add_argument("name", help="of its holder; appears in logs and audit records")
+    new.add_argument(
+        "--scope", action="append", dest="scopes", help="moderate, feedback, metrics or admin"
+    )
+    new.add_argument("--policy", help="the policy it gets where it names none")
+    new.add_argument("--rate", type=float, help="items a second")
+    new.add_argument("--burst", type=float, help="items at once (default: a second's)")
+    new.set_defaults(run=_keys_new)
 
     moderate = commands.add_parser("moderate", help="judge one text and print the verdict")
     moderate.add_argument("text", help="a prompt; '-' reads standard input")
@@ -117,6 +138,18 @@ def _serve(args: argparse.Namespace) -> int:
     from service.settings import Settings
 
     serve(Settings(**{k: v for k, v in vars(args).items() if k in Settings.model_fields and v}))
+    return 0
+
+
+def _keys_new(args: argparse.Namespace) -> int:
+    import yaml
+
+    from service.access import new_key
+
+    more = {name: getattr(args, name) for name in ("scopes", "policy", "rate", "burst")}
+    key, entry = new_key(args.name, **more)
+    print(yaml.safe_dump([entry], sort_keys=False), end="")
+    print(f"the key, which is shown this once:\n{key}", file=sys.stderr)
     return 0
 
 

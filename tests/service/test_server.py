@@ -26,7 +26,7 @@ def address() -> str:
 def server(address: str) -> Iterator[subprocess.Popen[bytes]]:
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "tamis", "serve", "--port", port, "--processes", "2"]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=os.environ | {"TAMIS_LINGER_SECONDS": "0"}) as process:
         wait_for(address, "tamis_ready", 2)
         yield process
         process.terminate()

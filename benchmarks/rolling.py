@@ -1,0 +1,127 @@
+"""Replacing processes under load: what a rolling update costs the callers.
+
+    tamis bench rolling
+
+Clients ask without pause through a balancer that looks at readiness, as Kubernetes does; meanwhile
+every process is replaced by a new one, more than once. A failure is whatever is not a 200: an
+error, a refusal, a connection cut.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from benchmarks.record import Record
+from benchmarks.server import Server
+from tamis import bundle as bundles
+
+CLIENTS: Final = 200
+ROLLS: Final = 6
+LOOK: Final = 0.5
+BODY: Final = {"input": "What would be a good soup for a cold evening?"}
+# The question is whether anything is lost, not whether two cores can be shared by 200 in a second.
+HEADERS: Final = {"x-request-timeout-ms": "60000"}
+
+
+@dataclass(slots=True)
+class Balancer:
+    """Sends to the processes that were ready when it last looked, each in turn."""
+
+    ports: list[int] = field(default_factory=list)
+    ready: list[int] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    by_port: Counter[int] = field(default_factory=Counter)
+    _turn: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def look(self, client: httpx.AsyncClient, every: float) -> None:
+        """Keep ``ready`` up to date."""
+        while True:
+            found = []
+            for port in self.ports:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await client.get(f"http://127.0.0.1:{port}/health/ready")
+                    found += [port] * (answer.status_code == 200)
+            self.ready = found
+            await asyncio.sleep(every)
+
+    async def ask(self, client: httpx.AsyncClient) -> None:
+        """One caller, without pause."""
+        while True:
+            port = self.ready[next(self._turn) % len(self.ready)]
+            try:
+                url = f"http://127.0.0.1:{port}/moderate"
+                answer = await client.post(url, json=BODY, headers=HEADERS)
+                self.answers[str(answer.status_code)] += 1
+                self.by_port[port] += 1
+            except httpx.TransportError as error:
+                self.answers[type(error).__name__] += 1
+
+    @contextlib.asynccontextmanager
+    async def traffic(self, clients: int, every: float) -> AsyncIterator[None]:
+        """So many callers, for the length of the block."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with (
+            httpx.AsyncClient(timeout=90, limits=limits) as callers,
+            httpx.AsyncClient(timeout=10) as looking,
+        ):
+            tasks = [asyncio.create_task(self.look(looking, every))]
+            while not self.ready:
+                await asyncio.sleep(0.05)
+            tasks += [asyncio.create_task(self.ask(callers)) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def roll(
+    bundle: Path, clients: int, rolls: int, linger: float, every: float = LOOK
+) -> tuple[Balancer, list[int]]:
+    """Replace two processes in turn; the balancer with its counts, and the exit statuses."""
+    balancer, statuses = Balancer(), []
+    first = [Server(bundle, linger_seconds=linger) for _ in range(2)]
+    running = [await asyncio.to_thread(server.__enter__) for server in first]
+    try:
+        balancer.ports = [server.port for server in running]
+        async with balancer.traffic(clients, every):
+            for _ in range(rolls):
+                new = await asyncio.to_thread(Server(bundle, linger_seconds=linger).__enter__)
+                running.append(new)
+                balancer.ports.append(new.port)
+                while new.port not in balancer.ready:
+                    await asyncio.sleep(every)
+                statuses.append(await asyncio.to_thread(running[0].leave))
+                balancer.ports.remove(running.pop(0).port)
+    finally:
+        for server in running:
+            await asyncio.to_thread(server.leave)
+    return balancer, statuses
+
+
+def run(bundle_path: Path) -> None:
+    """Measure, and write the record."""
+    linger = 5.0  # the default
+    balancer, statuses = asyncio.run(roll(bundle_path, CLIENTS, ROLLS, linger))
+    row = {
+        "clients": CLIENTS,
+        "processes replaced": len(statuses),
+        "requests": sum(balancer.answers.values()),
+        "answered 200": balancer.answers["200"],
+        "failed": sum(balancer.answers.values()) - balancer.answers["200"],
+    }
+    record = Record("rolling", "Rolling update", "tamis bench rolling", tables=[[row]])
+    record.notes = [
+        f"{CLIENTS} callers without pause, a balancer that looks at readiness every {LOOK} s, two "
+        f"processes replaced in turn, each answering on for {linger:g} s after SIGTERM. Answers by "
+        f"kind: {dict(balancer.answers)}; exit statuses: {sorted(set(statuses))}."
+    ]
+    record.write(bundles.load(bundle_path))

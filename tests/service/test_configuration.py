@@ -1,0 +1,144 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.access import KeysError, new_key
+from service.configuration import Configuration
+from service.errors import RequestError
+from service.metrics import Metrics
+from service.settings import Settings
+from tamis.policy import PolicyError
+
+LAX = "name: lax\ncategories: {toxicity: {flag: 0.9}}\n"
+STRICT = "name: strict\nshadow: lax\ncategories: {toxicity: {flag: 0.1}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "lax.yaml").write_text(LAX)
+    (folder / "strict.yaml").write_text(STRICT)
+    return folder
+
+
+@pytest.fixture
+def settings(settings: Settings, folder: Path) -> Settings:
+    return settings.model_copy(update={"policies": folder})
+
+
+def value(metrics: Metrics, name: str) -> float:
+    lines = metrics.scrape().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_policies_by_name_with_their_shadows(settings: Settings):
+    configuration = Configuration(settings, Metrics())
+    strict = configuration.policy("strict", None)
+    shadow = configuration.shadow(strict)
+    assert shadow is not None
+    assert shadow.name == "lax"
+    assert configuration.shadow(shadow) is None
+
+
+async def test_a_change_is_put_in_force(settings: Settings, folder: Path):
+    metrics = Metrics()
+    configuration = Configuration(settings, metrics)
+    before = configuration.policies["lax"].version
+    (folder / "lax.yaml").write_text(LAX.replace("0.9", "0.8"))
+    await configuration.reload()
+    after = configuration.policies["lax"].version
+    assert after != before
+    assert value(metrics, 'tamis_config_reloads_total{result="applied"}') == 1
+    assert value(metrics, f'tamis_policy_info{{policy="lax",version="{before}"}}') == 0
+    assert value(metrics, f'tamis_policy_info{{policy="lax",version="{after}"}}') == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["name: [", "name: lax\n", "name: lax\nshadow: gone\ncategories: {hate: {}}\n"]
+)
+async def test_a_bad_file_leaves_everything_as_it_was(settings: Settings, folder: Path, text: str):
+    metrics = Metrics()
+    configuration = Configuration(settings, metrics)
+    before = dict(configuration.policies)
+    (folder / "lax.yaml").write_text(text)
+    (folder / "strict.yaml").write_text(STRICT.replace("0.1", "0.2"))
+    with pytest.raises(PolicyError):
+        await configuration.reload()
+    assert configuration.policies == before
+    assert value(metrics, 'tamis_config_reloads_total{result="refused"}') == 1
+    assert value(metrics, "tamis_config_last_reload_successful") == 0
+    (folder / "lax.yaml").write_text(LAX)
+    await configuration.reload()
+    assert value(metrics, "tamis_config_last_reload_successful") == 1
+
+
+async def test_a_folder_that_is_gone_leaves_everything_as_it_was(settings: Settings, folder: Path):
+    configuration = Configuration(settings, Metrics())
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(PolicyError, match="no folder"):
+        await configuration.reload()
+    assert "strict" in configuration.policies
+
+
+async def test_watching_sees_a_swapped_link_and_waits_until_it_stands_still(
+    settings: Settings, tmp_path: Path, folder: Path
+):
+    # As Kubernetes mounts a ConfigMap: the folder is a link, and an update swaps it.
+    link, new = tmp_path / "mounted", tmp_path / "new"
+    link.symlink_to(folder)
+    new.mkdir()
+    (new / "lax.yaml").write_text(LAX.replace("0.9", "0.7"))
+    settings = settings.model_copy(update={"policies": link})
+    configuration = Configuration(settings, Metrics())
+    watch = asyncio.create_task(configuration.watch(0.02))
+    (tmp_path / "next").symlink_to(new)
+    (tmp_path / "next").rename(link)
+    async with asyncio.timeout(10):
+        while "strict" in configuration.policies:
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    assert configuration.policies["lax"].categories["toxicity"].flag == 0.7
+
+
+def test_a_service_that_only_scores_makes_every_policy_do_so(settings: Settings):
+    configuration = Configuration(settings.model_copy(update={"mode": "score"}), Metrics())
+    written = {"name": "mine", "categories": {"hate": {}}}
+    for asked in (None, "strict", written):
+        assert configuration.policy(asked, None).mode == "score"
+
+
+def test_a_policy_written_out_has_no_shadow(settings: Settings):
+    configuration = Configuration(settings, Metrics())
+    written = {"name": "mine", "shadow": "lax", "categories": {"hate": {}}}
+    with pytest.raises(RequestError, match="'shadow' is for policies"):
+        configuration.policy(written, None)
+
+
+def test_a_key_brings_its_policy(settings: Settings, tmp_path: Path):
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump([new_key("app", policy="strict")[1], new_key("other")[1]]))
+    configuration = Configuration(settings.model_copy(update={"keys": path}), Metrics())
+    app, other = configuration.access.keys.values()
+    assert configuration.policy(None, app).name == "strict"
+    assert configuration.policy("lax", app).name == "lax"
+    assert configuration.policy(None, other).name == "default"
+
+
+async def test_keys_and_policies_change_together_or_not_at_all(
+    settings: Settings, tmp_path: Path, folder: Path
+):
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump([new_key("app", policy="strict")[1]]))
+    configuration = Configuration(settings.model_copy(update={"keys": path}), Metrics())
+    (folder / "strict.yaml").unlink()
+    with pytest.raises(KeysError, match="key 'app': there is no policy 'strict'"):
+        await configuration.reload()
+    assert "strict" in configuration.policies
+    # An empty file must not open the doors.
+    path.write_text("")
+    with pytest.raises(KeysError):
+        await configuration.reload()
+    assert configuration.access.keys
