@@ -190,6 +190,7 @@ def verdict_json(
             for e in verdict.evidence
         ],
         "windows": verdict.windows,
+        "tokens": verdict.tokens,
         "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
         "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
     }

@@ -49,6 +49,7 @@ def test_one_text(client):
     assert answer["flagged"] is False
     assert answer["score"] < answer["threshold"]
     assert answer["windows"] == 1
+    assert 7 <= answer["tokens"] <= 10
     assert answer["evidence"] == []
     assert answer["model"].startswith("tamis-22m@")
     assert answer["policy"].startswith("default@")
