@@ -18,6 +18,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.middleware import Envelope
 from service.moderation import Moderator
+from service.playground import page
 from service.settings import Settings
 from tamis import __version__
 from tamis.policy import PolicyError
@@ -56,6 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for router in (native.router, openai.router, catalogue.router):
         app.include_router(router)
+    if settings.playground:
+        app.router.routes.extend(page.routes())
     _complete(app, moderator, lifecycle)
     if aside is None:
         app.add_route("/metrics", admin.scrape)

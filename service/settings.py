@@ -31,6 +31,7 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="A port of its own for metrics and administration."
     )
     cors_origins: str = Field("", description="Origins of web pages that may ask, by comma.")
+    playground: bool = Field(True, description="Serve the page at / to try it in a browser.")
     provider: Provider = "cpu"
     threads: int | None = Field(
         None, ge=1, description="Cores to compute on; default: affinity and CPU quota."

@@ -1,0 +1,1 @@
+"""One static page to try the service in a browser; no framework, no build step."""

@@ -1,0 +1,95 @@
+// Talking to the service. Paths are relative: the page works behind a gateway's prefix too.
+
+const KEY = "tamis-key";
+let inMemory = null; // Where storage is forbidden.
+
+/** The API key that was given in this tab, or null. */
+export function storedKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? inMemory;
+  } catch {
+    return inMemory;
+  }
+}
+
+/** Keep a key for this tab; null forgets it. */
+export function storeKey(key) {
+  inMemory = key;
+  try {
+    if (key === null) sessionStorage.removeItem(KEY);
+    else sessionStorage.setItem(KEY, key);
+  } catch {
+    // In memory, then.
+  }
+}
+
+/** Why there is no answer: the service's own words, or that it could not be reached (status 0). */
+export class Refusal extends Error {
+  constructor(status, error = {}, retryAfter = null) {
+    super(error.message ?? (status ? `the service answered ${status}` : "the service cannot be reached"));
+    this.status = status;
+    this.code = error.code ?? null;
+    this.param = error.param ?? null;
+    /** Milliseconds, where the service says when to come back. */
+    this.retryAfter = retryAfter;
+  }
+}
+
+/**
+ * Send a request and read the answer.
+ *
+ * @returns {Promise<{response: Response, text: string, ms: number}>} with the time from sending to
+ *   the last byte.
+ * @throws {Refusal} for an answer that is an error, or none; AbortError where `signal` aborted it.
+ */
+export async function call(path, { body, signal, headers = {} } = {}) {
+  const key = storedKey();
+  const began = performance.now();
+  let response;
+  let text;
+  try {
+    response = await fetch(path, {
+      method: body === undefined ? "GET" : "POST",
+      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: {
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+        ...headers,
+      },
+      cache: "no-store",
+      credentials: "same-origin",
+      signal,
+    });
+    text = await response.text();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal(0);
+  }
+  const ms = performance.now() - began;
+  if (!response.ok) throw new Refusal(response.status, envelope(text), retryAfter(response.headers));
+  return { response, text, ms };
+}
+
+/** A command line that sends the same; the key stays out of it. */
+export function asCurl(path, body) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const lines = [`curl -s ${quoted(new URL(path, document.baseURI).href)}`];
+  if (storedKey() !== null) lines.push(`-H "Authorization: Bearer $TAMIS_KEY"`);
+  lines.push(`-H 'content-type: application/json'`, `-d ${quoted(JSON.stringify(body))}`);
+  return lines.join(" \\\n  ");
+}
+
+function envelope(text) {
+  try {
+    return JSON.parse(text).error ?? {};
+  } catch {
+    return {}; // A gateway's own page, perhaps.
+  }
+}
+
+function retryAfter(headers) {
+  const ms = Number(headers.get("retry-after-ms") ?? Number.NaN);
+  if (ms > 0) return ms;
+  const seconds = Number(headers.get("retry-after") ?? Number.NaN);
+  return seconds > 0 ? seconds * 1000 : null;
+}

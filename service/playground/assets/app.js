@@ -1,0 +1,254 @@
+// The page: an item and a policy go in, a verdict comes out.
+
+import { Refusal, call, storeKey, storedKey } from "./api.js";
+import { byId, el } from "./dom.js";
+import { editor } from "./editor.js";
+import { hideHint } from "./evidence.js";
+import { EXAMPLES } from "./examples.js";
+import { feedbackForm, takesFeedback } from "./feedback.js";
+import { Input, MODE_NAMES, textsOf } from "./input.js";
+import { Judging } from "./judging.js";
+import { Live } from "./live.js";
+import { QUESTIONS, asksSomething, draftOf, inForce, isEdited, limitsOf, written } from "./policy.js";
+import { Problem } from "./problem.js";
+import { shortcuts } from "./shortcuts.js";
+import { spoken, verdictView } from "./verdict.js";
+
+const TYPING_PAUSE = 250;
+const DRAGGING_PAUSE = 120;
+// A longer text takes the service more than 0.2 s on two cores (262,144 characters take 5 s).
+const LONGEST_LIVE = 10_000;
+
+const empty = [...byId("verdict").childNodes];
+const live = new Live((reached) => {
+  // Only where that is news.
+  if (reached === (byId("status").dataset.state === "gone")) waitUntilReady();
+});
+const state = { policies: [], draft: null, edits: null, judged: null, question: null };
+
+const input = new Input(() => typed());
+const judging = new Judging(ask, {
+  asking() {
+    verdictCard().setAttribute("aria-busy", "true");
+  },
+  answer(judged) {
+    settled();
+    state.judged = judged;
+    ready(judged.verdict.model);
+    show(judged);
+  },
+  refused(refusal) {
+    settled();
+    problem.show(refusal);
+    input.blame(refusal.param);
+    if (refusal.status === 0) status("gone", "cannot be reached");
+    if (refusal.status === 401) askForKey(storedKey() !== null);
+  },
+});
+const problem = new Problem(() => judging.now());
+
+async function ask(signal) {
+  const item = input.item();
+  const questions = QUESTIONS[input.mode];
+  const policy = isEditing() ? written(state.draft) : byId("policy").value;
+  const limits = state.draft && inForce(state.draft);
+  const body = { input: item, policy, explain: "evidence" };
+  const { text, ms } = await call("moderate", { body, signal });
+  const verdict = JSON.parse(text);
+  return {
+    verdict,
+    limits: limits && limitsOf(limits, verdict, questions),
+    texts: textsOf(item),
+    body,
+    ms,
+  };
+}
+
+function typed() {
+  const item = input.item();
+  const question = QUESTIONS[input.mode][0];
+  // To another question an overall rule that nobody touched has other thresholds.
+  if (state.draft && question !== state.question && !isEdited(state.draft)) choose(byId("policy").value);
+  if (item === null) {
+    judging.stop();
+    settled();
+    byId("verdict").replaceChildren(...empty);
+    byId("announce").textContent = "";
+    state.judged = null;
+    byId("stale").hidden = true;
+    return;
+  }
+  const length = textsOf(item).reduce((sum, { text }) => sum + text.length, 0);
+  if (byId("live-typing").checked && length <= LONGEST_LIVE && canAsk()) {
+    judging.soon(TYPING_PAUSE);
+    return;
+  }
+  judging.stop();
+  settled();
+  byId("stale").hidden = !state.judged || JSON.stringify(item) === JSON.stringify(state.judged.body.input);
+}
+
+function settled() {
+  problem.clear();
+  input.blame(null);
+  verdictCard().setAttribute("aria-busy", "false");
+}
+
+function show(judged) {
+  hideHint();
+  byId("stale").hidden = true;
+  const open = [...byId("verdict").querySelectorAll("details")].map((d) => d.open);
+  byId("verdict").replaceChildren(...verdictView(judged).filter(Boolean));
+  for (const [n, details] of byId("verdict").querySelectorAll("details").entries()) details.open = open[n] ?? false;
+  byId("announce").textContent = spoken(judged.verdict);
+  showScores();
+  takesFeedback().then((does) => {
+    if (!does || state.judged !== judged || !judged.verdict.windows) return;
+    const names = new Set(state.policies.flatMap((p) => Object.keys(p.categories)));
+    byId("verdict").append(feedbackForm(judged, [...names]));
+  });
+}
+
+function showScores() {
+  const verdict = state.judged?.verdict;
+  const found = new Map();
+  if (verdict) {
+    found.set("overall", verdict.score);
+    for (const [name, { score }] of Object.entries(verdict.categories)) found.set(name, score);
+    if (verdict.attack) found.set("attack", verdict.attack.score);
+  }
+  state.edits?.scores(found);
+}
+
+// Policies
+
+const isEditing = () => state.draft !== null && isEdited(state.draft);
+const canAsk = () => input.item() !== null && (state.draft === null || asksSomething(state.draft));
+
+async function loadPolicies() {
+  try {
+    const { text } = await call("policies");
+    const { default: usual, policies } = JSON.parse(text);
+    state.policies = policies;
+    byId("policy").replaceChildren(
+      ...policies.map(({ name }) => el("option", { value: name, selected: name === usual }, name)),
+    );
+    byId("edit").disabled = false;
+    choose(usual);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status === 401) askForKey(storedKey() !== null);
+    else if (error.status === 403) byId("policy-note").textContent = "This key may not ask for policies.";
+    else setTimeout(loadPolicies, 2_000);
+  }
+}
+
+/** Take up a policy as it is offered; edits of another one are gone. */
+function choose(name) {
+  const policy = state.policies.find((p) => p.name === name);
+  if (!policy) return;
+  state.question = QUESTIONS[input.mode][0];
+  state.draft = draftOf(policy, state.policies, state.question);
+  const about = [policy.description];
+  if (policy.mode === "score") about.push("It only scores: nothing is flagged or blocked.");
+  if (policy.shadow) about.push(`“${policy.shadow}” is on trial beside it.`);
+  byId("policy-note").textContent = about.filter(Boolean).join(" ");
+  drawEditor();
+  edited();
+}
+
+function drawEditor() {
+  state.edits = editor(byId("editor"), state.draft, edited, () => {
+    choose(byId("policy").value);
+    byId("edit").focus();
+    if (canAsk()) judging.now();
+  });
+  showScores();
+}
+
+function edited() {
+  byId("edited").hidden = !isEdited(state.draft);
+}
+
+function openEditor(open) {
+  byId("editor").hidden = !open;
+  byId("edit").setAttribute("aria-expanded", String(open));
+  byId("edit").textContent = open ? "Done" : "Edit";
+}
+
+// Keys and readiness
+
+function askForKey(wrong) {
+  const dialog = byId("key-dialog");
+  if (dialog.open) return;
+  byId("key-problem").textContent = wrong ? "The service does not know the key you gave." : "";
+  byId("key").value = "";
+  dialog.showModal();
+}
+
+function status(name, text) {
+  byId("status").dataset.state = name;
+  byId("status").querySelector(".said").textContent = text;
+}
+
+function ready(model) {
+  status("ready", model);
+}
+
+async function waitUntilReady() {
+  try {
+    const { text } = await call("health/ready");
+    ready(JSON.parse(text).model);
+    return;
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status === 0) {
+      status("gone", "cannot be reached");
+      return; // The charts notice when it is back.
+    }
+    status("waiting", "loading");
+  }
+  setTimeout(waitUntilReady, 1_000);
+}
+
+const verdictCard = () => byId("verdict").closest(".card");
+
+// Wiring
+
+byId("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (canAsk()) judging.now();
+  else input.focus();
+});
+byId("live-typing").addEventListener("change", typed);
+byId("policy").addEventListener("change", () => {
+  choose(byId("policy").value);
+  if (canAsk()) judging.now();
+});
+byId("edit").disabled = true;
+byId("edit").addEventListener("click", () => openEditor(byId("editor").hidden));
+byId("editor").addEventListener("input", () => canAsk() && judging.soon(DRAGGING_PAUSE));
+byId("key-form").addEventListener("submit", () => {
+  const key = byId("key").value.trim();
+  if (!key) return;
+  storeKey(key);
+  loadPolicies();
+  live.again();
+  if (canAsk()) judging.now();
+});
+byId("key-cancel").addEventListener("click", () => byId("key-dialog").close());
+byId("ask").querySelector(".examples").append(
+  ...EXAMPLES.map((example) =>
+    el("button", { type: "button", class: "chip", onclick: () => (input.fill(example), judging.now()) }, example.name)),
+);
+shortcuts({
+  judge: () => byId("ask").requestSubmit(),
+  focus: () => input.focus(),
+  mode: (n) => (input.mode = MODE_NAMES[n]),
+  policy: () => byId("policy").focus(),
+  edit: () => byId("edit").disabled || (byId("edit").click(), byId("edit").focus()),
+});
+input.start();
+waitUntilReady();
+loadPolicies();
+live.start();
