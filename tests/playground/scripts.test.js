@@ -1,0 +1,228 @@
+// What the page computes, without a browser. Run by test_scripts.py.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { ceiling } from "./chart.js";
+import { explain, figures, list, scores } from "./explain.js";
+import { between, parse, quantile, snapshot } from "./metrics.js";
+import { asksSomething, draftOf, inForce, isEdited, limitsOf, setLimit, written, yaml } from "./policy.js";
+import { codePoints, segments, utf16Offsets } from "./spans.js";
+
+test("offsets in code points become offsets in UTF-16 units", () => {
+  const text = "a🪿b👩‍👩‍👧c"; // The family is three emoji and two joiners: five code points.
+  assert.equal(codePoints(text), 9);
+  const points = [...text];
+  for (let start = 0; start <= points.length; start++) {
+    const expected = points.slice(0, start).join("").length;
+    assert.equal(utf16Offsets(text, [start]).get(start), expected);
+  }
+  assert.equal(utf16Offsets(text, [99]).get(99), text.length);
+  assert.equal(utf16Offsets("", [0]).get(0), 0);
+});
+
+test("a text is cut where evidence begins or ends, overlaps included", () => {
+  const a = { start: 2, end: 7 };
+  const b = { start: 5, end: 9 };
+  const parts = segments("🪿 silly goose", [a, b]);
+  assert.deepEqual(parts.map((p) => p.text), ["🪿 ", "sil", "ly", " g", "oose"]);
+  assert.deepEqual(parts.map((p) => p.evidence.length), [0, 1, 2, 1, 0]);
+  assert.equal(segments("calm", []).map((p) => p.text).join(), "calm");
+  assert.deepEqual(segments("", []), []);
+});
+
+test("the exposition format is read with escapes, timestamps and infinities", () => {
+  const families = parse(
+    [
+      "# HELP a_total Things.",
+      'a_total{path="/x",said="quote \\" back \\\\ line \\n end"} 3.0 1700000000',
+      "b 1e-3",
+      'c_bucket{le="+Inf"} +Inf',
+      "d NaN",
+      "not a sample line at all {",
+      "",
+    ].join("\n"),
+  );
+  assert.deepEqual(families.get("a_total"), [
+    { labels: { path: "/x", said: 'quote " back \\ line \n end' }, value: 3 },
+  ]);
+  assert.equal(families.get("b")[0].value, 0.001);
+  assert.equal(families.get("c_bucket")[0].value, Infinity);
+  assert.ok(Number.isNaN(families.get("d")[0].value));
+  assert.equal(families.size, 4);
+});
+
+const exposition = (ok, refused, [fast, slow]) => `
+tamis_request_duration_seconds_bucket{le="0.01",outcome="ok",route="/moderate"} ${fast}
+tamis_request_duration_seconds_bucket{le="0.1",outcome="ok",route="/moderate"} ${fast + slow}
+tamis_request_duration_seconds_bucket{le="+Inf",outcome="ok",route="/moderate"} ${ok}
+tamis_request_duration_seconds_bucket{le="+Inf",outcome="ok",route="/metrics"} 999
+tamis_request_duration_seconds_count{outcome="ok",route="/moderate"} ${ok}
+tamis_request_duration_seconds_count{outcome="overloaded",route="/v1/moderations"} ${refused}
+tamis_request_duration_seconds_count{outcome="ok",route="/metrics"} 999
+tamis_queued_tokens 120
+tamis_requests_in_flight 3`;
+
+test("rates and quantiles are of what happened between two looks, in moderation alone", () => {
+  const before = snapshot(parse(exposition(10, 0, [10, 0])), 1000);
+  const after = snapshot(parse(exposition(30, 4, [20, 10])), 3000);
+  assert.deepEqual([after.queued, after.inFlight], [120, 3]);
+  const step = between(before, after);
+  assert.deepEqual(step.rates, { ok: 10, overloaded: 2 });
+  assert.equal(quantile(0.5, step.buckets), 0.01);
+  assert.ok(Math.abs(quantile(0.75, step.buckets) - 0.055) < 1e-9);
+  assert.equal(between(after, before), null, "a counter that fell is a restart");
+});
+
+test("quantiles at the edges", () => {
+  assert.equal(quantile(0.5, []), null);
+  assert.equal(quantile(0.5, [{ bound: 1, count: 0 }]), null);
+  const beyond = [{ bound: 1, count: 1 }, { bound: Infinity, count: 10 }];
+  assert.equal(quantile(0.99, beyond), 1, "the highest finite bound, as Prometheus says it");
+  const gap = [{ bound: 1, count: 0 }, { bound: 2, count: 4 }, { bound: 3, count: 4 }];
+  assert.equal(quantile(0.5, gap), 1.5);
+});
+
+test("axes end at round numbers", () => {
+  assert.deepEqual([0, 0.3, 1, 7, 10, 11, 400_000].map(ceiling), [1, 0.5, 1, 10, 10, 20, 500_000]);
+});
+
+const byQuestion = {
+  prompt: { flag: 0.3, block: 0.7 },
+  response: { flag: 0.6, block: 0.65 },
+  toxicity: { flag: 0.31, block: 0.8 },
+};
+const usual = {
+  name: "default",
+  description: "Every category, at the bundle's own thresholds.",
+  mode: "enforce",
+  deadline_ms: null,
+  overall: byQuestion,
+  categories: {
+    hate: { flag: 0.4, block: 0.9, definition: "" },
+    toxicity: { flag: 0.3, block: 0.8, definition: "" },
+    weapons: { flag: null, block: null, definition: "" },
+  },
+};
+const bare = { ...usual, name: "bare", mode: "score", overall: null, categories: { hate: { flag: 0.2, block: 0.5 } } };
+
+test("a draft that nobody touched decides as its policy", () => {
+  const draft = draftOf(usual, [usual, bare], "prompt");
+  assert.equal(isEdited(draft), false);
+  // The overall thresholds differ by question: written as one pair they would not mean the same.
+  assert.deepEqual(written(draft).overall, {});
+  assert.deepEqual(written(draft).categories.weapons, {});
+  assert.deepEqual(written(draft).categories.hate, { flag: 0.4, block: 0.9 });
+  const strict = { ...usual, overall: Object.fromEntries(Object.entries(byQuestion).map(([q, o]) => [q, { ...o, flag: 0.2 }])) };
+  assert.deepEqual(written(draftOf(strict, [strict], "prompt")).overall, { flag: 0.2 });
+});
+
+test("what is edited is written, and flag never exceeds block", () => {
+  const draft = draftOf(usual, [usual, bare], "toxicity");
+  setLimit(draft.categories.hate, "flag", 0.95);
+  assert.deepEqual(written(draft).categories.hate, { flag: 0.95, block: 0.95 });
+  setLimit(draft.categories.hate, "block", 0.1);
+  assert.deepEqual(written(draft).categories.hate, { flag: 0.1, block: 0.1 });
+  setLimit(draft.categories.hate, "flag", 7);
+  assert.equal(draft.categories.hate.flag, 1);
+  assert.equal(draft.overall.flag, 0.31);
+  setLimit(draft.overall, "flag", 0.5);
+  assert.deepEqual(written(draft).overall, { flag: 0.5, block: 0.8 });
+  assert.deepEqual(inForce(draft).overall.response, { flag: 0.5, block: 0.8 });
+  draft.categories.toxicity.on = false;
+  assert.ok(isEdited(draft));
+  assert.ok(!("toxicity" in written(draft).categories));
+  assert.equal(usual.categories.hate.flag, 0.4, "the policy itself stays as it was");
+});
+
+test("a policy without the overall question, and one that asks nothing", () => {
+  const draft = draftOf(bare, [usual, bare], "prompt");
+  assert.equal(isEdited(draft), false);
+  assert.equal(draft.overall.on, false);
+  assert.equal(draft.categories.toxicity.on, false);
+  assert.deepEqual(written(draft), {
+    name: "bare-edited",
+    description: usual.description,
+    mode: "score",
+    categories: { hate: { flag: 0.2, block: 0.5 } },
+  });
+  draft.categories.hate.on = false;
+  assert.equal(asksSomething(draft), false);
+});
+
+test("a policy as YAML", () => {
+  const draft = draftOf({ ...usual, name: "on: the #1" }, [usual], "prompt");
+  assert.equal(
+    yaml(written(draft)),
+    [
+      'name: "on: the #1-edited"',
+      'description: "Every category, at the bundle\'s own thresholds."',
+      "overall: {}",
+      "categories:",
+      "  hate: {flag: 0.4, block: 0.9}",
+      "  toxicity: {flag: 0.3, block: 0.8}",
+      "  weapons: {}",
+      "",
+    ].join("\n"),
+  );
+});
+
+const verdict = (changes) => ({
+  action: "allow", flagged: false, score: 0.1, threshold: 0.3, windows: 1, tokens: 5, attack: null, evidence: [],
+  categories: { hate: { score: 0.05, threshold: 0.4 }, toxicity: { score: 0.1, threshold: 0.3 } },
+  ...changes,
+});
+
+test("thresholds of an answer: of two contents the verdict does not say which one spoke", () => {
+  assert.equal(limitsOf(usual, verdict(), ["prompt"]).overall.block, 0.7);
+  assert.equal(limitsOf(usual, verdict({ threshold: 0.6 }), ["prompt", "response"]).overall.block, 0.65);
+  const same = { ...usual, overall: { ...byQuestion, response: { flag: 0.3, block: 0.65 } } };
+  assert.equal(limitsOf(same, verdict(), ["prompt", "response"]).overall.block, null);
+  assert.equal(limitsOf(bare, verdict({ threshold: null }), ["prompt"]).overall, null);
+});
+
+test("verdicts in words", () => {
+  const limits = limitsOf(usual, verdict(), ["prompt"]);
+  const said = (changes) => explain(verdict(changes), limits).join(" ");
+  assert.equal(
+    said({}),
+    "The overall score of 0.10 stayed below the flag threshold of 0.30. Closest in any category: toxicity (0.10 of 0.30).",
+  );
+  const flagged = {
+    action: "flag",
+    score: 0.5,
+    categories: { hate: { score: 0.41, threshold: 0.4 }, toxicity: { score: 0.1, threshold: 0.3 } },
+    evidence: [
+      { start: 0, end: 3, text: "you", field: "text", score: 0.9 },
+      { start: 0, end: 9, text: "you goose", field: "text", score: 0.8 },
+    ],
+  };
+  assert.equal(
+    said(flagged),
+    "The overall score of 0.50 reached the flag threshold of 0.30 and stayed below 0.70, where blocking begins. " +
+      "Hate (0.41 ≥ 0.40) reached its flag threshold. What argued for it most: “you goose”.",
+  );
+  assert.match(said({ action: "flag", score: 0.5 }), /unsafe, but of no one kind/);
+  assert.match(said({ action: "block", score: 0.8 }), /0\.80 reached the block threshold of 0\.70/);
+  assert.match(said({ action: "block", score: 0.5 }), /One of the texts reached a block threshold of its own/);
+  assert.match(said({ categories: flagged.categories }), /Hate \(0\.41 ≥ 0\.40\) counts only along with the overall score/);
+  assert.match(said({ ...flagged, action: "allow", withheld: "flag" }), /only scores, so nothing was done/);
+  assert.match(said({ windows: 0 }), /nothing to read/);
+  assert.match(said({ threshold: null }), /does not ask whether/);
+});
+
+test("states of scores", () => {
+  const limits = limitsOf(usual, verdict(), ["prompt"]);
+  const high = { hate: { score: 0.95, threshold: 0.4 }, toxicity: { score: 0.96, threshold: 0.3 } };
+  const states = (changes) => scores(verdict(changes), limits).map((s) => [s.name, s.state]);
+  assert.deepEqual(states({ categories: high }), [["toxicity", "block"], ["hate", "held"]]);
+  assert.deepEqual(states({ categories: high, score: 0.5 }), [["toxicity", "block"], ["hate", "block"]]);
+  assert.deepEqual(states({ attack: { score: 0.9, threshold: 0.1 } })[0], ["attack", "flag"]);
+});
+
+test("figures and lists", () => {
+  assert.deepEqual(figures(0.65314, 0.65), ["0.653", "0.650"]);
+  assert.deepEqual(figures(0.7, 0.3), ["0.70", "0.30"]);
+  assert.equal(list(["a", "b", "c"]), "a, b and c");
+  assert.equal(list([]), "");
+});
