@@ -1,0 +1,129 @@
+"""One bulk job: what to judge, under what, and where to write it."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from service.bulk import tables
+from service.bulk.judge import Judge
+from service.bulk.results import Counts, line
+from service.bulk.rows import Columns, Row
+from service.bulk.sources import PARQUET, Source
+from service.engine.classifier import load_classifier
+from service.engine.runtime import CpuRuntime, available_threads
+from tamis import __version__
+from tamis import bundle as bundles
+from tamis.bundle import Bundle
+from tamis.policy import Policy
+from tamis.verdict import Verdict
+
+OnError = Literal["record", "skip", "fail"]
+STANDARD: Final = "-"
+FAULTY_ROWS: Final = 2
+
+
+class JobError(RuntimeError):
+    """A job that cannot be run as asked; says which option or row is at fault."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for. ``input`` and ``output`` are paths, or ``-``."""
+
+    input: str
+    output: str
+    policy: Policy
+    bundle_path: Path | None = None
+    """None is the shipped one."""
+    columns: Columns = field(default_factory=Columns)
+    evidence: bool = False
+    threads: int | None = None
+    limit: int | None = None
+    on_error: OnError = "record"
+    max_characters: int = 262_144
+    cache_bytes: int = 32 << 20
+    overwrite: bool = False
+    quiet: bool = False
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The bundle, verified.
+
+        Raises:
+            BundleError: where it cannot be used.
+        """
+        return bundles.load(self.bundle_path or bundles.default_bundle())
+
+    @cached_property
+    def format(self) -> str:
+        """Suffix of the output.
+
+        Raises:
+            ValueError: where it is none of ours.
+        """
+        return tables.suffix_of(Path(self.output))
+
+    @property
+    def pins(self) -> dict[str, Any]:
+        """Everything but the input that the output depends on."""
+        columns = asdict(self.columns)
+        return {
+            "tamis": __version__,
+            "model": f"{self.bundle.name}@{self.bundle.fingerprint}",
+            "policy": f"{self.policy.name}@{self.policy.version}",
+            "columns": columns | {"keep": list(self.columns.keep)},
+            "evidence": self.evidence,
+            "on_error": self.on_error,
+            "max_characters": self.max_characters,
+        }
+
+    def schema(self, source: Source) -> Any:
+        """Columns of the output, where it is Parquet.
+
+        Raises:
+            ColumnsError: where nobody knows which columns to keep.
+        """
+        if self.format != PARQUET:
+            return None
+        return tables.schema_of(source, self.columns, self.bundle, self.policy, self.evidence)
+
+    def judge(self) -> Judge:
+        """A judge on this machine's cores."""
+        classifier = load_classifier(self.bundle, CpuRuntime(self.bundle.graph, threads=1))
+        return Judge(
+            classifier,
+            self.policy,
+            threads=self.threads or available_threads(),
+            evidence=self.evidence,
+            cache_bytes=self.cache_bytes,
+        )
+
+    def line(self, row: Row, verdict: Verdict | None) -> bytes:
+        """What is written of a row; nothing where a faulty one is skipped.
+
+        Raises:
+            JobError: where a faulty row ends the job.
+        """
+        if row.error is not None and self.on_error == "fail":
+            raise JobError(f"row {row.number}: {row.error}")
+        if row.error is not None and self.on_error == "skip":
+            return b""
+        return line(row, verdict, keep=bool(self.columns.keep), evidence=self.evidence)
+
+    def check_paths(self) -> None:
+        """Refuse to write where is read from.
+
+        Raises:
+            JobError: where the output is the input, or in it.
+        """
+        if STANDARD in (self.input, self.output):
+            return
+        source, output = Path(self.input).resolve(), Path(self.output).resolve()
+        if output == source or source in output.parents:
+            raise JobError(f"--output {self.output}: is in the input; it would be read as input")
+
+
+def status(counts: Counts) -> int:
+    """The exit status of a job that reached its end."""
+    return FAULTY_ROWS if counts.errors else 0
