@@ -5,11 +5,12 @@ knows the other rooms: it wires them together.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,12 @@ class CommandError(RuntimeError):
     """Something the user can put right; printed without a traceback."""
 
 
+# Options of ``moderate`` that make no sense without a file.
+BULK = (
+    *("output", "prompt_field", "response_field", "messages_field", "text_field", "id_field"),
+    *("keep", "explain", "limit", "on_error", "overwrite", "threads", "quiet", "ray"),
+    *("workers", "part_rows"),
+)
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
     "rolling",
@@ -42,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
     except ModuleNotFoundError as error:
         hint = {"serve": "cpu", "moderate": "cpu", "evaluate": "cpu"}.get(args.command, "training")
+        # Parquet and clusters are extras of their own.
+        hint = {"pyarrow": "bulk", "ray": "ray"}.get(str(error.name).partition(".")[0], hint)
         print(f"tamis: {error}; install the extra: pip install 'tamis[{hint}]'", file=sys.stderr)
         return 1
     except (CommandError, OSError, RuntimeError, ValueError) as error:
@@ -84,12 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--burst", type=float, help="items at once (default: a second's)")
     new.set_defaults(run=_keys_new)
 
-    moderate = commands.add_parser("moderate", help="judge one text and print the verdict")
-    moderate.add_argument("text", help="a prompt; '-' reads standard input")
+    moderate = commands.add_parser("moderate", help="judge one text, or the rows of a file")
+    moderate.add_argument("text", nargs="?", help="a prompt; '-' reads standard input")
     moderate.add_argument("--response", help="judge this response to the prompt, too")
     moderate.add_argument("--policy", type=Path, help="policy file")
     moderate.add_argument("--bundle", type=Path)
     moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    _bulk_arguments(moderate.add_argument_group("files", "every row of a file: docs/bulk.md"))
     moderate.set_defaults(run=_moderate)
 
     evaluate = commands.add_parser("evaluate", help="measure a bundle on labelled directories")
@@ -133,6 +143,51 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _bulk_arguments(bulk: "argparse._ArgumentGroup") -> None:
+    """Options that go with ``--input``; each is None where it was not given."""
+    formats = ".jsonl, .jsonl.gz or .parquet"
+    add = functools.partial(bulk.add_argument, default=None)
+    add("--input", metavar="PATH", help=f"{formats}, a folder of them, or '-'")
+    add("--output", metavar="PATH", help=f"{formats}; default '-': standard output")
+    for name, what in (
+        ("prompt", "users' requests (default 'prompt')"),
+        ("response", "models' responses to them (default 'response')"),
+        ("messages", "conversations (default 'messages')"),
+        ("text", "posts and comments (default 'text')"),
+    ):
+        add(f"--{name}-field", metavar="COLUMN", help=f"column of {what}")
+    add("--id-field", metavar="COLUMN", help="column of the rows' ids (default 'id')")
+    add("--keep", metavar="A,B", help="columns to pass through; 'all' for all; default: none")
+    add("--explain", choices=("evidence",), help="add the words that decided")
+    add("--limit", type=_whole, metavar="N", help="judge the first N rows")
+    add(
+        "--on-error",
+        choices=("record", "skip", "fail"),
+        help="what to do with a malformed row: put an error in its place (default), leave it out, "
+        "or stop; the exit status is 2 after the first two",
+    )
+    add("--overwrite", action="store_true", help="begin anew instead of going on")
+    add("--threads", type=_whole, metavar="N", help="cores to compute on (default: all; Ray: 1)")
+    add("--quiet", action="store_true", help="no progress on standard error")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on a Ray cluster (default: RAY_ADDRESS, else one started here); --output is then "
+        "a folder of parts",
+    )
+    add("--workers", type=_whole, metavar="N", help="with --ray: workers, of --threads cores each")
+    add("--part-rows", type=_whole, metavar="N", help="with --ray: rows of a part (default 5000)")
+
+
+def _whole(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)
+
+
 def _serve(args: argparse.Namespace) -> int:
     from service.server import serve
     from service.settings import Settings
@@ -173,6 +228,12 @@ def _provenance(classifier: "Classifier", policy: Policy) -> Provenance:
 def _moderate(args: argparse.Namespace) -> int:
     from service.dialects.native import verdict_json
 
+    if args.input is not None:
+        return _bulk(args)
+    if args.text is None:
+        raise CommandError("moderate: give a text, or a file with --input")
+    if given := _given(args, BULK):
+        raise CommandError(f"{given[0]}: goes with --input, not with a text")
     text = sys.stdin.read() if args.text == "-" else args.text
     contents = (prompt(text),) if args.response is None else exchange(text, args.response)
     classifier, policy = _classifier(args.bundle), _policy(args.policy)
@@ -184,6 +245,52 @@ def _moderate(args: argparse.Namespace) -> int:
     else:
         print(_readable(verdict))
     return 0
+
+
+def _bulk(args: argparse.Namespace) -> int:
+    from service.bulk.job import Job
+    from service.bulk.rows import Columns
+    from service.settings import Settings
+
+    if args.text is not None:
+        raise CommandError("moderate: give a text or --input, not both")
+    if given := _given(args, ("response", "json")):
+        raise CommandError(f"{given[0]}: goes with a text, not with --input")
+    fields = ("prompt", "response", "messages", "text", "id")
+    columns = {name: column for name in fields if (column := getattr(args, f"{name}_field"))}
+    settings = Settings()
+    job = Job(
+        input=args.input,
+        output=args.output or "-",
+        policy=_policy(args.policy),
+        bundle_path=args.bundle,
+        columns=Columns(**columns, keep=tuple(args.keep.split(",")) if args.keep else ()),
+        evidence=args.explain == "evidence",
+        threads=args.threads,
+        limit=args.limit,
+        on_error=args.on_error or "record",
+        max_characters=settings.max_text_characters,
+        cache_bytes=settings.cache_bytes,
+        overwrite=bool(args.overwrite),
+        quiet=bool(args.quiet),
+    )
+    if args.ray is None:
+        from service.bulk import local
+
+        if given := _given(args, ("workers", "part_rows")):
+            raise CommandError(f"{given[0]}: goes with --ray")
+        return local.run(job)
+    from service.bulk import cluster
+
+    where = cluster.Cluster(args.ray or None, args.workers, args.part_rows or cluster.PART_ROWS)
+    return cluster.run(job, where)
+
+
+def _given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Options among these that were given."""
+    return [
+        f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)
+    ]
 
 
 def _readable(verdict: Verdict) -> str:
