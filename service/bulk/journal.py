@@ -135,12 +135,12 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
         JournalError: where it was another job; the message names what differs.
     """
     try:
-        job: dict[str, Any] = json.loads(path.read_bytes())
+        job: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
         raise JournalError(f"{path} is not a job's state; --overwrite begins anew") from None
-    if job.get("format") != FORMAT:
+    if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise JournalError(f"{path} is not of the format {FORMAT!r}; --overwrite begins anew")
     if different := [
         f"{name} was {job.get(name)}, now {pins.get(name)}"
@@ -151,7 +151,7 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{path}: begun by another job ({'; '.join(different)}). Go on with what it was begun "
             "with, or begin anew with --overwrite"
         )
-    return job
+    return dict(job)
 
 
 def state_of(job: Mapping[str, Any]) -> State:

@@ -101,8 +101,12 @@ class Judge:
             if stopped():
                 break
         while window:
-            if stopped() and any(future.cancel() for future in window[0].futures):
-                return
+            if stopped():
+                # All at once, or the threads would take up the next ones meanwhile.
+                for future in [future for pending in window for future in pending.futures]:
+                    future.cancel()
+                if any(future.cancelled() for future in window[0].futures):
+                    return
             yield self._collect(window.popleft())
 
     def _submit(self, row: Row) -> _Pending:

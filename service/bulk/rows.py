@@ -124,7 +124,7 @@ def parse(number: int, raw: Raw, columns: Columns, max_characters: int) -> Row:
     """Read a row; what is wrong with it becomes part of it."""
     digest = raw.digest()
     name: Any = None
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = {} if columns.keeps_all else dict.fromkeys(columns.keep)
     try:
         value = _value(raw)
         if isinstance(value, Mapping):
