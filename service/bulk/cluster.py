@@ -165,17 +165,13 @@ def _judged(
         with _signals():
             try:
                 for row in counted.iter_rows():
-                    yield Counts(**json.loads(row["counts"]))
+                    reply = json.loads(row["done"])
+                    if "error" in reply:
+                        raise JobError(reply["error"])
+                    yield Counts(**reply["counts"])
             except RayError as error:
-                raise JobError(_cause(error)) from None
-
-
-def _cause(error: BaseException) -> str:
-    """What went wrong in a worker, without Ray's account of where."""
-    cause: BaseException = error
-    while inner := getattr(cause, "cause", None) or cause.__cause__:
-        cause = inner
-    return str(cause).strip().splitlines()[-1]
+                name = type(error).__name__
+                raise JobError(f"--ray: a worker failed ({name}); Ray's logs say why") from error
 
 
 @contextmanager

@@ -8,15 +8,18 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final, Self, cast
 
 from service.bulk import tables
 from service.bulk.job import Job, JobError
 from service.bulk.journal import write_whole
+from service.bulk.judge import Judge
 from service.bulk.results import Counts
 from service.bulk.rows import parse
 from service.bulk.sources import Files, InputError, JsonLines, Parquet, open_file
+from tamis.bundle import BundleError
 
 BLOCK: Final = 1 << 20
 DONE: Final = "_done"
@@ -114,20 +117,15 @@ class PartJudge:
     """Judges parts: what an actor of Ray Data holds. Needs no Ray itself."""
 
     def __init__(self, job: Job, folder: str, fingerprint: str, schema: Any) -> None:
-        """Load the classifier.
+        """Note what to do; the classifier is loaded with the first part.
 
-        Raises:
-            JobError: where this machine has another bundle than the one that began the job.
+        ``fingerprint`` is of the bundle with which the job began, ``schema`` the output's columns
+        where it is Parquet.
         """
-        found = job.bundle.fingerprint
-        if found != fingerprint:
-            raise JobError(
-                f"{socket.gethostname()}: the bundle is {found[:12]}, the job's {fingerprint[:12]}"
-            )
         self._job = job
         self._folder = Path(folder)
+        self._fingerprint = fingerprint
         self._schema = schema
-        self._judge = job.judge()
 
     def __enter__(self) -> Self:
         return self
@@ -137,12 +135,34 @@ class PartJudge:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._judge.close()
+        if judge := self.__dict__.pop("judge", None):
+            judge.close()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of this machine.
+
+        Raises:
+            BundleError: where there is no bundle.
+            JobError: where it is another one than the job began with.
+        """
+        found, begun = self._job.bundle.fingerprint[:12], self._fingerprint[:12]
+        if found != begun:
+            raise JobError(f"{socket.gethostname()}: the bundle is {found}, the job's is {begun}")
+        return self._job.judge()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Judge parts given as JSON; returns their counts as JSON."""
-        done = [asdict(self.write(Part(**json.loads(part)))) for part in batch["part"]]
-        return {"counts": [json.dumps(counts) for counts in done]}
+        """Judge parts, given as JSON; returns the counts of each as JSON, or what went wrong.
+
+        What the user can put right is returned: Ray would bury an exception in its own.
+        """
+        return {"done": [json.dumps(self._reply(Part(**json.loads(p)))) for p in batch["part"]]}
+
+    def _reply(self, part: Part) -> dict[str, Any]:
+        try:
+            return {"counts": asdict(self.write(part))}
+        except (JobError, BundleError, InputError, OSError) as error:
+            return {"error": str(error)}
 
     def write(self, part: Part) -> Counts:
         """Judge one part and write it, as a whole or not at all.
@@ -165,7 +185,7 @@ class PartJudge:
         )
         try:
             with lines.open("wb") as stream:
-                for row, verdict in self._judge.run(rows):
+                for row, verdict in self.judge.run(rows):
                     stream.write(job.line(row, verdict))
                     counts.count(verdict)
                 stream.flush()
