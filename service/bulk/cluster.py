@@ -92,7 +92,7 @@ def run(job: Job, cluster: Cluster) -> int:
             progress.say(f"interrupted after {counts.rows:,} rows{where}")
             return 128 + stop.number
         write_whole(folder / JOB, _job_json(pins, complete=True))
-        progress.say(f"{counts} ({progress.rate(counts):.0f} rows/s)")
+        progress.end(counts)
     return status(counts)
 
 

@@ -68,11 +68,13 @@ class Job:
     def pins(self) -> dict[str, Any]:
         """Everything but the input that the output depends on."""
         columns = asdict(self.columns)
+        keep = list(columns.pop("keep"))
         return {
             "tamis": __version__,
             "model": f"{self.bundle.name}@{self.bundle.fingerprint}",
             "policy": f"{self.policy.name}@{self.policy.version}",
-            "columns": columns | {"keep": list(self.columns.keep)},
+            **{f"{name}_field": column for name, column in columns.items()},
+            "keep": keep,
             "evidence": self.evidence,
             "on_error": self.on_error,
             "max_characters": self.max_characters,

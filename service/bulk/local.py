@@ -176,8 +176,8 @@ def _judge(
 ) -> bool:
     """Judge what is left; returns whether that was everything."""
     state = output.state
-    progress.update(state.counts, source.fraction())
     with job.judge() as judge:
+        progress.update(state.counts, source.fraction())
         for row, verdict in judge.run(feed, stop):
             output.append(job.line(row, verdict))
             state.take(row.digest)
@@ -191,5 +191,5 @@ def _end(state: State, stop: Stop, progress: Progress, finished: bool, how: str)
     if not finished:
         progress.say(f"interrupted after {state.rows:,} rows{how}")
         return stop.status
-    progress.say(f"{state.counts} ({progress.rate(state.counts):.0f} rows/s)")
+    progress.end(state.counts)
     return status(state.counts)

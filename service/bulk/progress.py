@@ -54,15 +54,21 @@ class Progress:
             done = "" if fraction is None else f"{fraction:.0%}, {self._left(fraction)} left, "
             self.say(f"{done}{self._status(counts)}")
 
-    def rate(self, counts: Counts) -> float:
-        """Rows a second of this run."""
+    def end(self, counts: Counts) -> None:
+        """Say what came out."""
+        if counts.rows > (counts.rows if self._earlier is None else self._earlier):
+            self.say(f"{counts} ({self._rate(counts):.0f} rows/s)")
+        else:
+            self.say(f"{counts}; nothing was left to do")
+
+    def _rate(self, counts: Counts) -> float:
         spent = max(time.monotonic() - self._began, 1e-9)
         return (counts.rows - (self._earlier or 0)) / spent
 
     def _status(self, counts: Counts) -> str:
         flagged = counts.flag + counts.block
         faulty = f", {counts.errors:,} faulty" if counts.errors else ""
-        return f"{counts.rows:,} rows, {self.rate(counts):.0f}/s, {flagged:,} flagged{faulty}"
+        return f"{counts.rows:,} rows, {self._rate(counts):.0f}/s, {flagged:,} flagged{faulty}"
 
     def _left(self, fraction: float) -> str:
         done = fraction - self._before

@@ -267,7 +267,7 @@ def test_another_job_does_not_go_on_with_an_output(
     for arguments, message in {
         (*begun, "--policy", policy): "policy was default@",
         (*begun, "--bundle", other): "model was tamis-22m@",
-        (*begun, "--keep", "id"): "columns was",
+        (*begun, "--keep", "id"): "keep was [], now ['id']",
         (*begun, "--explain", "evidence"): "evidence was False, now True",
         (*begun, "--on-error", "skip"): "on_error was record, now skip",
         ("--input", changed, "--output", out): "first 50 rows of the input are not those",
@@ -316,7 +316,9 @@ def test_a_finished_table_is_left_alone_and_rows_that_came_later_are_not_lost(
     source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.parquet"
     assert moderate("--input", source, "--output", out) == 0
     before = out.stat().st_mtime_ns
+    capsys.readouterr()
     assert moderate("--input", source, "--output", out) == 0
+    assert "2 flagged, 0 blocked; nothing was left to do" in capsys.readouterr().err
     assert out.stat().st_mtime_ns == before
     write(source, [*ROWS, "one more"])
     assert moderate("--input", source, "--output", out) == 1

@@ -187,7 +187,7 @@ def test_two_workers_write_what_one_machine_does(tmp_path: Path):
 
     other = on_ray(*job, "--keep", "id")
     assert other.returncode == 1
-    assert "columns was" in other.stderr
+    assert "keep was" in other.stderr
     fatal = on_ray(*job, "--on-error", "fail", "--overwrite")
     assert fatal.returncode == 1
     assert "tamis: row 20: the line is not JSON" in fatal.stderr
