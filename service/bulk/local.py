@@ -68,6 +68,8 @@ class Feed:
     def skip(self, state: State, stop: Stop) -> None:
         """Pass over the rows that were judged, making sure that they are the same.
 
+        Where the job is stopped meanwhile, the feed stands short of them, and must not be judged.
+
         Raises:
             JournalError: where they are not.
         """
@@ -136,15 +138,17 @@ def _written(job: Job, source: Source, feed: Feed, stop: Stop, progress: Progres
     schema = job.schema(source)
     lines = path if direct else path.with_name(f"{path.name}.partial")
     state_path = path.with_name(f"{path.name}.job.json")
-    if not direct and not job.overwrite and path.exists():
+    if not direct and not job.overwrite and path.exists() and not lines.exists():
         return _finished(job, state_path, feed, stop, progress)
     with closing(Journal(lines, state_path, job.pins, job.overwrite)) as journal:
         state = journal.state
+        if not direct and job.overwrite:
+            remove(path)  # Or the next run could not tell it from the one that is to come.
         if state.rows:
             progress.say(f"going on after {state.rows:,} rows; making sure they are the same …")
         feed.skip(state, stop)
         state.complete = False
-        finished = _judge(job, source, feed, journal, stop, progress)
+        finished = not stop() and _judge(job, source, feed, journal, stop, progress)
         if finished and not direct:
             journal.save()
             tables.convert(lines, path, schema)
@@ -163,7 +167,7 @@ def _finished(job: Job, state_path: Path, feed: Feed, stop: Stop, progress: Prog
         raise JournalError(f"{job.output} exists; --overwrite writes over it")
     state = state_of(earlier)
     feed.skip(state, stop)
-    if any(row is not None for row in feed):
+    if not stop() and any(row is not None for row in feed):
         raise JournalError(
             f"{job.output} is finished with {state.rows} rows, the input has more now: judge the "
             "others into another output, or all of them with --overwrite"

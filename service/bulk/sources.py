@@ -126,17 +126,21 @@ class Files:
     def __init__(self, files: Sequence[JsonLines | Parquet]) -> None:
         self.files = files
         self._sizes = [max(file.path.stat().st_size, 1) for file in files]
+        self._total = sum(self._sizes)
+        self._current = self._before = 0
 
     def rows(self) -> Iterator[Raw | None]:
         """Every row from the first one on."""
-        for file in self.files:
+        for number, file in enumerate(self.files):
+            self._current, self._before = number, sum(self._sizes[:number])
             with closing(cast("Any", file.rows())) as rows:
                 yield from rows
 
     def fraction(self) -> float:
         """How much of it was read, 0 to 1."""
-        read = sum(s * f.fraction() for s, f in zip(self._sizes, self.files, strict=True))
-        return read / sum(self._sizes)
+        current = self._current
+        read = self._before + self._sizes[current] * self.files[current].fraction()
+        return read / self._total
 
 
 class Pipe:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from service.bulk.judge import Judge
 from service.bulk.progress import Progress
 from service.bulk.results import Counts
 from service.bulk.rows import Columns, Raw, Row, parse
+from service.bulk.stopping import Stop
 from service.dialects.native import verdict_json
 from service.engine.classifier import Classifier
 from tamis import bundle as bundles
@@ -325,6 +327,56 @@ def test_a_finished_table_is_left_alone_and_rows_that_came_later_are_not_lost(
     assert "the input has more now" in capsys.readouterr().err
     assert moderate("--input", source, "--output", out, "--overwrite") == 0
     assert pq.read_metadata(out).num_rows == 9
+
+
+def test_a_table_that_was_written_but_not_vouched_for_is_written_again(tmp_path: Path, many: Path):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.parquet"
+    assert moderate("--input", source, "--output", out) == 0
+    assert moderate("--input", source, "--output", tmp_path / "out.jsonl") == 0
+    before = out.read_bytes()
+    # As a crash would leave it between the two.
+    (tmp_path / "out.jsonl").rename(tmp_path / "out.parquet.partial")
+    job = json.loads((tmp_path / "out.parquet.job.json").read_text())
+    job["state"]["complete"] = False
+    (tmp_path / "out.parquet.job.json").write_text(json.dumps(job))
+    out.write_bytes(b"")
+    assert moderate("--input", source, "--output", out) == 0
+    assert out.read_bytes() == before
+    assert not (tmp_path / "out.parquet.partial").exists()
+
+
+def test_an_old_table_is_gone_once_it_is_judged_anew(
+    tmp_path: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    for path in (out, whole):
+        assert moderate("--input", many, "--output", path) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "stoppable", stopped_at_once)
+        assert moderate("--input", many, "--output", out, "--overwrite") == 130
+    assert not out.exists()
+    assert moderate("--input", many, "--output", out) == 2
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[Stop]:
+    stop = Stop()
+    stop.signal = signal.SIGINT
+    yield stop
+
+
+def test_a_run_stopped_before_it_went_on_changes_nothing(
+    tmp_path: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out.jsonl"
+    assert moderate("--input", many, "--output", out, "--limit", 50) == 0
+    before, job = out.read_bytes(), state(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "stoppable", stopped_at_once)
+        assert moderate("--input", many, "--output", out) == 130
+    assert out.read_bytes() == before
+    assert state(out) == job | {"complete": False}
 
 
 def test_two_processes_do_not_write_one_output(tmp_path: Path):
