@@ -32,6 +32,7 @@ TABLE_BYTES: Final = 1 << 20
 CALIBRATION_ROWS: Final = 512
 PARITY_ROWS: Final = 2000
 LICENCES: Final = {"permissive": "Apache-2.0", "all": "research only (non-commercial data)"}
+OWN: Final = "not decided: trained on feedback, whose texts are not ours to license"
 
 
 def build(
@@ -81,7 +82,7 @@ def build(
     manifest = {
         "format": FORMAT,
         "name": name,
-        "licence": LICENCES[recipe.variant],
+        "licence": OWN if training["rows"].get("feedback") else LICENCES[recipe.variant],
         "graph": graph,
         "tokenizer": TOKENIZER,
         "windows": asdict(shape),

@@ -12,8 +12,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, native, openai
+from service.dialects import catalogue, feedback, native, openai
 from service.errors import RequestError, envelope
+from service.feedback import Feedback
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.middleware import Envelope
@@ -55,10 +56,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for router in (native.router, openai.router, catalogue.router):
+    for router in (native.router, openai.router, catalogue.router, feedback.router):
         app.include_router(router)
     if settings.playground:
         app.router.routes.extend(page.routes())
+    app.state.feedback = Feedback(settings.feedback, moderator.metrics)
     _complete(app, moderator, lifecycle)
     if aside is None:
         app.add_route("/metrics", admin.scrape)

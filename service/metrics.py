@@ -136,6 +136,12 @@ class Metrics(EngineEvents):
             ["result"],
             registry=registry,
         )
+        self.feedback = Counter(
+            "tamis_feedback_total",
+            "Corrections stored, by label, and whether the service says the same.",
+            ["label", "agrees"],
+            registry=registry,
+        )
         self._bundle = Gauge(
             "tamis_bundle_info",
             "The bundle that is served.",

@@ -21,7 +21,9 @@ logger = logging.getLogger("tamis.service")
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
 WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
-ROUTES: Final = WATCHERS | {"/moderate", "/v1/moderations", "/policies", "/", "/admin/reload"}
+ROUTES: Final = WATCHERS | {
+    *("/moderate", "/v1/moderations", "/feedback", "/policies", "/", "/admin/reload")
+}
 
 
 class Envelope:

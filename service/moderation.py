@@ -149,7 +149,7 @@ class Moderator:
                 queue is full or too slow, 503 while loading, 504 past the deadline.
             ClientDisconnect: where the client has left; what waited is dropped.
         """
-        self._check_lengths(items)
+        self.check_lengths(items)
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.engine
@@ -212,7 +212,12 @@ class Moderator:
                 code="deadline_too_short",
             ) from None
 
-    def _check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
+    def check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
+        """Refuse too long a text.
+
+        Raises:
+            RequestError: naming the field and the limit.
+        """
         limit = self.settings.max_text_characters
         for name, contents in items:
             for content in contents:

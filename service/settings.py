@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
 from tamis.bundle import default_bundle
+from tamis.corrections.store import default_location
 from tamis.policy import Mode
 
 PREFIX: Final = "TAMIS_"
@@ -50,6 +51,11 @@ class Settings(BaseSettings):
     )
     cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."
+    )
+    feedback: str = Field(
+        default_factory=default_location,
+        repr=False,  # a URL may hold a password
+        description="Where corrections are kept: a path or a postgresql:// URL; empty: nowhere.",
     )
     linger_seconds: float = Field(
         5.0, ge=0, description="Time to answer on, not ready, after SIGTERM; 0: none."

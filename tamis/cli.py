@@ -1,4 +1,4 @@
-"""``tamis serve | keys | moderate | evaluate | train | export | bench``.
+"""``tamis serve | keys | moderate | evaluate | train | feedback | export | bench``.
 
 Each command imports its stage when it is asked for. This is the one module of the domain that
 knows the other rooms: it wires them together.
@@ -10,6 +10,7 @@ import importlib
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tamis import __version__
 from tamis import bundle as bundles
 from tamis.content import Content, exchange, prompt
+from tamis.corrections import command
 from tamis.policy import Policy, default_policy
 from tamis.verdict import Action, Finding, Provenance, Verdict, decide
 
@@ -103,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     moderate.set_defaults(run=_moderate)
 
     evaluate = commands.add_parser("evaluate", help="measure a bundle on labelled directories")
-    evaluate.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz")
+    labelled = evaluate.add_mutually_exclusive_group(required=True)
+    labelled.add_argument("--data", type=Path, help="folder of *.jsonl.gz")
+    labelled.add_argument(
+        "--feedback", action="append", metavar="STORE", help="corrections, as for `tamis train`"
+    )
     evaluate.add_argument("--bundle", type=Path)
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
@@ -122,7 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     classifier.add_argument("--lr", type=float, dest="encoder_lr", help="of the encoder")
     classifier.add_argument("--head-lr", type=float)
     classifier.add_argument("--seed", type=int)
+    classifier.add_argument(
+        "--feedback",
+        action="append",
+        default=[],
+        metavar="STORE",
+        help="corrections to learn from: a path, a postgresql:// URL or an exported *.jsonl.gz",
+    )
+    for who in ("reviewer", "key"):
+        classifier.add_argument(f"--feedback-limit-per-{who}", type=int, metavar="N", dest=who)
+    classifier.add_argument(
+        "--feedback-exclude", type=Path, metavar="DIR", help="evaluation sets no feedback may meet"
+    )
     classifier.set_defaults(run=_train_classifier)
+
+    command.add_to(commands)
 
     export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
     export.add_argument("--checkpoint", type=Path, required=True)
@@ -319,17 +339,22 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from service.engine.runtime import available_threads
+    from training.datasets import feedback
     from training.evaluation import suite
 
     # One text per core: the best throughput, and the very graph and code path that serve.
     classifier, policy = _classifier(args.bundle, threads=1), _policy(args.policy)
-    with ThreadPoolExecutor(available_threads()) as pool:
+    with (
+        ThreadPoolExecutor(available_threads()) as pool,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        data = args.data or feedback.as_sets(args.feedback, Path(scratch))
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
             return pool.map(classifier.judge, contents)
 
         results = suite.evaluate(
-            args.data,
+            data,
             judge_all,
             policy,
             classifier.bundle.thresholds,
@@ -350,12 +375,20 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
+    from training.datasets import feedback
 
     names = ("base", "init", "epochs", "encoder_lr", "head_lr", "seed")
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
     }
     recipe = trainer.Recipe(variant=args.variant, **chosen)
+    given = {"per_reviewer": args.reviewer, "per_key": args.key}
+    limits = feedback.Limits(**{name: n for name, n in given.items() if n is not None})
+    report = feedback.snapshot(args.feedback, args.out, limits, args.feedback_exclude)
+    if args.feedback:
+        print(report or "feedback: going on with the rows that this run began with")
+        if args.feedback_exclude is None:
+            print("  not compared with evaluation sets: no --feedback-exclude")
     trainer.train(args.data, args.out, recipe)
     for head in trainer.calibrate(args.data, args.out):
         print(f"{head.name:<15} f1 {head.f1:.3f} flag {head.flag:.3f} block {head.block:.3f}")

@@ -19,7 +19,7 @@ from tamis.windows import WindowShape
 from training.classifier import bases, calibration
 from training.classifier.calibration import Calibration
 from training.classifier.model import GuardClassifier
-from training.datasets import batches, mixing
+from training.datasets import batches, feedback, mixing
 from training.datasets.batches import INPUTS, UNKNOWN, Batch, Example
 from training.datasets.registry import HEADS, QUESTIONS
 from training.datasets.schema import Row, fingerprint
@@ -147,7 +147,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
     tokenizer = batches.plain_tokenizer(bases.tokenizer_file(path))
     shape = window_shape(tokenizer, recipe)
 
-    rows, held = mixing.split(mixing.load(data, recipe.variant))
+    rows, held = _rows(data, out, recipe)
     examples = batches.encode(rows, tokenizer, shape)
     held_examples = batches.encode(held, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     chances = mixing.probabilities(rows)
@@ -208,7 +208,11 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
         "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
         "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
         "heads": list(HEADS),
-        "rows": {"train": len(rows), "held_out": len(held)},
+        "rows": {
+            "train": len(rows),
+            "held_out": len(held),
+            "feedback": sum(row.licence == feedback.LICENCE for row in rows + held),
+        },
         "data_sha256": fingerprint(rows + held),
         "steps": steps,
         "best": best,
@@ -226,7 +230,7 @@ def calibrate(data: Path, checkpoint: Path) -> list[Calibration]:
     recipe = Recipe(**report["recipe"])
     model = load_model(checkpoint).to(device())
     tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
-    _, held = mixing.split(mixing.load(data, recipe.variant))
+    _, held = _rows(data, checkpoint, recipe)
     shape = window_shape(tokenizer, recipe)
     examples = batches.encode(held, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     logits = predict(model, examples, fast=False)
@@ -234,6 +238,11 @@ def calibrate(data: Path, checkpoint: Path) -> list[Calibration]:
     text = json.dumps(calibration.as_json(found), indent=2)
     (checkpoint / "calibration.json").write_text(text + "\n")
     return found
+
+
+def _rows(data: Path, checkpoint: Path, recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """(train, held out): the data, and the feedback that this run began with."""
+    return mixing.split(mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT))
 
 
 def load_model(checkpoint: Path) -> GuardClassifier:

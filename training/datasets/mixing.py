@@ -13,6 +13,7 @@ from training.datasets.schema import Row, data_files, read_rows
 
 Variant = Literal["permissive", "all"]
 
+FREE: Final = ("permissive", "own")
 HELD_OUT_PERCENT: Final = 8
 # A source of n rows is drawn in proportion to n^0.75: large, narrow sets (10,000 sexism tweets)
 # do not drown small, rich ones.
@@ -21,16 +22,20 @@ TEMPERATURE: Final = 0.75
 TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.0, "text": 0.6}
 
 
-def load(directory: Path, variant: Variant) -> list[Row]:
+def load(directory: Path, variant: Variant, feedback: Path | None = None) -> list[Row]:
     """The training rows of a variant that teach at least one head, in file order.
 
-    ``permissive`` keeps rows whose licence allows the weights to be shipped; ``all`` keeps all.
+    ``permissive`` keeps rows whose licence allows the weights to be shipped, and the trainer's own;
+    ``all`` keeps all. Rows of ``feedback``, a file that need not exist, come last.
     """
-    rows = (row for path in data_files(directory) for row in read_rows(path))
+    files = data_files(directory)
+    if feedback is not None and feedback.exists():
+        files.append(feedback)
+    rows = (row for path in files for row in read_rows(path))
     return [
         row
         for row in rows
-        if (variant == "all" or row.licence == "permissive") and source_of(row).labels_of(row)
+        if (variant == "all" or row.licence in FREE) and source_of(row).labels_of(row)
     ]
 
 

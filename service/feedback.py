@@ -1,0 +1,65 @@
+"""Keeping corrections: the store behind the route, and what happens where it fails."""
+
+import logging
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from service.errors import RequestError
+from service.metrics import Metrics
+from tamis.corrections.record import Correction
+from tamis.corrections.store import Store, StoreError, open_store
+
+logger = logging.getLogger("tamis.service")
+
+
+class Feedback:
+    """The application's store of corrections; opened when the first one comes."""
+
+    def __init__(self, location: str, metrics: Metrics) -> None:
+        """``location`` is a path or a Postgres URL; empty where nothing is to be kept."""
+        self._location = location
+        self._metrics = metrics
+        self._fault: str | None = None
+
+    def check(self) -> None:
+        """Refuse corrections where they are not wanted.
+
+        Raises:
+            RequestError: 404.
+        """
+        if not self._location:
+            raise RequestError(
+                "feedback is turned off on this server", code="feedback_off", status=404
+            )
+
+    async def keep(self, correction: Correction) -> None:
+        """Store and count a correction; once this returns, it is on disk.
+
+        Raises:
+            RequestError: 503 where the store cannot be used; the reason is logged, once.
+        """
+        try:
+            await run_in_threadpool(lambda: self._store().save(correction))
+        except StoreError as error:
+            if str(error) != self._fault:
+                self._fault = str(error)
+                logger.error("feedback cannot be stored: %s", error)
+            raise RequestError(
+                "feedback cannot be stored at present; the server's log says why",
+                code="feedback_unavailable",
+                status=503,
+            ) from None
+        self._fault = None
+        agrees = str(bool(correction.agrees)).lower()
+        self._metrics.feedback.labels(correction.label or "none", agrees).inc()
+
+    def _store(self) -> Store:
+        return open_store(self._location)
+
+
+def feedback_of(request: Request) -> Feedback:
+    """The application's store of corrections."""
+    found = request.app.state.feedback
+    assert isinstance(found, Feedback)
+    return found

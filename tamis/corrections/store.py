@@ -1,0 +1,257 @@
+"""Where corrections are kept: a SQLite file, or a Postgres database named by its URL.
+
+A connection lives as long as one call. Corrections come at the pace of people, so its
+cost does not matter, and there is nothing to pool, to revive after an outage, or to share between
+threads and processes.
+"""
+
+import json
+import os
+import re
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from tamis.corrections.record import Correction, parse, read_lines
+
+# Each entry takes a store from one version to the next; a store remembers how many it has seen.
+# The record itself is one JSON document, ASCII by escapes: Postgres texts cannot hold a NUL.
+MIGRATIONS: Final = (
+    "CREATE TABLE tamis_corrections"
+    " (id TEXT PRIMARY KEY, time TEXT NOT NULL, document TEXT NOT NULL)",
+)
+SAVE: Final = (
+    "INSERT INTO tamis_corrections (id, time, document) VALUES (:id, :time, :document)"
+    " ON CONFLICT (id) DO UPDATE SET time = excluded.time, document = excluded.document"
+)
+READ: Final = "SELECT document FROM tamis_corrections ORDER BY time, id"
+DELETE: Final = "DELETE FROM tamis_corrections WHERE id = :id"
+# Seconds to wait for another writer, or for a database that does not answer.
+PATIENCE: Final = 10
+LINES: Final = (".jsonl", ".jsonl.gz")
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used; the message names it without its password, and holds no text."""
+
+
+class Store(ABC):
+    """Corrections by id. Every method raises ``StoreError`` where the store cannot be used."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` is for messages."""
+        self.name = name
+
+    @abstractmethod
+    def save(self, correction: Correction) -> None:
+        """Keep a correction, durably, in place of an earlier one of the same id."""
+
+    @abstractmethod
+    def read(self) -> Iterator[Correction]:
+        """Every correction, oldest first."""
+
+    @abstractmethod
+    def delete(self, ids: Iterable[str]) -> int:
+        """Remove corrections; how many were there."""
+
+    def _upgrade_from(self, version: int) -> Sequence[str]:
+        """The statements that a store of a version still needs."""
+        if version > len(MIGRATIONS):
+            raise StoreError(f"{self.name}: was written by a newer Tamis (version {version})")
+        return MIGRATIONS[version:]
+
+
+class SqliteStore(Store):
+    """A file, made on the first write with mode 0600, that several processes may write to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        super().__init__(str(path))
+
+    def save(self, correction: Correction) -> None:
+        """See ``Store``."""
+        with self._open(create=True) as connection:
+            connection.execute(SAVE, _values(correction))
+
+    def read(self) -> Iterator[Correction]:
+        """See ``Store``."""
+        with self._open() as connection:
+            for (document,) in connection.execute(READ):
+                yield parse(json.loads(document))
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """See ``Store``; the file keeps no trace of what was deleted."""
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            count = sum(connection.execute(DELETE, {"id": i}).rowcount for i in ids)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
+
+    @contextmanager
+    def _open(self, create: bool = False) -> Iterator[sqlite3.Connection]:
+        try:
+            if create:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            elif not self._path.is_file():
+                raise StoreError(f"{self.name}: no corrections are kept there")
+            uri = f"{self._path.as_uri()}?mode=rw"
+            with closing(
+                sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)
+            ) as connection:
+                # Deleted and replaced text is overwritten with zeros.
+                connection.execute("PRAGMA secure_delete = ON")
+                self._upgrade(connection)
+                # Readers do not hold up writers. Where others are at work at this very moment, the
+                # next connection turns it on.
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise StoreError(f"{self.name}: {reason}") from error
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        def version() -> int:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+        if not self._upgrade_from(version()):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in self._upgrade_from(version()):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+
+
+class PostgresStore(Store):
+    """Two tables of a database: ``tamis_corrections``, and the version of its schema."""
+
+    # A lock of this database while the tables are made; the number means nothing.
+    LOCK: Final = 7_266_001
+    # What the URL does not say itself. An unreachable server must not hold a request for minutes.
+    DEFAULTS: Final = {"connect_timeout": PATIENCE, "tcp_user_timeout": PATIENCE * 1000}
+
+    def __init__(self, url: str) -> None:
+        """Take the URL apart.
+
+        Raises:
+            StoreError: where it is no URL of Postgres, or psycopg is not installed.
+        """
+        try:
+            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
+        except ImportError:
+            hint = "install the extra: pip install 'tamis[postgres]'"
+            raise StoreError(f"Postgres needs psycopg; {hint}") from None
+        try:
+            self._options: dict[str, Any] = self.DEFAULTS | conninfo_to_dict(url)
+        except psycopg.Error:
+            # The message may quote the URL, password and all.
+            raise StoreError("not a URL of Postgres: postgresql://user@host/database") from None
+        where = {name: self._options.get(name, "") for name in ("host", "port", "dbname")}
+        port = f":{where['port']}" if where["port"] else ""
+        super().__init__(f"postgresql://{where['host']}{port}/{where['dbname']}")
+
+    def save(self, correction: Correction) -> None:
+        """See ``Store``."""
+        with self._open() as connection:
+            connection.execute(_for_postgres(SAVE), _values(correction))
+
+    def read(self) -> Iterator[Correction]:
+        """See ``Store``."""
+        # A named cursor stays on the server, which sends some rows at a time.
+        with self._open() as connection, connection.cursor(name="tamis") as cursor:
+            cursor.execute(READ)
+            for (document,) in cursor:
+                yield parse(json.loads(document))
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """See ``Store``."""
+        delete = _for_postgres(DELETE)
+        with self._open() as connection:
+            return sum(int(connection.execute(delete, {"id": i}).rowcount) for i in ids)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        import psycopg
+
+        try:
+            with psycopg.connect(**self._options) as connection:
+                connection.execute(f"SET LOCAL statement_timeout = '{PATIENCE}s'")
+                self._upgrade(connection)
+                yield connection
+        except psycopg.Error as error:
+            # Only of connections: other messages may quote values.
+            reason = str(error).strip() if error.sqlstate is None else type(error).__name__
+            raise StoreError(f"{self.name}: {reason}") from error
+
+    def _upgrade(self, connection: Any) -> None:
+        table = "tamis_corrections_version"
+
+        def version() -> int:
+            (there,) = connection.execute(f"SELECT to_regclass('{table}')").fetchone()
+            if there is None:
+                return 0
+            return int(connection.execute(f"SELECT version FROM {table}").fetchone()[0])  # noqa: S608 (a constant)
+
+        if not self._upgrade_from(version()):
+            return
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [self.LOCK])
+        missing = self._upgrade_from(before := version())
+        if not before:
+            connection.execute(f"CREATE TABLE {table} (version INTEGER NOT NULL)")
+            connection.execute(f"INSERT INTO {table} VALUES (0)")  # noqa: S608
+        for statement in missing:
+            connection.execute(statement)
+        connection.execute(f"UPDATE {table} SET version = {len(MIGRATIONS)}")  # noqa: S608
+
+
+def _values(correction: Correction) -> Mapping[str, str]:
+    document = correction.as_json()
+    return {
+        "id": document["id"],
+        "time": document["time"],
+        "document": json.dumps(document),
+    }
+
+
+def _for_postgres(statement: str) -> str:
+    return re.sub(r":(\w+)", r"%(\1)s", statement)
+
+
+def default_location() -> str:
+    """``tamis/feedback.sqlite`` among this user's state (XDG); empty where there is no home."""
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:
+        return ""
+    return str(state / "tamis" / "feedback.sqlite")
+
+
+def open_store(location: str) -> Store:
+    """The store at a path or a ``postgresql://`` URL; nothing is touched yet.
+
+    Raises:
+        StoreError: where the location is neither, or its driver is missing.
+    """
+    if location.startswith(("postgresql://", "postgres://")):
+        return PostgresStore(location)
+    if "://" in location or not location:
+        raise StoreError("a store is a path or a postgresql:// URL")
+    return SqliteStore(Path(location).expanduser())
+
+
+def read_corrections(location: str) -> Iterator[Correction]:
+    """The corrections of a store, or of a file that ``tamis feedback export`` wrote.
+
+    Raises:
+        StoreError, ValueError, OSError: where they cannot be read.
+    """
+    if location.endswith(LINES):
+        return read_lines(Path(location))
+    return open_store(location).read()
