@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -82,7 +83,7 @@ def build(
     manifest = {
         "format": FORMAT,
         "name": name,
-        "licence": OWN if training["rows"].get("feedback") else LICENCES[recipe.variant],
+        "licence": licence_of(training),
         "graph": graph,
         "tokenizer": TOKENIZER,
         "windows": asdict(shape),
@@ -94,6 +95,13 @@ def build(
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     (out / "README.md").write_text(card.render(manifest))
     return report
+
+
+def licence_of(training: Mapping[str, Any]) -> str:
+    """What the weights may be used for, as far as it follows from the data."""
+    if training["rows"].get("feedback"):
+        return OWN
+    return LICENCES[training["recipe"]["variant"]]
 
 
 def _save(model: onnx.ModelProto, out: Path, graph: str) -> None:

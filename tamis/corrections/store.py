@@ -131,8 +131,17 @@ class SqliteStore(Store):
 class PostgresStore(Store):
     """Two tables of a database: ``tamis_corrections``, and the version of its schema."""
 
-    # A lock of this database while the tables are made; the number means nothing.
-    LOCK: Final = 7_266_001
+    FIND: Final = "SELECT to_regclass('tamis_corrections_version')"
+    VERSION: Final = "SELECT version FROM tamis_corrections_version"
+    UPGRADED: Final = "UPDATE tamis_corrections_version SET version = %s"
+    # Under a lock of the database (the number means nothing), and as if nothing had been found:
+    # another process may have been faster.
+    PREPARE: Final = (
+        "SELECT pg_advisory_xact_lock(7266001)",
+        "CREATE TABLE IF NOT EXISTS tamis_corrections_version (version INTEGER NOT NULL)",
+        "INSERT INTO tamis_corrections_version"
+        " SELECT 0 WHERE NOT EXISTS (SELECT FROM tamis_corrections_version)",
+    )
     # What the URL does not say itself. An unreachable server must not hold a request for minutes.
     DEFAULTS: Final = {"connect_timeout": PATIENCE, "tcp_user_timeout": PATIENCE * 1000}
 
@@ -191,24 +200,16 @@ class PostgresStore(Store):
             raise StoreError(f"{self.name}: {reason}") from error
 
     def _upgrade(self, connection: Any) -> None:
-        table = "tamis_corrections_version"
+        def one(statement: str) -> Any:
+            return connection.execute(statement).fetchone()[0]
 
-        def version() -> int:
-            (there,) = connection.execute(f"SELECT to_regclass('{table}')").fetchone()
-            if there is None:
-                return 0
-            return int(connection.execute(f"SELECT version FROM {table}").fetchone()[0])  # noqa: S608 (a constant)
-
-        if not self._upgrade_from(version()):
+        if one(self.FIND) is not None and not self._upgrade_from(one(self.VERSION)):
             return
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [self.LOCK])
-        missing = self._upgrade_from(before := version())
-        if not before:
-            connection.execute(f"CREATE TABLE {table} (version INTEGER NOT NULL)")
-            connection.execute(f"INSERT INTO {table} VALUES (0)")  # noqa: S608
-        for statement in missing:
+        for statement in self.PREPARE:
             connection.execute(statement)
-        connection.execute(f"UPDATE {table} SET version = {len(MIGRATIONS)}")  # noqa: S608
+        for statement in self._upgrade_from(one(self.VERSION)):
+            connection.execute(statement)
+        connection.execute(self.UPGRADED, [len(MIGRATIONS)])
 
 
 def _values(correction: Correction) -> Mapping[str, str]:

@@ -34,8 +34,8 @@ FURTHER: Final = (ATTACK, TOXICITY)
 class Limits:
     """How many corrections count, the newest first, of one reviewer and of one key.
 
-    At the defaults one key is worth at most some 7 % of what an epoch draws for the question its
-    corrections answer, beside the 87,000 rows of the shipped recipe.
+    At the defaults one key gets at most 13 % of what an epoch draws beside the 87,184 rows of the
+    shipped recipe: 2,000 prompts called safe, which make three rows each.
     """
 
     per_reviewer: int = 1_000

@@ -13,7 +13,7 @@ from tamis.content import Content
 from tamis.policy import Policy, Thresholds
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Provenance, Verdict, decide
-from training.datasets.registry import Source, sources
+from training.datasets.registry import QUESTION_OF, Source, sources
 from training.datasets.schema import Row, data_files, read_rows
 from training.evaluation import metrics
 
@@ -58,12 +58,16 @@ def question_of(rows: Sequence[Row]) -> str:
     """What a set asks: ``overall``, or the one category (or attack) that all its positives carry.
 
     A set of jailbreaks labelled 1 asks "is it an attack?", a set of hateful posts "is it hateful?";
-    its source's own category names, mapped in ``sources.yaml``, say so.
+    its source's own category names, mapped in ``sources.yaml``, say so. A source whose label
+    answers the overall question asks that, whatever its positives are about.
     """
     asked: set[frozenset[str]] = set()
     for row in rows:
         if row.label:
-            known = sources().get(row.source, Source()).categories_of(row)
+            source = sources().get(row.source, Source())
+            if QUESTION_OF[row.target] in source.unsafe:
+                return OVERALL
+            known = source.categories_of(row)
             asked.add(frozenset(name for name, value in known.items() if value))
     (only,) = asked if len(asked) == 1 else (frozenset[str](),)
     return next(iter(only)) if len(only) == 1 else OVERALL
