@@ -58,15 +58,16 @@ def question_of(rows: Sequence[Row]) -> str:
     """What a set asks: ``overall``, or the one category (or attack) that all its positives carry.
 
     A set of jailbreaks labelled 1 asks "is it an attack?", a set of hateful posts "is it hateful?";
-    its source's own category names, mapped in ``sources.yaml``, say so. A source whose label
-    answers the overall question asks that, whatever its positives are about.
+    its source's own category names, mapped in ``sources.yaml``, say so. A source of training data
+    says itself what its label answers, whatever its positives are about.
     """
     asked: set[frozenset[str]] = set()
     for row in rows:
-        if row.label:
-            source = sources().get(row.source, Source())
-            if QUESTION_OF[row.target] in source.unsafe:
-                return OVERALL
+        source = sources().get(row.source, Source())
+        if source.unsafe:
+            overall = QUESTION_OF[row.target] in source.unsafe
+            asked.add(frozenset(() if overall else source.unsafe))
+        elif row.label:
             known = source.categories_of(row)
             asked.add(frozenset(name for name, value in known.items() if value))
     (only,) = asked if len(asked) == 1 else (frozenset[str](),)
