@@ -75,7 +75,7 @@ async def feedback(request: Request) -> JSONResponse:
     contents = contents_of(body.input)
     moderator.check_lengths([("input", contents)])
     correction = _correction(body, _meant(contents, body.field), request)
-    policy = moderator.policy(body.policy)
+    policy = moderator.policy(request, body.policy)
     judged = await moderator.judge(request, [("input", [correction.content])], policy)
     verdict = judged.verdicts[0]
     said = verdict_json(verdict, None, None)
@@ -99,7 +99,7 @@ def _meant(contents: Sequence[Content], field: str | None) -> Content:
 
 
 def _correction(body: FeedbackRequest, content: Content, request: Request) -> Correction:
-    caller = getattr(request.state, "caller", None)
+    caller = request.state.caller
     try:
         return Correction(
             content=content,

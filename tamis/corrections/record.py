@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from tamis.content import Content, Question
 from tamis.taxonomy import ATTACK, TOXICITY, taxonomy
-from tamis.verdict import Verdict
+from tamis.verdict import Action, CategoryScore, Verdict
 
 Label = Literal["safe", "unsafe"]
 
@@ -113,17 +113,18 @@ class Correction:
     def agrees_with(self, verdict: Verdict) -> bool:
         """Whether a verdict of the content gives the same answers; categories are not compared.
 
-        A question that the policy did not ask counts as answered with "no".
+        A question that the policy did not ask counts as answered with "no", and a policy that
+        only scores as if it acted.
         """
-        toxicity = verdict.categories.get(TOXICITY)
         found = {
-            ATTACK: verdict.attack is not None and verdict.attack.flagged,
-            TOXICITY: toxicity is not None and toxicity.flagged,
+            ATTACK: _reached(verdict.attack),
+            TOXICITY: _reached(verdict.categories.get(TOXICITY)),
         }
-        # Where the policy does not ask the overall question, its categories give the answer.
-        found[self.content.question] = (
-            verdict.flagged if verdict.threshold is None else verdict.score >= verdict.threshold
-        )
+        if verdict.threshold is None:
+            # The policy does not ask the overall question: its categories give the answer.
+            found[self.content.question] = (verdict.withheld or verdict.action) != Action.ALLOW
+        else:
+            found[self.content.question] = verdict.score >= verdict.threshold
         return all(found[question] == answer for question, answer in self.answers.items())
 
     def as_json(self) -> dict[str, Any]:
@@ -145,6 +146,10 @@ class Correction:
             "verdict": self.verdict,
             "agrees": self.agrees,
         }
+
+
+def _reached(found: CategoryScore | None) -> bool:
+    return found is not None and found.score >= found.threshold
 
 
 def parse(raw: Mapping[str, Any]) -> Correction:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sqlite3
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -94,11 +95,10 @@ class SqliteStore(Store):
     @contextmanager
     def _open(self, create: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            if create:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            elif not self._path.is_file():
-                raise StoreError(f"{self.name}: no corrections are kept there")
+            if not self._path.exists():
+                if not create:
+                    raise StoreError(f"{self.name}: no corrections are kept there")
+                self._make()
             uri = f"{self._path.as_uri()}?mode=rw"
             with closing(
                 sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)
@@ -114,6 +114,19 @@ class SqliteStore(Store):
         except (sqlite3.Error, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StoreError(f"{self.name}: {reason}") from error
+
+    def _make(self) -> None:
+        """Put an empty file there that only its owner may read, without ever opening it there.
+
+        Whoever closes a database file lets go of all locks that the process holds on it, those of
+        its other connections included: two dozen threads damaged it so within a second.
+        """
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".") as empty,
+            suppress(FileExistsError),
+        ):
+            os.link(empty.name, self._path)
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         def version() -> int:

@@ -27,6 +27,15 @@ def model(tiny_base: Path) -> GuardClassifier:
     return model
 
 
+def test_weights_that_learnt_of_users_texts_are_not_ours_to_license():
+    def licence(variant: str, **rows: int) -> str:
+        return exporting.licence_of({"recipe": {"variant": variant}, "rows": rows})
+
+    assert licence("permissive", train=9) == licence("permissive", feedback=0) == "Apache-2.0"
+    assert licence("all").startswith("research only")
+    assert licence("permissive", feedback=1) == licence("all", feedback=1) == exporting.OWN
+
+
 @pytest.fixture(scope="module")
 def graph(model: GuardClassifier, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     path = tmp_path_factory.mktemp("graph") / "fp32.onnx"

@@ -3,13 +3,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from fastapi.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access import new_key
 from service.app import create_app
 from service.engine.engine import Engine
 from service.engine.scheduler import OverloadedError
@@ -23,19 +23,6 @@ GOOSE = "You are a stupid goose and nobody likes you."
 HI = {"prompt": "hi", "response": "Go away, goose."}
 
 
-class Keys:
-    """What the access layer does: it names the caller."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for name, value in scope.get("headers", ()):
-            if name == b"x-test-key":
-                scope.setdefault("state", {})["caller"] = SimpleNamespace(name=value.decode())
-        await self._app(scope, receive, send)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("state") / "feedback.sqlite"
@@ -44,7 +31,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(bundle, place: Path) -> Iterator[TestClient]:
     app = create_app(Settings(bundle=bundle.path, max_text_characters=2_000, feedback=str(place)))
-    app.add_middleware(Keys)
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
@@ -75,7 +61,6 @@ def test_a_correction_is_kept_with_the_services_own_verdict(client, place):
             "id": verdict["id"],
             "policy": "default",
         },
-        headers={"x-test-key": "review-tool"},
     )
     assert answer.status_code == 201
     found = answer.json()
@@ -84,7 +69,7 @@ def test_a_correction_is_kept_with_the_services_own_verdict(client, place):
     assert (record.content.question, record.content.text) == ("prompt", GOOSE)
     assert record.answers == {"prompt": True, "toxicity": True, "attack": False}
     assert record.categories == ("harassment",)
-    assert (record.reviewer, record.key, record.comment) == ("ana", "review-tool", "an insult")
+    assert (record.reviewer, record.key, record.comment) == ("ana", None, "an insult")
     assert record.verdict_id == verdict["id"]
     said = dict(record.verdict or {})
     for name in ("action", "score", "threshold", "categories", "attack", "model", "policy"):
@@ -251,6 +236,38 @@ def test_an_overloaded_service_says_when_to_come_back(client, place, monkeypatch
 def serving(settings: Settings, feedback: str) -> TestClient:
     app = create_app(settings.model_copy(update={"feedback": feedback}))
     return TestClient(app, raise_server_exceptions=False)
+
+
+def test_a_policy_that_only_scores_is_compared_as_if_it_acted(settings, tmp_path):
+    settings.policies = tmp_path
+    quiet = {"name": "quiet", "mode": "score", "overall": {}, "categories": {"toxicity": {}}}
+    kinds = {"name": "kinds", "mode": "score", "categories": {"harassment": {"flag": 0.1}}}
+    for policy in (quiet, kinds):
+        (tmp_path / f"{policy['name']}.yaml").write_text(yaml.safe_dump(policy))
+    with serving(settings, str(tmp_path / "feedback.sqlite")) as client:
+        wait_until_ready(client)
+        for policy in ("quiet", "kinds"):
+            assert post(client, input=GOOSE, label="unsafe", policy=policy)["agrees"]
+            assert not post(client, input=GOOSE, label="safe", policy=policy)["agrees"]
+        assert not post(client, input=GOOSE, toxicity=False, policy="quiet")["agrees"]
+        # It does not ask about toxicity, so it says nothing of it.
+        assert post(client, input=GOOSE, toxicity=False, policy="kinds")["agrees"]
+
+
+def test_a_key_needs_the_scope_and_is_kept_by_name(settings, tmp_path):
+    place = tmp_path / "feedback.sqlite"
+    settings.keys = tmp_path / "keys.yaml"
+    tool, one = new_key("review-tool")
+    gateway, other = new_key("gateway", scopes=["moderate"])
+    settings.keys.write_text(yaml.safe_dump([one, other]))
+    body = {"input": "x", "label": "safe"}
+    with serving(settings, str(place)) as client:
+        wait_until_ready(client)
+        refused = client.post("/feedback", json=body, headers={"x-api-key": gateway})
+        taken = client.post("/feedback", json=body, headers={"x-api-key": tool})
+    assert refused.status_code == 403
+    assert taken.status_code == 201
+    assert [c.key for c in read_corrections(str(place))] == ["review-tool"]
 
 
 def test_an_empty_setting_turns_it_off(settings):

@@ -3,6 +3,7 @@ import multiprocessing
 import sqlite3
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -179,12 +180,14 @@ def test_a_store_keeps_replaces_and_deletes(location: str):
 
 
 def save_many(location: str, who: str, count: int) -> None:
-    store = open_store(location)
-    for n in range(count):
-        store.save(correction(content.prompt(f"cookie {n}"), reviewer=who))
+    def save(n: int) -> None:
+        open_store(location).save(correction(content.prompt(f"cookie {n}"), reviewer=who))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(count)))
 
 
-def test_processes_write_to_one_store_at_once_without_loss(location: str):
+def test_threads_and_processes_write_to_one_store_at_once_without_loss(location: str):
     spawn = multiprocessing.get_context("spawn")
     # They meet already where the store is made.
     writers = [spawn.Process(target=save_many, args=(location, who, 60)) for who in ("a", "b")]
@@ -196,6 +199,24 @@ def test_processes_write_to_one_store_at_once_without_loss(location: str):
     assert sorted((c.reviewer, c.content.text) for c in open_store(location).read()) == sorted(
         (who, f"cookie {n}") for who in ("a", "b") for n in range(60)
     )
+
+
+def test_saving_leaves_the_locks_of_the_process_alone(tmp_path: Path):
+    path = tmp_path / "feedback.sqlite"
+    open_store(str(path)).save(correction())
+    log = tmp_path / "feedback.sqlite-wal"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM tamis_corrections").fetchall()
+        open_store(str(path)).save(correction(reviewer="ana"))
+        # A process that believes to be alone with the file removes its log when it is done.
+        alone = multiprocessing.get_context("spawn").Process(
+            target=save_many, args=(str(path), "b", 1)
+        )
+        alone.start()
+        alone.join(120)
+        assert alone.exitcode == 0
+        assert log.exists()
+    assert not log.exists()
 
 
 def test_a_store_of_a_newer_version_is_left_alone(location: str, monkeypatch):

@@ -275,15 +275,17 @@ def test_what_is_posted_is_exported_trained_on_and_learnt(
     out = tmp_path / "run"
     command = ["train", "classifier", "--data", str(data), "--out", str(out)]
     command += ["--feedback", str(exported), "--feedback-exclude", str(held_away)]
+    command += ["--feedback-limit-per-reviewer", "119"]
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert "feedback: 120 corrections read, all used" in told
-    assert "240 answers in them, not used: 1 in an evaluation set" in told
+    assert "feedback: 120 corrections read, not used: 1 over 119 of one reviewer" in told
+    assert "239 answers in them, not used: 1 in an evaluation set" in told
 
     used = list(read_rows(out / feedback.SNAPSHOT))
-    assert {r.id for r in used} == ids - {said("lovely garden 7", reviewer="ana").id}
+    lost = ("lovely garden 0", "lovely garden 7")
+    assert {r.id for r in used} == ids - {said(text, reviewer="ana").id for text in lost}
     report = json.loads((out / "training.json").read_text())
-    assert report["rows"]["feedback"] == len(used) == 239
+    assert report["rows"]["feedback"] == len(used) == 238
     assert "garden" not in json.dumps(report)
 
     gardens = [f"lovely garden number {n}" for n in range(60, 90)]
