@@ -120,7 +120,7 @@ def _export(args: argparse.Namespace) -> int:
     if not args.out.name.endswith((".jsonl", ".jsonl.gz")):
         raise StoreError("--out: must end in .jsonl or .jsonl.gz")
     count = write_lines(_selected(args), args.out)
-    print(f"{count} corrections in {args.out}", file=sys.stderr)
+    print(f"corrections in {args.out}: {count}", file=sys.stderr)
     return 0
 
 
@@ -128,5 +128,5 @@ def _delete(args: argparse.Namespace) -> int:
     if _selection(args).is_everything and not args.all:
         raise StoreError("say which corrections to delete, or --all")
     ids = [correction.id for correction in _selected(args)]
-    print(f"{open_store(_location(args)).delete(ids)} corrections deleted", file=sys.stderr)
+    print(f"corrections deleted: {open_store(_location(args)).delete(ids)}", file=sys.stderr)
     return 0

@@ -334,7 +334,7 @@ def test_list_shows_no_text_unless_asked(kept: str, capsys):
 def test_export_takes_what_is_selected_and_reads_back(kept: str, capsys, tmp_path: Path):
     out = tmp_path / "rows.jsonl.gz"
     assert main(["feedback", "export", "--since", "2025-01-01", "--out", str(out)]) == 0
-    assert "2 corrections" in capsys.readouterr().err
+    assert "rows.jsonl.gz: 2" in capsys.readouterr().err
     assert set(texts(str(out))) == {"ben", None}
     assert main(["feedback", "export", "--out", str(tmp_path / "rows.txt")]) == 1
     missing = ["feedback", "export", "--store", str(tmp_path / "none"), "--out", str(out)]
