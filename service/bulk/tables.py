@@ -113,6 +113,7 @@ def schema_of(
         "attack": score,
         "evidence": pa.list_(pa.struct(span | {"score": real, "field": text})),
         "windows": pa.int64(),
+        "tokens": pa.int64(),
         "model": text,
         "policy": text,
         "withheld": text,
