@@ -1,0 +1,43 @@
+"""``tamis serve | keys | moderate | evaluate | train | feedback | export | bench``.
+
+One module per command, which imports its stage when it is run. This is the one part of the domain
+that knows the other rooms: it wires them together.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tamis import __version__
+from tamis.cli import bench, evaluate, export, feedback, keys, moderate, serve, train
+from tamis.cli.common import CommandError
+
+COMMANDS = (serve, keys, moderate, evaluate, train, feedback, export, bench)
+# Which extra brings a module that is missing; else the one that the command needs.
+EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
+SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except ModuleNotFoundError as error:
+        needed = "cpu" if args.command in SERVING else "training"
+        extra = EXTRAS.get(str(error.name).partition(".")[0], needed)
+        print(f"tamis: {error}; install the extra: pip install 'tamis[{extra}]'", file=sys.stderr)
+        return 1
+    except (CommandError, OSError, RuntimeError, ValueError) as error:
+        print(f"tamis: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tamis", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"tamis {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser

@@ -1,0 +1,38 @@
+"""``tamis bench``: measure."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from tamis import bundle as bundles
+from tamis.cli.common import CommandError, Commands
+
+BENCHMARKS = (
+    *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
+    "rolling",
+)
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    bench = commands.add_parser("bench", help="measure; docs/performance.md is made from it")
+    bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
+    bench.add_argument("--bundle", type=Path)
+    bench.add_argument("--data", type=Path, help="folder of real texts, for invariance")
+    bench.add_argument("--minutes", type=float, default=10, help="of the soak")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.name == "invariance" and args.data is None:
+        raise CommandError("--data: invariance needs a folder of *.jsonl.gz")
+    module = {"peers": "compare"}.get(args.name, args.name)
+    try:
+        benchmark = importlib.import_module(f"benchmarks.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise CommandError("benchmarks are run from a source tree") from None
+    more = {"invariance": [args.data], "soak": [args.minutes]}.get(args.name, [])
+    benchmark.run(args.bundle or bundles.default_bundle(), *more)
+    return 0

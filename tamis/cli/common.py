@@ -1,0 +1,53 @@
+"""What several commands need."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from tamis import bundle as bundles
+from tamis.policy import Policy, default_policy
+from tamis.verdict import Provenance
+
+if TYPE_CHECKING:
+    from service.engine.classifier import Classifier
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class CommandError(RuntimeError):
+    """Something the user can put right; printed without a traceback."""
+
+
+def whole(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Options among these that were given."""
+    return [
+        f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)
+    ]
+
+
+def load_classifier(path: Path | None, threads: int | None = None) -> "Classifier":
+    """The classifier of a bundle (default: the shipped one) on the CPU."""
+    from service.engine import classifier
+    from service.engine.runtime import CpuRuntime
+
+    bundle = bundles.load(path or bundles.default_bundle())
+    return classifier.load_classifier(bundle, CpuRuntime(bundle.graph, threads))
+
+
+def policy_of(path: Path | None) -> Policy:
+    """The policy of a file, or the default."""
+    return Policy.load(path) if path else default_policy()
+
+
+def provenance_of(classifier: "Classifier", policy: Policy) -> Provenance:
+    """Who says so."""
+    bundle = classifier.bundle
+    return Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)

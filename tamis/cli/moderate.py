@@ -1,0 +1,74 @@
+"""``tamis moderate``: judge one text, or the rows of a file."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tamis.cli import bulk
+from tamis.cli.common import (
+    CommandError,
+    Commands,
+    given,
+    load_classifier,
+    policy_of,
+    provenance_of,
+)
+from tamis.content import exchange, prompt
+from tamis.verdict import Action, Verdict, decide
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    moderate = commands.add_parser("moderate", help="judge one text, or the rows of a file")
+    moderate.add_argument("text", nargs="?", help="a prompt; '-' reads standard input")
+    moderate.add_argument("--response", help="judge this response to the prompt, too")
+    moderate.add_argument("--policy", type=Path, help="policy file")
+    moderate.add_argument("--bundle", type=Path)
+    moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    bulk.add_options(moderate.add_argument_group("files", "every row of a file: docs/bulk.md"))
+    moderate.set_defaults(run=_moderate)
+
+
+def _moderate(args: argparse.Namespace) -> int:
+    from service.dialects.native import verdict_json
+
+    if args.input is not None:
+        return bulk.run(args)
+    if args.text is None:
+        raise CommandError("moderate: give a text, or a file with --input")
+    if stray := given(args, bulk.OPTIONS):
+        raise CommandError(f"{stray[0]}: goes with --input, not with a text")
+    text = sys.stdin.read() if args.text == "-" else args.text
+    contents = (prompt(text),) if args.response is None else exchange(text, args.response)
+    classifier, policy = load_classifier(args.bundle), policy_of(args.policy)
+    findings = [classifier.judge(content, evidence=True) for content in contents]
+    own = classifier.bundle.thresholds
+    verdict = decide(findings, policy, own, provenance_of(classifier, policy))
+    if args.json:
+        print(json.dumps(verdict_json(verdict, None, None), indent=2, ensure_ascii=False))
+    else:
+        print(_readable(verdict))
+    return 0
+
+
+def _readable(verdict: Verdict) -> str:
+    """A verdict for people: the action, a bar for each score, and the words that decided."""
+    colour = {Action.ALLOW: "32", Action.FLAG: "33", Action.BLOCK: "31"}[verdict.action]
+    action = verdict.action.value.upper()
+    if sys.stdout.isatty():
+        action = f"\x1b[1;{colour}m{action}\x1b[0m"
+    limit = "" if verdict.threshold is None else f" (flag from {verdict.threshold:.2f})"
+    lines = [f"{action}  unsafe {verdict.score:.2f}{limit}", ""]
+    scores = dict(verdict.categories)
+    if verdict.attack is not None:
+        scores["attack"] = verdict.attack
+    for name, score in sorted(scores.items(), key=lambda item: -item[1].score):
+        bar = "█" * round(20 * score.score)
+        mark = " ← flagged" if score.flagged else ""
+        lines.append(f"  {name:<15}{score.score:5.2f}  {bar:<20}{mark}")
+    lines += [f'\n  {e.category} {e.score:.2f}: "{e.text}"' for e in verdict.evidence]
+    where = verdict.provenance
+    lines.append(f"\n  {where.model}@{where.bundle[:12]}, policy {where.policy}, ")
+    lines[-1] += f"{verdict.windows} window{'s'[: verdict.windows != 1]}"
+    return "\n".join(lines)

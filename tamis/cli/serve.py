@@ -1,0 +1,31 @@
+"""``tamis serve``: answer HTTP requests."""
+
+import argparse
+from pathlib import Path
+
+from tamis.cli.common import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    serve = commands.add_parser("serve", help="answer HTTP requests")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
+    serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
+    serve.add_argument("--keys", type=Path, help="file of API keys (see 'tamis keys new')")
+    serve.add_argument("--mode", choices=("enforce", "score"), help="score: no policy acts")
+    serve.add_argument("--admin-port", type=int, help="port of its own for metrics and reload")
+    serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
+    serve.add_argument("--threads", type=int, help="cores to compute on (default: the CPU quota)")
+    serve.add_argument("--workers", type=int, help="runs at the same time (default: one a thread)")
+    serve.add_argument("--processes", type=int, help="server processes (default 1)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from service.server import serve
+    from service.settings import Settings
+
+    serve(Settings(**{k: v for k, v in vars(args).items() if k in Settings.model_fields and v}))
+    return 0
