@@ -1,0 +1,102 @@
+# The image of Tamis: `docker build .` for CPUs, `docker build --target gpu .` for GPUs.
+#
+# `make image-tree` runs these very lines without a container engine, starts the server from the
+# tree they make as the image would, and asks it for a verdict.
+
+ARG BASE=python:3.11-slim-bookworm
+
+# The packages that ship. No torch, no compiler, and no pip in the environment itself.
+FROM ${BASE} AS env
+WORKDIR /src
+RUN python -m venv --without-pip /opt/tamis/env
+COPY pyproject.toml scripts/dependencies.py ./
+COPY requirements/serve.txt requirements/
+
+FROM env AS env-cpu
+# More of pyproject's extras to install, separated by blanks.
+ARG EXTRAS=""
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python dependencies.py cpu ${EXTRAS} > wanted.txt \
+    && pip --python /opt/tamis/env install -c requirements/serve.txt -r wanted.txt
+
+FROM env AS env-gpu
+ARG EXTRAS=""
+COPY requirements/serve-gpu.txt requirements/
+# CUDA and cuDNN come as packages; the driver comes with the node.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python dependencies.py gpu ${EXTRAS} > wanted.txt \
+    && pip --python /opt/tamis/env install -c requirements/serve.txt \
+        -c requirements/serve-gpu.txt -r wanted.txt "onnxruntime-gpu[cuda,cudnn]"
+
+# The code, as the package that `pip install` would make of it, compiled because the final file
+# system is read-only. The bundle is a layer of its own.
+FROM ${BASE} AS app
+WORKDIR /src
+COPY requirements/build.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/pip pip install -r requirements/build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY tamis tamis
+COPY service service
+COPY training training
+COPY export export
+COPY models/tamis-22m models/tamis-22m
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
+    && rm -r /opt/tamis/app/tamis/models /opt/tamis/app/bin \
+    && python -m compileall -q --invalidation-mode unchecked-hash /opt/tamis/app
+
+# What ships is put together here first: the bundle's checksums hold, and it gives a verdict.
+FROM env-cpu AS checked-cpu
+ARG BUNDLE=models/tamis-22m
+ENV PYTHONPATH=/opt/tamis/app
+COPY --from=app /opt/tamis/app /opt/tamis/app
+COPY ${BUNDLE} /opt/tamis/bundle
+RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning."
+
+# A build machine has no GPU: the checksums hold, and the runtime can be imported.
+FROM env-gpu AS checked-gpu
+ARG BUNDLE=models/tamis-22m-fp16
+ENV PYTHONPATH=/opt/tamis/app
+COPY --from=app /opt/tamis/app /opt/tamis/app
+COPY ${BUNDLE} /opt/tamis/bundle
+RUN /opt/tamis/env/bin/python -c "import pathlib, onnxruntime, service.app, tamis.bundle; \
+    print(tamis.bundle.load(pathlib.Path('/opt/tamis/bundle')).fingerprint)"
+
+FROM ${BASE} AS final
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Tamis" \
+      org.opencontainers.image.description="Low-latency moderation of LLM traffic" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/opt/tamis/env/bin:${PATH} \
+    PYTHONPATH=/opt/tamis/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    TAMIS_BUNDLE=/opt/tamis/bundle \
+    TAMIS_HOST=0.0.0.0 \
+    TAMIS_PORT=8000
+WORKDIR /opt/tamis
+USER 65532:65532
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Ready, not merely alive; a full queue does not make it unhealthy.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"TAMIS_PORT\"]}/health/ready', timeout=2)"]
+ENTRYPOINT ["python", "-m", "tamis"]
+CMD ["serve"]
+
+FROM final AS gpu
+ENV TAMIS_PROVIDER=cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=checked-gpu /opt/tamis/env /opt/tamis/env
+COPY --from=checked-gpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-gpu /opt/tamis/app /opt/tamis/app
+
+FROM final AS cpu
+COPY --from=checked-cpu /opt/tamis/env /opt/tamis/env
+COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app

@@ -1,0 +1,1 @@
+"""Tools around the product; none of them is part of the package."""
