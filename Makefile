@@ -1,11 +1,13 @@
 # make run    set up what serving needs (no torch) and serve on PORT
 # make test   set up what development needs and run every check
+# make tools  fetch Prometheus and promtool, for the tests of rules and for watching a load test
+# make image-tree   build the image's tree without a container engine, and serve from it
 PORT ?= 8000
 PYTHON ?= python3
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: run test check format clean
+.PHONY: run test check format tools image-tree clean
 
 run: $(SERVE)/.ready
 	$(SERVE)/bin/tamis serve --port $(PORT)
@@ -23,6 +25,18 @@ check: $(DEV)/.ready
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
+
+# Unpacked, not installed. Tests that need it are skipped where it cannot be had.
+tools: .tools/usr/bin/promtool
+
+.tools/usr/bin/promtool:
+	mkdir -p .tools
+	cd .tools && (apt-get download -q prometheus || (apt-get update -q && apt-get download -q prometheus))
+	dpkg -x .tools/prometheus_*.deb .tools
+	rm .tools/prometheus_*.deb
+
+image-tree: $(SERVE)/.ready
+	$(SERVE)/bin/python -m scripts.image_tree
 
 $(SERVE)/.ready: pyproject.toml requirements/serve.txt
 	$(PYTHON) -m venv $(SERVE)

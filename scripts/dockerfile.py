@@ -1,7 +1,7 @@
 """Dockerfiles as data: stages, their instructions, and what the variables in them stand for.
 
-https://docs.docker.com/reference/dockerfile/, without heredocs and escape directives, and of
-``${…}`` no more than ``${name}``, ``${name:-word}`` and ``${name:+word}``.
+https://docs.docker.com/reference/dockerfile/, without heredocs and escape directives, and of the
+forms of a variable ``$name`` and ``${name}`` alone.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{(\w+)(?::([-+])([^}]*))?\})")
+VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 FLAG: Final = re.compile(r"--([\w-]+)(?:=(\S+))?\s+")
 WORD: Final = re.compile(r'(?:[^\s"]|"(?:\\.|[^"\\])*")+')
 
@@ -90,15 +90,7 @@ def parse(text: str) -> Dockerfile:
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """Text with its variables replaced, those that are not set by nothing."""
-
-    def value(match: re.Match[str]) -> str:
-        name, kind, word = match[1] or match[2], match[3], match[4]
-        known = variables.get(name, "")
-        if kind == "-":
-            return known or word
-        return (word if known else "") if kind == "+" else known
-
-    return VARIABLE.sub(value, text)
+    return VARIABLE.sub(lambda match: variables.get(match[1] or match[2], ""), text)
 
 
 def _instructions(text: str) -> Iterator[Instruction]:

@@ -37,8 +37,9 @@ class Container:
 
     def start(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
         """Run a command of the image as its user, without a way back to root."""
-        enter = ["setpriv", "--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all"]
-        enter = ["chroot", f"--userspec={self._plan['user']}", "--groups=", str(self._root)]
+        user, _, group = self._plan["user"].partition(":")
+        enter = ["chroot", str(self._root), "setpriv", f"--reuid={user}", f"--regid={group}"]
+        enter += ["--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
         script = 'cd "$0" && exec "$@"'
         return subprocess.Popen(
             [*enter, "/bin/sh", "-c", script, self._plan["directory"], *command],

@@ -151,7 +151,7 @@ class Builder:
 
     def _copy(self, source: str, target: str, image: Image, stage: str | None) -> None:
         into = below(image.layers[0], str(Path(image.directory) / target))
-        if target.endswith(("/", ".")) and not (stage is None and (self._context / source).is_dir()):
+        if target.endswith(("/", ".")):  # only files are copied into folders here
             into /= Path(source).name
         into.parent.mkdir(parents=True, exist_ok=True)
         if stage is not None:
@@ -234,7 +234,6 @@ def outside(rootfs: Path, out: Path) -> Image:
     script.append("exec chroot . python -m ensurepip --default-pip")
     command = ["unshare", "--mount", "sh", "-ec", "\n".join(script)]
     subprocess.run(command, env=machine() | image.env, check=True, stdout=subprocess.DEVNULL)
-    (local / "bin" / "pip").exists() or (local / "bin" / "pip").symlink_to("pip3")
     return image
 
 
@@ -295,7 +294,7 @@ def main() -> int:
     if os.environ.get(INSIDE) is None:
         os.environ[INSIDE] = "1"
         command = [sys.executable, "-m", "scripts.image_tree", *sys.argv[1:]]
-        os.execvp("unshare", ["unshare", "--mount", *command])  # noqa: S606, S607
+        os.execvp("unshare", ["unshare", "--mount", *command])  # noqa: S606
     out = Path(tempfile.mkdtemp(prefix="tamis-image-"))
     # Layers of an overlay may not lie within each other, and one of them is the whole machine.
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", out], check=True)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -17,6 +17,8 @@ BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
     *(0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+LoadFailure = Literal["provider", "bundle", "other"]
+LOAD_FAILURES: Final[tuple[LoadFailure, ...]] = get_args(LoadFailure)
 # Set by ``tamis serve --processes``: prometheus_client then keeps values in files of this folder,
 # and reads the variable when it is imported.
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -157,6 +159,16 @@ class Metrics(EngineEvents):
             multiprocess_mode="livemax",
         )
 
+        self._load_failed = Gauge(
+            "tamis_load_failed",
+            "Why the model could not be loaded: provider (not the configured one), bundle, other.",
+            ["reason"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        for reason in LOAD_FAILURES:
+            self._load_failed.labels(reason).set(0)
+
     def scrape(self) -> bytes:
         """The exposition text; over all processes where there are several."""
         if not (folder := os.environ.get(SHARED)):
@@ -210,6 +222,10 @@ class Metrics(EngineEvents):
         self._bundle.labels(**bundle).set(1)
         self._runtime.labels(**runtime).set(1)
         self.ready.set(1)
+
+    def failed(self, reason: LoadFailure) -> None:
+        """The engine could not be loaded, and never will be in this process."""
+        self._load_failed.labels(reason).set(1)
 
     def queued(self, tokens: int) -> None:
         """See ``Events``."""

@@ -1,0 +1,46 @@
+"""What the tests of k8s/ share: manifests as a cluster gets them, and tools where there are."""
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = ("cpu", "gpu", "monitoring", "keda")
+Manifest = dict[str, Any]
+
+
+def tool(name: str) -> str:
+    """A program on the path or fetched by ``make tools``; skips where it is missing."""
+    found = shutil.which(name) or shutil.which(name, path=ROOT / ".tools" / "usr" / "bin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@functools.cache
+def render(folder: Path) -> tuple[Manifest, ...]:
+    """The manifests of a kustomization."""
+    command = [tool("kubectl"), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def one(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
+    """The only manifest of a kind."""
+    (found,) = [m for m in manifests if m["kind"] == kind]
+    return found
+
+
+def rules() -> Manifest:
+    """The rule groups as Prometheus reads them."""
+    path = K8S / "components" / "monitoring" / "rules.yaml"
+    spec: Manifest = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
+    return spec
