@@ -13,6 +13,14 @@ from typing import Self
 from benchmarks import process
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Server:
     """``tamis serve`` from ready until the end of the ``with`` block.
 
@@ -21,9 +29,7 @@ class Server:
     """
 
     def __init__(self, bundle: Path, **settings: object) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         chosen = {
             "cache_bytes": 0,
             "linger_seconds": 0,

@@ -132,6 +132,9 @@ class Metrics(EngineEvents):
             ["reason"],
             registry=registry,
         )
+        for loss in get_args(Loss):
+            # A series that begins with its first event hides that event from rate().
+            self._lost.labels(loss)
         self._lookups = Counter(
             "tamis_cache_lookups_total",
             "Texts sought in the cache; joined means an equal text was being judged.",
@@ -158,7 +161,6 @@ class Metrics(EngineEvents):
             registry=registry,
             multiprocess_mode="livemax",
         )
-
         self._load_failed = Gauge(
             "tamis_load_failed",
             "Why the model could not be loaded: provider (not the configured one), bundle, other.",

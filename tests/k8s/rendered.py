@@ -1,13 +1,14 @@
 """What the tests of k8s/ share: manifests as a cluster gets them, and tools where there are."""
 
 import functools
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from benchmarks import monitoring
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -17,10 +18,10 @@ Manifest = dict[str, Any]
 
 def tool(name: str) -> str:
     """A program on the path or fetched by ``make tools``; skips where it is missing."""
-    found = shutil.which(name) or shutil.which(name, path=ROOT / ".tools" / "usr" / "bin")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
+    try:
+        return monitoring.tool(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @functools.cache
