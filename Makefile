@@ -35,8 +35,8 @@ tools: .tools/usr/bin/promtool
 	dpkg -x .tools/prometheus_*.deb .tools
 	rm .tools/prometheus_*.deb
 
-image-tree: $(SERVE)/.ready
-	$(SERVE)/bin/python -m scripts.image_tree
+image-tree:
+	$(PYTHON) -m scripts.image_tree
 
 $(SERVE)/.ready: pyproject.toml requirements/serve.txt
 	$(PYTHON) -m venv $(SERVE)
