@@ -372,10 +372,23 @@ def test_a_broken_bundle_is_alive_but_never_ready(settings, tmp_path):
                 break
         assert answer.status_code == 503
         assert "no bundle at" in answer.json()["reason"]
+        assert 'tamis_load_failed{reason="bundle"} 1.0' in client.get("/metrics").text
         assert client.get("/health/live").status_code == 200
         refused = client.post("/moderate", json={"input": "x"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
+
+
+def test_a_provider_that_is_not_got_is_named_in_the_metrics(settings):
+    settings.provider = "cuda"
+    with TestClient(create_app(settings)) as client:
+        for _ in range(100):
+            if client.get("/health/ready").json()["status"] == "failed":
+                break
+            time.sleep(0.05)
+        scraped = client.get("/metrics").text
+    assert 'tamis_load_failed{reason="provider"} 1.0' in scraped
+    assert 'tamis_load_failed{reason="bundle"} 0.0' in scraped
 
 
 def test_openapi_describes_the_bodies(client):
