@@ -101,7 +101,10 @@ def messages() -> list[load.Message]:
                 found.append(load.message("/moderate", batch, 3 * tokens))
             case 3:
                 found.append(load.message("/moderate", b'{"input": 3}', 0))
-            case 4:
+            case 4 if tokens < 100:
+                said = json.dumps({"input": text, "label": "safe"}).encode()
+                found.append(load.message("/feedback", said, tokens))
+            case 5:
                 hurry = ["x-request-timeout-ms: 1"]
                 found.append(load.message("/moderate", body, tokens, hurry))
     return found
@@ -192,6 +195,7 @@ def run(minutes: float) -> int:
             "cache_bytes": 2**16,
             "max_wait_ms": 200,
             "policies": policies,
+            "feedback": folder / "feedback.sqlite",
             "admin_port": free_port(),
         }
         with (

@@ -47,7 +47,12 @@ def said(bundle, tmp_path_factory) -> Vocabulary:
     policies = tmp_path_factory.mktemp("policies")
     (policies / "default.yaml").write_text(monitoring.BESIDE)
     (policies / "strict.yaml").write_text(monitoring.STRICT)
-    settings = Settings(bundle=bundle.path, policies=policies, reload_seconds=0)
+    settings = Settings(
+        bundle=bundle.path,
+        policies=policies,
+        feedback=str(tmp_path_factory.mktemp("feedback") / "feedback.sqlite"),
+        reload_seconds=0,
+    )
     with TestClient(create_app(settings)) as client:
         for _ in range(200):
             if client.get("/health/ready").status_code == 200:
@@ -56,6 +61,8 @@ def said(bundle, tmp_path_factory) -> Vocabulary:
         for text in ("What is a good soup?", "You are a stupid goose and nobody likes you."):
             assert client.post("/moderate", json={"input": text}).status_code == 200
             assert client.post("/v1/moderations", json={"input": text}).status_code == 200
+        correction = {"input": "What is a good soup?", "label": "safe"}
+        assert client.post("/feedback", json=correction).status_code == 201
         hurry = {"x-request-timeout-ms": "1"}
         long = {"input": "calm gardens and tea " * 500}
         assert client.post("/moderate", json=long, headers=hurry).status_code in {400, 429}
