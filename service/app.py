@@ -20,6 +20,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import LoadFailure, Metrics
 from service.middleware import Envelope
 from service.moderation import Moderator
+from service.observability import Observability
 from service.playground import page
 from service.settings import Settings
 from tamis import __version__
@@ -34,15 +35,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         PolicyError, KeysError: where a file of policies or keys cannot be used.
+        OSError, ValueError: where the audit log cannot be kept as asked for.
     """
     settings = settings or Settings()
     moderator = Moderator(settings, Metrics())
     lifecycle = Lifecycle(settings.linger_seconds, settings.drain_seconds, moderator.leave)
+    observability = Observability(settings, moderator.metrics)
     aside = None if settings.admin_port is None else Starlette()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(observability.running())
             stack.push_async_callback(asyncio.to_thread, moderator.close)
             if aside is not None and settings.admin_port is not None:
                 listener = admin.listening(aside, settings.host, settings.admin_port)
@@ -63,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.playground:
         app.router.routes.extend(page.routes())
     app.state.feedback = Feedback(settings.feedback, moderator.metrics)
-    _complete(app, moderator, lifecycle)
+    _complete(app, moderator, lifecycle, observability)
     if aside is None:
         app.add_route("/metrics", admin.scrape)
         if settings.keys is not None:  # without keys anybody could ask
@@ -71,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     else:
         aside.add_route("/metrics", admin.scrape)
         aside.add_route("/admin/reload", admin.reload, methods=["POST"])
-        _complete(aside, moderator, lifecycle, keys=False)
+        _complete(aside, moderator, lifecycle, observability, keys=False)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -83,7 +87,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _complete(
-    app: Starlette, moderator: Moderator, lifecycle: Lifecycle, keys: bool = True
+    app: Starlette,
+    moderator: Moderator,
+    lifecycle: Lifecycle,
+    observability: Observability,
+    keys: bool = True,
 ) -> None:
     """What every application of the process has: health, errors in JSON, the envelope."""
     app.state.moderator = moderator
@@ -98,6 +106,7 @@ def _complete(
         max_body_bytes=moderator.settings.max_body_bytes,
         enter=moderator.enter if keys else None,
         lifecycle=lifecycle,
+        observability=observability,
     )
 
 
@@ -137,17 +146,20 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _request_error(_: Request, error: Exception) -> Response:
+async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
+    request.state.code = error.code
     return error.response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {404: f"there is no {request.url.path}", 405: "method not allowed"}
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    request.state.code = code
     return envelope(
         error.status_code,
         message.get(error.status_code, str(error.detail)),
-        code={404: "not_found", 405: "method_not_allowed"}.get(error.status_code),
+        code=code,
         headers=dict(error.headers or {}),
     )

@@ -1,6 +1,7 @@
 """Errors that a caller can act on: a status, a code, and the field that is at fault."""
 
 import math
+import traceback
 from typing import Any
 
 from pydantic import ValidationError
@@ -47,6 +48,11 @@ def envelope(
         kind = "rate_limit_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": error}, status, headers)
+
+
+def frames(error: BaseException) -> str:
+    """Where an exception came from. Its message stays out: it may quote a caller's text."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def retry_after(seconds: float) -> dict[str, str]:

@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
 from service.engine.scheduler import Loss
+from service.observation import Answered
 from tamis.policy import Mode
 from tamis.verdict import Verdict
 
@@ -180,6 +181,12 @@ class Metrics(EngineEvents):
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
 
+    def observe(self, answered: Answered) -> None:
+        """Count a request and, if it got verdicts, those."""
+        self.requests.labels(answered.route, answered.outcome).observe(answered.seconds)
+        if (judgement := answered.judgement) is not None:
+            self.judged(judgement.verdicts, judgement.policy.mode, judgement.timings)
+
     def judged(self, verdicts: Sequence[Verdict], mode: Mode, timings: Timings) -> None:
         """Count the verdicts of one request as their policy means them, and note its stages."""
         for verdict in verdicts:
@@ -249,11 +256,11 @@ class Metrics(EngineEvents):
 
 
 def outcome(status: int) -> str:
-    """A status as a metric label of few values."""
-    if status < 400:
+    """A status as a metric label of few values; 0 is no answer at all."""
+    if 0 < status < 400:
         return "ok"
     known = {429: "overloaded", 499: "gone", 503: "unavailable", 504: "late"}
-    return known.get(status, "invalid" if status < 500 else "error")
+    return known.get(status, "invalid" if 400 <= status < 500 else "error")
 
 
 def _bury_dead(folder: Path) -> None:

@@ -4,26 +4,28 @@ import logging
 import random
 import re
 import time
-import traceback
 from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RequestError, envelope
+from service.errors import RequestError, envelope, frames
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, outcome
+from service.observability import Observability
+from service.observation import Answered
+from service.tracing import WATCHERS
 
 logger = logging.getLogger("tamis.service")
 
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
-WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 ROUTES: Final = WATCHERS | {
     *("/moderate", "/v1/moderations", "/feedback", "/policies", "/", "/admin/reload")
 }
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Envelope:
@@ -36,11 +38,13 @@ class Envelope:
         max_body_bytes: int,
         enter: Callable[[Scope], None] | None,
         lifecycle: Lifecycle,
+        observability: Observability,
     ) -> None:
         """``enter`` may refuse a request before its body is read; None: all may come in."""
         self._app = app
         self._enter = enter
         self._lifecycle = lifecycle
+        self._observability = observability
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -52,7 +56,12 @@ class Envelope:
         began = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        # Both bounded, for labels, logs and spans.
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+        trace = self._observability.tracing.begin(method, route, scope["headers"])
         status = 0
 
         async def tagged(message: Message) -> None:
@@ -62,6 +71,7 @@ class Envelope:
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
+                    (b"traceparent", trace.header),
                 ]
                 if self._lifecycle.leaving:
                     message["headers"].append((b"connection", b"close"))
@@ -76,21 +86,32 @@ class Envelope:
             limited = self._limited(receive, headers.get(b"content-length", b"0"))
             await self._app(scope, limited, tagged)
         except RequestError as error:
+            state["code"] = error.code
             await error.response()(scope, receive, tagged)
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception as error:
             # Frames name code; an exception's message may quote a caller's text, so it stays out.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames)
+            logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames(error))
+            state["code"] = "internal_error"
             if not status:
                 await envelope(500, "internal error", code="internal_error")(scope, receive, tagged)
         finally:
             self._metrics.in_flight.dec()
-            path = scope["path"]
-            route = path if path in ROUTES else "other"
-            self._metrics.requests.labels(route, outcome(status)).observe(
-                time.perf_counter() - began
+            self._observability.tell(
+                Answered(
+                    at=time.time(),
+                    seconds=time.perf_counter() - began,
+                    request_id=request_id,
+                    trace=trace,
+                    caller=getattr(state.get("caller"), "name", None),
+                    method=method,
+                    route=route,
+                    status=status,
+                    outcome=outcome(status),
+                    code=state.get("code"),
+                    judgement=state.get("judgement"),
+                )
             )
 
     def _limited(self, receive: Receive, announced: bytes) -> Receive:

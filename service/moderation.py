@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
+from service.observation import Digest, Judgement
 from service.settings import Settings
 from tamis import bundle as bundles
 from tamis.content import Content
@@ -55,6 +57,8 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
+        secret = settings.audit_secret
+        self._digest = Digest(secret.get_secret_value() if secret else None)
 
     async def load(self) -> None:
         """Load and warm the engine without holding up the event loop.
@@ -165,11 +169,21 @@ class Moderator:
         provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
         self.configuration.access.charge(request.state.caller, len(items))
-        # Counted, and judged on trial, once the answer is on its way.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.metrics.judged, verdicts, policy.mode, timings)
+        # Told to the observers, and judged on trial, once the answer is on its way.
+        request.state.judgement = Judgement(
+            at=time.time(),
+            bundle=bundle,
+            policy=policy,
+            inline=self.configuration.policies.get(policy.name) is not policy,
+            evidence=evidence,
+            timings=timings,
+            digest=self._digest,
+            items=contents,
+            findings=findings,
+            verdicts=verdicts,
+        )
         if (shadow := self.configuration.shadow(policy)) is not None:
-            loop.call_soon(self._try, shadow, findings, verdicts)
+            asyncio.get_running_loop().call_soon(self._try, shadow, findings, verdicts)
         if policy.mode == "score":
             return Judged([withhold(verdict) for verdict in verdicts], timings)
         return Judged(verdicts, timings)

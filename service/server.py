@@ -1,13 +1,14 @@
 """Running the application: one process, or several behind one socket."""
 
-import logging
 import os
 import tempfile
 from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
+from service import logs
 from service.app import create_app
 from service.engine.runtime import available_threads
 from service.metrics import SHARED
@@ -25,7 +26,7 @@ def serve(settings: Settings) -> None:
     a thousand requests a second keep the one event loop busy; each has its own queue, cache and
     copy of the weights' products, the embedding table is shared.
     """
-    _log()
+    logs.configure(settings.log_format, settings.log_level)
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
@@ -39,8 +40,9 @@ def serve(settings: Settings) -> None:
         return
     threads = settings.threads or max(1, available_threads() // settings.processes)
     settings = settings.model_copy(update={"threads": threads})
-    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        os.environ[f"{PREFIX}{name.upper()}"] = str(value)
+    for name, value in settings.model_dump(exclude_none=True).items():
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        os.environ[f"{PREFIX}{name.upper()}"] = str(plain)
     with tempfile.TemporaryDirectory(prefix="tamis-metrics-") as shared:
         os.environ[SHARED] = shared
         uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.processes, **options)
@@ -48,9 +50,6 @@ def serve(settings: Settings) -> None:
 
 def worker() -> FastAPI:
     """The application of one of several processes; settings come from the environment."""
-    _log()
-    return create_app()
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = Settings()
+    logs.configure(settings.log_format, settings.log_level)
+    return create_app(settings)

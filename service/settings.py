@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
+from service.logs import Format, Level
 from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
@@ -60,4 +61,18 @@ class Settings(BaseSettings):
     linger_seconds: float = Field(
         5.0, ge=0, description="Time to answer on, not ready, after SIGTERM; 0: none."
     )
+    log_format: Format | None = Field(
+        None, description="'text' or 'json'; default: text on a terminal, else json."
+    )
+    log_level: Level = "info"
+    audit: str | None = Field(
+        None,
+        repr=False,  # a URL may hold a password
+        description="The audit log: a file to be, or a postgresql:// URL.",
+    )
+    audit_secret: SecretStr | None = Field(
+        None, description="Under which texts are hashed in logs and audit log."
+    )
+    audit_max_bytes: int = Field(100 * 1024 * 1024, ge=1, description="Size to rotate a file at.")
+    audit_keep: int = Field(10, ge=0, description="Rotated files to keep.")
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")

@@ -5,8 +5,9 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,32 @@ def _binaries() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server behind a Unix socket, which can be stopped and started again."""
+
+    url: str
+    control: Callable[..., None]
+
+    def start(self) -> None:
+        """Come up."""
+        self.control("start")
+
+    def stop(self) -> None:
+        """Go down at once."""
+        self.control("-m", "immediate", "stop")
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """The URL of an empty database behind a Unix socket; skips where there is no Postgres."""
+    with controlled() as found:
+        yield found.url
+
+
+@contextmanager
+def controlled() -> Iterator[Server]:
+    """An empty database and its server; skips where there is no Postgres."""
     pytest.importorskip("psycopg")
     if (binaries := _binaries()) is None:
         pytest.skip("Postgres is not installed")
@@ -43,12 +67,15 @@ def server() -> Iterator[str]:
         # Nobody listens to its log, and a pipe that it inherits would never end.
         settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
         options |= {"capture_output": False, "stdout": subprocess.DEVNULL}
-        subprocess.run(
-            [*control, "-l", folder / "log", "-o", settings, "start"], stderr=-2, **options
+        control += ["-l", folder / "log", "-o", settings]
+        found = Server(
+            f"postgresql://tamis:secret@/postgres?host={folder}",
+            lambda *verb: subprocess.run([*control, *verb], stderr=-2, **options) and None,
         )
+        found.start()
         try:
-            yield f"postgresql://tamis:secret@/postgres?host={folder}"
+            yield found
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], stderr=-2, **options)
+            found.stop()
     finally:
         shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from tamis.cli.common import CommandError, Commands
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    "rolling",
+    *("rolling", "observability"),
 )
 
 

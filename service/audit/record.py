@@ -1,0 +1,208 @@
+"""What the audit log holds: verdicts, and the policies and models that they came from.
+
+A log is self-contained: the first verdict of a policy or a bundle in a file is preceded by a record
+of it, so that the verdict can be reached again from nothing but the file. No text is in it: a
+content is a SHA-256 (under a secret where one is set), a length, and what the model found.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from service.logs import timestamp
+from service.observation import Answered, Judgement
+from tamis.bundle import Bundle
+from tamis.content import Content, Question
+from tamis.policy import Policy, Thresholds
+from tamis.taxonomy import ATTACK
+from tamis.verdict import Finding, Verdict
+
+FORMAT: Final = "tamis.audit/1"
+POSTGRES: Final = ("postgresql://", "postgres://")
+# Callers may write out a new policy with every request; to record one twice does no harm.
+MOST_KNOWN: Final = 10_000
+
+# Of a policy or a bundle: its kind, and what tells it from others of its kind.
+Key = tuple[str, ...]
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class AuditError(ValueError):
+    """An audit log that cannot be used; the message names the source and the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A verdict's record on its way to a sink, and what must come before it.
+
+    ``writer`` and ``number`` count what a process had to write: a number that is missing in the log
+    is a record that was lost.
+    """
+
+    at: float
+    writer: str
+    number: int
+    line: bytes
+    """The record as JSON with a line feed."""
+    policy: Policy
+    bundle: Bundle
+
+
+def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[str, Any]]:
+    """One record for each item of a request."""
+    common = {
+        "type": "verdict",
+        "time": timestamp(judgement.at),
+        "request_id": answered.request_id,
+        "trace_id": answered.trace.trace_id,
+        "caller": answered.caller,
+        "route": answered.route,
+        "model": judgement.bundle.name,
+        "bundle": judgement.bundle.fingerprint,
+        "policy": judgement.policy.name,
+        "policy_version": judgement.policy.version,
+        "mode": judgement.policy.mode,
+        "explain": "evidence" if judgement.evidence else None,
+    }
+    name, digest = judgement.digest.name, judgement.digest
+    for n, verdict in enumerate(judgement.verdicts):
+        contents, digests = judgement.items[n], judgement.digests[n]
+        found = [
+            _content(content, name, said) | finding_json(finding)
+            for content, said, finding in zip(contents, digests, judgement.findings[n], strict=True)
+        ]
+        for record, content in zip(found, contents, strict=True):
+            if content.context is not None:
+                # Mostly the item's own prompt, whose hash is known.
+                known = dict(zip((c.text for c in contents), digests, strict=True))
+                said = known.get(content.context) or digest(content.context)
+                record["context"] = {"characters": len(content.context), name: said}
+        yield common | {"item": n, **outcome_json(verdict), "contents": found}
+
+
+def _content(content: Content, name: str, digest: str) -> dict[str, Any]:
+    return {
+        "field": content.field,
+        "question": content.question,
+        "characters": len(content.text),
+        name: digest,
+    }
+
+
+def outcome_json(verdict: Verdict) -> dict[str, Any]:
+    """What a policy made of an item; what replaying compares."""
+    flagged = [name for name, category in verdict.categories.items() if category.flagged]
+    if verdict.attack is not None and verdict.attack.flagged:
+        flagged.append(ATTACK)
+    return {
+        "action": verdict.action.value,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "flagged": sorted(flagged),
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """What the model said of a content: every head, unrounded, so that equality means something."""
+    return {
+        "overall": finding.overall,
+        "categories": dict(finding.categories),
+        "attack": finding.attack,
+        "windows": finding.windows,
+        "tokens": finding.tokens,
+    }
+
+
+def finding_of(raw: Mapping[str, Any]) -> Finding:
+    """The finding of a recorded content.
+
+    Raises:
+        KeyError, TypeError, ValueError: where the record does not hold one.
+    """
+    question: Question = raw["question"]
+    attack = raw["attack"]
+    return Finding(
+        question=question,
+        overall=float(raw["overall"]),
+        categories={str(name): float(score) for name, score in raw["categories"].items()},
+        attack=None if attack is None else float(attack),
+        windows=int(raw["windows"]),
+        tokens=int(raw["tokens"]),
+    )
+
+
+def policy_record(policy: Policy) -> dict[str, Any]:
+    """A policy as ``Policy.parse`` takes it, with the version it should come to."""
+    rules = _given(asdict(policy))
+    if policy.overall is not None:
+        rules.setdefault("overall", {})
+    rules.setdefault("categories", {})
+    return {
+        "type": "policy",
+        "format": FORMAT,
+        "name": policy.name,
+        "version": policy.version,
+        "policy": rules,
+    }
+
+
+def model_record(bundle: Bundle) -> dict[str, Any]:
+    """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head."""
+    limits = {name: [t.flag, t.block] for name, t in bundle.thresholds.items()}
+    return {
+        "type": "model",
+        "format": FORMAT,
+        "name": bundle.name,
+        "fingerprint": bundle.fingerprint,
+        "thresholds": limits,
+    }
+
+
+def thresholds_of(record: Mapping[str, Any]) -> dict[str, Thresholds]:
+    """The thresholds of a model's record.
+
+    Raises:
+        KeyError, TypeError, ValueError: where it holds none.
+    """
+    return {
+        name: Thresholds(float(flag), float(block))
+        for name, (flag, block) in record["thresholds"].items()
+    }
+
+
+class Leads:
+    """Which policies and bundles a file or table has by now, and the records of those it lacks."""
+
+    def __init__(self) -> None:
+        self._known: set[Key] = set()
+
+    def before(self, entry: Entry) -> list[tuple[Key, bytes]]:
+        """What must precede an entry: keys to ``note`` once written, and the records."""
+        model: Key = ("model", entry.bundle.fingerprint)
+        policy: Key = ("policy", entry.policy.name, entry.policy.version)
+        missing: list[tuple[Key, bytes]] = []
+        if model not in self._known:
+            missing.append((model, encode(model_record(entry.bundle))))
+        if policy not in self._known:
+            missing.append((policy, encode(policy_record(entry.policy))))
+        return missing
+
+    def note(self, keys: Iterable[Key]) -> None:
+        """They are written."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        self._known.update(keys)
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """A record as a line."""
+    return f"{_encode(record)}\n".encode()
+
+
+def _given(value: Any) -> Any:
+    """Mappings without what is None, to any depth."""
+    if isinstance(value, dict):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return value

@@ -1,0 +1,214 @@
+"""Decide again what an audit log says was decided, and, given the texts, judge them again.
+
+The same bundle and the same policy give the same verdict: this is where that is put to the test.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from service.audit.reading import Log, Recorded
+from service.audit.record import AuditError, finding_json, finding_of, outcome_json
+from service.observation import Digest
+from tamis.content import Content
+from tamis.verdict import Finding, Provenance, decide
+
+if TYPE_CHECKING:
+    from service.engine.classifier import Classifier
+
+FIELDS: Final = ("text", "prompt", "response")
+# Of what differs, so many are named.
+NAMED: Final = 100
+
+
+@dataclass(slots=True)
+class Report:
+    """What replaying found; counts of records."""
+
+    same: int = 0
+    different: int = 0
+    not_found: int = 0
+    """Decided again, but not judged again: a text of theirs was not given."""
+    other_bundles: Counter[str] = field(default_factory=Counter)
+    """Not replayed, since other weights judged them; by fingerprint."""
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    """The first of them: where, id, and by field what was recorded and what came out now."""
+    altered_policies: list[str] = field(default_factory=list)
+    torn_lines: int = 0
+    missing_records: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether everything was replayed and came out the same."""
+        return not (self.different or self.other_bundles or self.altered_policies)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        names = ("same", "different", "not_found", "other_bundles", "altered_policies")
+        more = ("torn_lines", "missing_records", "differences")
+        return {name: getattr(self, name) for name in (*names, *more)}
+
+    def __str__(self) -> str:
+        total = self.same + self.different + sum(self.other_bundles.values())
+        lines = [f"{total:,} verdicts: {self.same:,} same, {self.different:,} different"]
+        if self.not_found:
+            lines.append(f"{self.not_found:,} decided again only: their texts were not given")
+        for bundle, count in self.other_bundles.items():
+            lines.append(f"{count:,} refused: judged by bundle {bundle}, which this is not")
+        altered = "its recorded rules do not come to this version"
+        lines += [f"policy {policy}: {altered}" for policy in self.altered_policies]
+        if self.missing_records:
+            lines.append(f"{self.missing_records:,} missing between the records given")
+        if self.torn_lines:
+            lines.append(f"{self.torn_lines:,} torn lines, as a crash leaves them")
+        for difference in self.differences:
+            changes = ", ".join(f"{n}: {a} → {b}" for n, (a, b) in difference["changes"].items())
+            lines.append(f"different: {difference['id']} ({difference['where']}): {changes}")
+        if self.different > len(self.differences):
+            lines.append(f"… and {self.different - len(self.differences):,} more")
+        return "\n".join(lines)
+
+
+def replay(
+    sources: Sequence[str],
+    *,
+    bundle: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    classifier: "Classifier | None" = None,
+) -> Report:
+    """Replay logs.
+
+    Args:
+        sources: files (``.gz``, too) or PostgreSQL URLs.
+        bundle: the fingerprint that records must have; None takes all.
+        texts: by hash; with them, what is found among them is judged again by the classifier.
+        classifier: of the bundle of that fingerprint.
+
+    Raises:
+        AuditError: where a source is no audit log.
+        OSError: where it cannot be read.
+    """
+    report, log = Report(), Log(sources)
+    judged: dict[tuple[str, str, str | None], Finding] = {}
+
+    def again(content: Mapping[str, Any]) -> Finding | None:
+        """Judge a recorded content again; None where its text is not there."""
+        assert texts is not None
+        assert classifier is not None
+        own, context = _digest_of(content), content.get("context")
+        about = None if context is None else _digest_of(context)
+        if own not in texts or (about is not None and about not in texts):
+            return None
+        key = content["question"], own, about
+        if key not in judged:
+            before = None if about is None else texts[about]
+            judged[key] = classifier.judge(Content(content["question"], texts[own], before))
+        return judged[key]
+
+    for recorded in log.verdicts():
+        if bundle is not None and recorded.raw["bundle"] != bundle:
+            report.other_bundles[recorded.raw["bundle"]] += 1
+            continue
+        try:
+            changes, complete = _compare(recorded, again if texts is not None else None)
+        except (KeyError, TypeError, ValueError) as error:
+            raise AuditError(f"{recorded.where}: {type(error).__name__} {error}") from None
+        report.not_found += not complete
+        report.same += not changes
+        report.different += bool(changes)
+        if changes and len(report.differences) < NAMED:
+            report.differences.append(
+                {"where": recorded.where, "id": recorded.id, "changes": changes}
+            )
+    report.altered_policies = sorted(log.altered)
+    report.torn_lines, report.missing_records = log.torn, log.missing
+    return report
+
+
+def wanted(sources: Sequence[str]) -> set[str]:
+    """The hashes of all texts that a log tells of.
+
+    Raises:
+        AuditError, OSError: as ``replay``.
+    """
+    found = set()
+    for recorded in Log(sources).verdicts():
+        for content in recorded.raw["contents"]:
+            found.add(_digest_of(content))
+            if (context := content.get("context")) is not None:
+                found.add(_digest_of(context))
+    return found
+
+
+def texts_of(path: Path, hashes: set[str], secret: str | None) -> dict[str, str]:
+    """Those of the given hashes whose text is in a file of JSON lines.
+
+    Rows have ``text``, ``prompt``, ``response``, or ``messages`` with ``content``.
+
+    Raises:
+        AuditError: where a line is not such a row.
+        OSError: where it cannot be read.
+    """
+    # Records say by which they are hashed; texts are looked for by both.
+    digests = [Digest(), *([Digest(secret)] if secret else [])]
+    found: dict[str, str] = {}
+    for text in _texts(path):
+        for digest in digests:
+            if (name := digest(text)) in hashes:
+                found[name] = text
+    return found
+
+
+def _texts(path: Path) -> Iterator[str]:
+    # A text may be empty, and the context of a response without a prompt is.
+    yield ""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for n, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                turns = [turn.get("content") for turn in row.get("messages") or ()]
+                texts = [row.get(name) for name in FIELDS] + turns
+            except (ValueError, AttributeError, TypeError):
+                # Neither the line nor the parser's quotation of it belongs into a message.
+                raise AuditError(f"{path.name} line {n}: not an object with texts") from None
+            yield from (text for text in texts if isinstance(text, str))
+
+
+def _digest_of(raw: Mapping[str, Any]) -> str:
+    digest: str = raw["hmac_sha256"] if "hmac_sha256" in raw else raw["sha256"]
+    return digest
+
+
+def _compare(
+    recorded: Recorded, again: Callable[[Mapping[str, Any]], Finding | None] | None
+) -> tuple[dict[str, tuple[Any, Any]], bool]:
+    """What comes out otherwise than recorded, and whether all texts could be judged again."""
+    changes: dict[str, tuple[Any, Any]] = {}
+    complete = True
+    contents = recorded.raw["contents"]
+    findings = [finding_of(content) for content in contents]
+    for n, old in enumerate(findings):
+        if again is None:
+            break
+        if (new := again(contents[n])) is None:
+            complete = False
+        else:
+            found = _changes(finding_json(old), finding_json(new))
+            changes |= {f"contents[{n}].{name}": pair for name, pair in found.items()}
+    return changes | _changes(recorded.raw, _decided(recorded, findings)), complete
+
+
+def _decided(recorded: Recorded, findings: Sequence[Finding]) -> dict[str, Any]:
+    raw, policy = recorded.raw, recorded.policy
+    provenance = Provenance(raw["model"], raw["bundle"], policy.name, policy.version)
+    return outcome_json(decide(findings, policy, recorded.thresholds, provenance))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}

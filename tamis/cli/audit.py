@@ -1,0 +1,83 @@
+"""``tamis audit replay | show``: what an operator does with an audit log."""
+
+import argparse
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tamis import bundle as bundles
+from tamis.cli.common import Commands, load_classifier
+from tamis.verdict import Action
+
+if TYPE_CHECKING:
+    from service.audit.replay import Report
+
+SECRET = "TAMIS_AUDIT_SECRET"  # noqa: S105
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command and its two verbs."""
+    audit = commands.add_parser("audit", help="put an audit log to the test, or print from it")
+    verbs = audit.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, about: str) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(name, help=about)
+        parser.add_argument(
+            "logs", nargs="+", metavar="LOG", help="file (.gz, too) or postgresql://…"
+        )
+        return parser
+
+    replay = verb("replay", "decide again, and judge given texts again")
+    replay.add_argument("--texts", type=Path, help="*.jsonl of texts, found by their hashes")
+    replay.add_argument("--bundle", type=Path, help="bundle (default: the shipped one)")
+    replay.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
+    replay.set_defaults(run=_replay)
+    show = verb("show", "print records as JSON lines")
+    show.add_argument("--since", type=_time, metavar="TIME", help="ISO 8601, UTC if not said")
+    show.add_argument("--before", type=_time, metavar="TIME")
+    show.add_argument("--caller", help="name of the API key")
+    show.add_argument("--action", choices=[action.value for action in Action])
+    show.add_argument("--request", metavar="ID")
+    show.set_defaults(run=_show)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    report = _replayed(args)
+    print(report)
+    if args.json is not None:
+        args.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    return 0 if report.good else 1
+
+
+def _replayed(args: argparse.Namespace) -> "Report":
+    from service.audit.replay import replay, texts_of, wanted
+
+    if args.texts is None and args.bundle is None:
+        return replay(args.logs)  # the logs hold all that deciding takes
+    if args.texts is None:
+        return replay(args.logs, bundle=bundles.load(args.bundle).fingerprint)
+    texts = texts_of(args.texts, wanted(args.logs), os.environ.get(SECRET))
+    classifier = load_classifier(args.bundle)
+    bundle = classifier.bundle.fingerprint
+    return replay(args.logs, bundle=bundle, texts=texts, classifier=classifier)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from service.audit.reading import Log
+
+    asked = {"caller": args.caller, "action": args.action, "request_id": args.request}
+    wished = {name: value for name, value in asked.items() if value is not None}
+    for recorded in Log(args.logs).verdicts():
+        raw, time = recorded.raw, _time(recorded.raw["time"])
+        if (args.since and time < args.since) or (args.before and time >= args.before):
+            continue
+        if all(raw[name] == value for name, value in wished.items()):
+            print(json.dumps(raw))
+    return 0
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
