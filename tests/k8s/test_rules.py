@@ -184,6 +184,21 @@ CASES: dict[str, tuple[Series, int, set[str]]] = {
         30,
         set(),
     ),
+    "audit records are dropped": (
+        GOOD | rising("tamis_audit_records_total", 1, result="dropped"),
+        15,
+        {"TamisAuditFailing"},
+    ),
+    "the audit log's database is away": (
+        GOOD | rising("tamis_audit_errors_total", 1),
+        15,
+        {"TamisAuditFailing"},
+    ),
+    "audit records are written": (
+        GOOD | rising("tamis_audit_records_total", 100, result="written"),
+        15,
+        set(),
+    ),
     "a shadow disagrees on 10 %": (GOOD | shadow(90, 10), 150, {"TamisShadowDisagrees"}),
     "a shadow disagrees on all": (GOOD | shadow(0, 10), 150, {"TamisShadowDisagrees"}),
     "a shadow disagrees on 1 %": (GOOD | shadow(99, 1), 150, set()),

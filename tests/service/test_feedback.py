@@ -333,5 +333,5 @@ def test_openapi_describes_it(client):
 
 
 def test_the_setting_does_not_show_its_password():
-    settings = Settings(feedback="postgresql://tamis:secret@db/tamis")
-    assert "secret" not in repr(settings)
+    settings = Settings(feedback="postgresql://tamis:pa55word@db/tamis")
+    assert "pa55word" not in repr(settings)
