@@ -9,7 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 FLAGS = [
@@ -35,9 +36,14 @@ def serving(settings: Mapping[str, str] | None = None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"TAMIS_LINGER_SECONDS": "0"} | dict(settings or {})
     command = [sys.executable, "-m", "tamis", "serve", "--port", str(port)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+    with ExitStack() as stack:
+        store = stack.enter_context(TemporaryDirectory())
+        own = {"TAMIS_LINGER_SECONDS": "0", "TAMIS_FEEDBACK": f"{store}/feedback.sqlite"}
+        environment = os.environ | own | dict(settings or {})
+        process = stack.enter_context(
+            subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        )
         address = f"http://127.0.0.1:{port}/"
         try:
             _wait(f"{address}health/ready")
