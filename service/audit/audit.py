@@ -7,7 +7,8 @@ from typing import Final
 
 from service.audit.counters import AuditCounters
 from service.audit.files import Files
-from service.audit.record import POSTGRES, Entry, encode, policy_record, verdict_records
+from service.audit.record import POSTGRES, Entry, policy_record, verdict_records
+from service.logs import json_line
 from service.observation import Answered
 from service.settings import Settings
 from service.spool import Sink, Spool
@@ -40,11 +41,11 @@ class Audit:
         if judgement is None:
             return
         # One that a caller wrote out stays in memory for as long as its records wait.
-        extra = len(encode(policy_record(judgement.policy))) if judgement.inline else 0
+        extra = len(json_line(policy_record(judgement.policy))) if judgement.inline else 0
         for record in verdict_records(answered, judgement):
             number = next(self._numbers)
             record["writer"], record["number"] = self._writer, number
-            line = encode(record)
+            line = json_line(record)
             entry = Entry(
                 judgement.at, self._writer, number, line, judgement.policy, judgement.bundle
             )

@@ -5,12 +5,11 @@ of it, so that the verdict can be reached again from nothing but the file. No te
 content is a SHA-256 (under a secret where one is set), a length, and what the model found.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from service.logs import timestamp
+from service.logs import json_line, timestamp
 from service.observation import Answered, Judgement
 from tamis.bundle import Bundle
 from tamis.content import Content, Question
@@ -25,8 +24,6 @@ MOST_KNOWN: Final = 10_000
 
 # Of a policy or a bundle: its kind, and what tells it from others of its kind.
 Key = tuple[str, ...]
-
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class AuditError(ValueError):
@@ -184,9 +181,9 @@ class Leads:
         policy: Key = ("policy", entry.policy.name, entry.policy.version)
         missing: list[tuple[Key, bytes]] = []
         if model not in self._known:
-            missing.append((model, encode(model_record(entry.bundle))))
+            missing.append((model, json_line(model_record(entry.bundle))))
         if policy not in self._known:
-            missing.append((policy, encode(policy_record(entry.policy))))
+            missing.append((policy, json_line(policy_record(entry.policy))))
         return missing
 
     def note(self, keys: Iterable[Key]) -> None:
@@ -194,11 +191,6 @@ class Leads:
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
         self._known.update(keys)
-
-
-def encode(record: Mapping[str, Any]) -> bytes:
-    """A record as a line."""
-    return f"{_encode(record)}\n".encode()
 
 
 def _given(value: Any) -> Any:

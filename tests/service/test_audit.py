@@ -21,7 +21,8 @@ import pytest
 from service.app import create_app
 from service.audit.files import Files
 from service.audit.reading import Log
-from service.audit.record import Entry, encode
+from service.audit.record import Entry
+from service.logs import json_line
 from service.settings import Settings
 from service.spool import RefusedError, Spool, SpoolEvents
 from tamis.policy import Policy, default_policy
@@ -140,7 +141,7 @@ def test_a_record_that_is_refused_for_good_does_not_hold_up_the_others(caplog):
 
 @pytest.fixture
 def entry(bundle) -> Entry:
-    line = encode({"type": "verdict", "policy": "default", "pad": "x" * 400})
+    line = json_line({"type": "verdict", "policy": "default", "pad": "x" * 400})
     return Entry(0.0, "w", 1, line, default_policy(), bundle)
 
 

@@ -46,6 +46,11 @@ def test_json_is_one_object_a_line_with_the_fields():
     }
 
 
+def test_what_is_no_unicode_is_logged_all_the_same():
+    line = JsonFormatter().format(record("no file %s", "\udcff.yaml"))
+    assert json.loads(line)["message"] == "no file \udcff.yaml"
+
+
 def test_text_is_for_people():
     line = TextFormatter().format(record("hello", fields={"a": "b", "c": {"d": 1}}, created=0.25))
     assert line == '1970-01-01T00:00:00.250Z WARNING tamis.x hello a=b c={"d": 1}'

@@ -121,7 +121,7 @@ def test_no_text_is_in_logs_audit_records_spans_or_metrics(
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())
     audit = path.read_text()
     # Something was written everywhere.
-    assert log.text.count('"logger": "tamis.access"') > 20
+    assert log.text.count('"logger":"tamis.access"') > 20
     assert "RuntimeError" in log.text
     assert "outside of any request" in log.text
     assert len(lines_of(path)) > 12
