@@ -63,8 +63,8 @@ class Observability:
 
         Metrics hear of it in the loop's next turn: uvloop writes answers out between two turns.
         What is written is written by a thread, many at a time: one by one on the loop, access and
-        audit log took 15 % of the throughput at saturation, and by the batch 6 %, since between two
-        runs of the model nothing of Python is left in the core's caches.
+        audit log took 15 % of the throughput at saturation, and by the batch 3 to 7 %, since
+        between two runs of the model nothing of Python is left in the core's caches.
         """
         asyncio.get_running_loop().call_soon(_tell, (self._metrics.observe,), answered)
         if not self._desk.put(answered, 1):
