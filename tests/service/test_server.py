@@ -54,7 +54,8 @@ def value(address: str, name: str) -> float:
 def test_several_processes_count_together_and_one_that_dies_is_replaced(server, address):
     scores = {moderate(address, "What is a good soup?") for _ in range(40)}
     assert len(scores) == 1
-    # Whichever process answers the scrape, all are counted.
+    # Whichever process answers the scrape, all are counted, once their answers are out.
+    wait_for(address, "tamis_verdicts_total", 40)
     assert {value(address, "tamis_verdicts_total") for _ in range(10)} == {40.0}
     assert value(address, "tamis_queued_tokens") == 0
 
@@ -67,7 +68,7 @@ def test_several_processes_count_together_and_one_that_dies_is_replaced(server, 
     for processes in (1, 2):
         wait_for(address, "tamis_ready", processes)
     moderate(address, "What is a good soup?")
-    assert value(address, "tamis_verdicts_total") == 41
+    wait_for(address, "tamis_verdicts_total", 41)
     # The scrape itself; what the dead process had counted is gone.
     wait_for(address, "tamis_requests_in_flight", 1)
 
