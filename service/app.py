@@ -51,9 +51,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if aside is not None and settings.admin_port is not None:
                 listener = admin.listening(aside, settings.host, settings.admin_port)
                 await stack.enter_async_context(listener)
-            lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
             tasks: set[asyncio.Task[None]] = set()
             stack.push_async_callback(_cancel, tasks)
+            lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
             _spawn(tasks, _load(moderator, lifecycle))
             if settings.reload_seconds:
                 _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))

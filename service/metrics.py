@@ -85,9 +85,7 @@ class Metrics(EngineEvents):
             ["result"],
             registry=registry,
         )
-        self._reloads = {
-            applied: reloads.labels(("refused", "applied")[applied]) for applied in (False, True)
-        }
+        self._reloads = {True: reloads.labels("applied"), False: reloads.labels("refused")}
         self._reload_successful = Gauge(
             "tamis_config_last_reload_successful",
             "Whether what lies in the files is what is in force.",

@@ -124,6 +124,18 @@ class Moderator:
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
 
+    def loaded(self) -> Engine:
+        """The engine.
+
+        Raises:
+            RequestError: 503 while it is loading.
+        """
+        if self.engine is None:
+            raise RequestError(
+                "the model is still loading", code="not_ready", status=503, headers=retry_after(1.0)
+            )
+        return self.engine
+
     def check_items(self, count: int, param: str = "input") -> None:
         """Refuse an empty or too long batch.
 
@@ -156,11 +168,7 @@ class Moderator:
         self.check_lengths(items)
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
-        engine = self.engine
-        if engine is None:
-            raise RequestError(
-                "the model is still loading", code="not_ready", status=503, headers=retry_after(1.0)
-            )
+        engine = self.loaded()
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]

@@ -9,7 +9,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from benchmarks import process
+from benchmarks.server import free_port
 
 HERE: Final = Path(__file__).parent
 REPOSITORY: Final = HERE.parents[1]
@@ -133,9 +133,7 @@ class Running:
         workers, each = (threads, 1) if peer.spread else (1, threads)
         # WEB_CONCURRENCY is what web servers, and our apps, read their number of workers from.
         self._env = {"WEB_CONCURRENCY": str(workers), **dict.fromkeys(THREADS, str(each))}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         """Start it and wait for an answer to a real request: health says less, and too early.

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.dialects.direct import DirectRoute
-from service.errors import RequestError
 from service.moderation import moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
@@ -22,9 +21,7 @@ router = APIRouter(route_class=DirectRoute)
 async def policies(request: Request) -> JSONResponse:
     """Every policy offered by name, and the caller's default."""
     moderator = moderator_of(request)
-    if moderator.engine is None:
-        raise RequestError("the model is still loading", code="not_ready", status=503)
-    bundle = moderator.engine.bundle
+    bundle = moderator.loaded().bundle
     offered = moderator.configuration.policies
     return JSONResponse(
         {

@@ -1,41 +1,18 @@
 """The official client against a server in a process of its own, over a real socket."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from urllib.error import URLError
 
 import openai
 import pytest
 
+from benchmarks.server import Server
+
 
 @pytest.fixture(scope="module")
 def server(bundle) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tamis", "serve", "--port", str(port)]
-    environment = os.environ | {"TAMIS_BUNDLE": str(bundle.path), "TAMIS_MAX_ITEMS": "4"}
-    process = subprocess.Popen(command, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"{url}/health/ready"):
-                    break
-            except (URLError, ConnectionError):
-                time.sleep(0.1)
-        else:
-            pytest.fail("the server never became ready")
-        yield url
-        process.terminate()
-        assert process.wait(20) in (0, -15)
-    finally:
-        process.kill()
+    with Server(bundle.path, max_items=4) as server:
+        yield f"http://127.0.0.1:{server.port}"
+        assert server.leave() in (0, -15)
 
 
 @pytest.fixture

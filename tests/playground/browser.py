@@ -1,17 +1,13 @@
 """The page in a real browser: where Chromium is, how it is started, what must never happen."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from benchmarks.server import Server
+from tamis.bundle import default_bundle
 
 FLAGS = [
     "--headless",
@@ -31,25 +27,12 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def serving(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+def serving(**settings: object) -> Iterator[str]:
     """The address of a service in a process of its own, once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tamis", "serve", "--port", str(port)]
-    with ExitStack() as stack:
-        store = stack.enter_context(TemporaryDirectory())
-        own = {"TAMIS_LINGER_SECONDS": "0", "TAMIS_FEEDBACK": f"{store}/feedback.sqlite"}
-        environment = os.environ | own | dict(settings or {})
-        process = stack.enter_context(
-            subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        )
-        address = f"http://127.0.0.1:{port}/"
-        try:
-            _wait(f"{address}health/ready")
-            yield address
-        finally:
-            process.terminate()
+    with TemporaryDirectory() as store:
+        own = {"feedback": f"{store}/feedback.sqlite", **settings}
+        with Server(default_bundle(), **own) as server:
+            yield f"http://127.0.0.1:{server.port}/"
 
 
 def watch(page: Any) -> list[str]:
@@ -58,13 +41,3 @@ def watch(page: Any) -> list[str]:
     page.on("console", lambda m: m.type in ("error", "warning") and seen.append(m.text))
     page.on("pageerror", lambda error: seen.append(str(error)))
     return seen
-
-
-def _wait(url: str) -> None:
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.05)
-    raise TimeoutError(url)

@@ -40,7 +40,7 @@ def main() -> int:
         return 1
     IMAGES.mkdir(exist_ok=True)
     # Without a cache, so that equal texts are work each time.
-    with serving({"TAMIS_CACHE_BYTES": "0"}) as address, sync_playwright() as driver:
+    with serving() as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         stop = threading.Event()
         traffic = threading.Thread(target=_traffic, args=(address, stop))

@@ -404,8 +404,7 @@ def test_a_service_with_keys_asks_for_one_and_offers_its_policies(visit, tmp_pat
     folder.mkdir()
     (folder / "strict.yaml").write_text("name: strict\noverall: {flag: 0.02, block: 0.05}\n")
     (folder / "quiet.yaml").write_text("name: quiet\nmode: score\noverall: {}\n")
-    settings = {"TAMIS_KEYS": str(tmp_path / "keys.yaml"), "TAMIS_POLICIES": str(folder)}
-    with serving(settings) as address:
+    with serving(keys=tmp_path / "keys.yaml", policies=folder) as address:
         page = visit(address)
         expect(page.locator("#key-dialog")).to_be_visible()
         page.get_by_label("API key").fill("tamis_wrong")

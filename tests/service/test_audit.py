@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.server import free_port
 from service.app import create_app
 from service.audit.files import Files
 from service.audit.reading import Log
@@ -336,9 +336,7 @@ def test_without_an_audit_log_its_metrics_are_zero(settings):
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 def serving(port: int, path: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -3,7 +3,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.server import free_port
 from service import logs
 from service.engine.engine import Engine
 from service.logs import JsonFormatter, LineSink, SpoolHandler, TextFormatter
@@ -248,9 +248,7 @@ def test_who_does_not_read_the_log_holds_up_nobody_and_is_told_what_was_lost(mon
 
 
 def test_the_real_command_logs_json_without_a_terminal_and_nothing_is_lost(tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {"TAMIS_PORT": str(port), "TAMIS_LINGER_SECONDS": "0"}
     out = tmp_path / "stderr"
     with (

@@ -1,8 +1,6 @@
 """What an operator sets, seen from outside."""
 
 import http.client
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +10,10 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from benchmarks.server import free_port
 from service.access import new_key
-from service.app import create_app
 from service.settings import Settings
+from tests.service.observed import running
 
 INSULT = {"text": "You are a stupid goose and nobody likes you."}
 POLICIES = {
@@ -35,13 +34,8 @@ def start(bundle, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def started(**settings: Any) -> TestClient:
-            app = create_app(Settings(bundle=bundle.path, policies=folder, **settings))
-            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
-            for _ in range(400):
-                if client.get("/health/ready").status_code == 200:
-                    return client
-                time.sleep(0.05)
-            pytest.fail("never ready")
+            own = Settings(bundle=bundle.path, policies=folder, **settings)
+            return stack.enter_context(running(own))
 
         yield started
 
@@ -173,9 +167,7 @@ def test_a_key_of_its_own_rate_is_told_when_to_come_back(start: Start, tmp_path:
 
 
 def test_administration_on_a_port_of_its_own(start: Start):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     client = start(admin_port=port)
     assert client.get("/metrics").status_code == 404
     assert client.post("/admin/reload").status_code == 404
