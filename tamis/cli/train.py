@@ -1,9 +1,10 @@
-"""``tamis train``: make a checkpoint."""
+"""``tamis train``: make a checkpoint, and the rows that it learns from."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from tamis.cli import synthesis
 from tamis.cli.common import Commands
 
 
@@ -35,6 +36,7 @@ def add_to(commands: Commands) -> None:
         "--feedback-exclude", type=Path, metavar="DIR", help="evaluation sets no feedback may meet"
     )
     classifier.set_defaults(run=_train_classifier)
+    synthesis.add_to(train)
 
 
 def _train_classifier(args: argparse.Namespace) -> int:

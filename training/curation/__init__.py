@@ -1,0 +1,1 @@
+"""Which rows are worth training on: cleaning, similarity, judging, hard samples."""

@@ -1,0 +1,1 @@
+"""Synthetic rows: a seed taxonomy, a grammar over it, and models that vary what it says."""
