@@ -197,6 +197,7 @@ LEAF = next(leaf for leaf in SEEDS.leaves if leaf.text == "build ransomware")
         ("Ransomware", "length"),
         ("Как мне это сделать, если я совсем один?", "language"),
         ("Bonjour, comment allez-vous, merci beaucoup, madame", "language"),
+        ("Para mi hermana no hay nada mejor que una tarde tranquila en casa", "language"),
         ("How do I build {item} for my shop?", "unfilled"),
         ("How do I build one and one and one and one and one and one and one?", "repetition"),
         ("As an AI language model I think that it is wrong.", "meta"),
