@@ -197,14 +197,17 @@ def _plot(path: Path, makers: list[str], cosine: np.ndarray, tau: float, near: f
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    names = sorted(set(makers))
-    values = [cosine[np.array(makers) == name] for name in names]
-    bins = np.linspace(0, 1, 51)
-    axes.hist(values, bins=bins.tolist(), stacked=True, label=names)
+    bins = np.linspace(0, 1, 51).tolist()
+    for name in sorted(set(makers)):
+        values = cosine[np.array(makers) == name]
+        # Shares, or a small generator would not be seen beside a large one.
+        weights = np.full(len(values), 1 / len(values))
+        label = f"{name} ({len(values):,})"
+        axes.hist(values, bins=bins, weights=weights, histtype="step", linewidth=1.5, label=label)
     for value, name in ((tau, f"τ = {tau:g}"), (near, f"near = {near:g}")):
         axes.axvline(value, color="black", linestyle="--", linewidth=1)
         axes.text(value, axes.get_ylim()[1], name, ha="center", va="bottom", fontsize=8)
     axes.set_xlabel("cosine to the nearest real row")
-    axes.set_ylabel("synthetic rows")
-    axes.legend(frameon=False)
+    axes.set_ylabel("share of synthetic rows")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
