@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +17,7 @@ from export.half import to_half
 from export.quantize import best_int8
 from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
 from training.classifier import trainer
+from training.classifier.inference import load_model
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, mixing
 from training.datasets.batches import Example
@@ -37,7 +38,7 @@ OWN: Final = "not decided: trained on feedback, whose texts are not ours to lice
 
 
 def build(
-    checkpoint: Path, data: Path, out: Path, name: str, precision: Precision = "int8"
+    checkpoint: Path, data: Sequence[Path], out: Path, name: str, precision: Precision = "int8"
 ) -> dict[str, Any]:
     """Write the bundle and return its parity report: "int8" is for CPUs, "fp16" for GPUs.
 
@@ -49,7 +50,7 @@ def build(
     recipe = trainer.Recipe(**training["recipe"])
     tokenizer = batches.plain_tokenizer(checkpoint / TOKENIZER)
     shape = trainer.window_shape(tokenizer, recipe)
-    model = trainer.load_model(checkpoint)
+    model = load_model(checkpoint)
     kept = [HEADS.index(head["name"]) for head in calibrated]
     model.keep_heads(kept)
 

@@ -11,7 +11,9 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
     export.add_argument("--checkpoint", type=Path, required=True)
-    export.add_argument("--data", type=Path, required=True, help="the training rows")
+    export.add_argument(
+        "--data", type=Path, required=True, nargs="+", help="folders of the training rows"
+    )
     export.add_argument("--out", type=Path, required=True, help="bundle folder")
     export.add_argument("--name", required=True, help="name of the bundle, e.g. tamis-22m")
     export.add_argument(

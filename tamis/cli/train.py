@@ -1,11 +1,12 @@
 """``tamis train``: make a checkpoint, and the rows that it learns from."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from tamis.cli import synthesis
-from tamis.cli.common import Commands
+from tamis.cli.common import Commands, whole
 
 
 def add_to(commands: Commands) -> None:
@@ -14,15 +15,22 @@ def add_to(commands: Commands) -> None:
         dest="stage", required=True, metavar="STAGE"
     )
     classifier = train.add_parser("classifier", help="fine-tune and calibrate the classifier")
-    classifier.add_argument("--data", type=Path, required=True, help="folder of training rows")
+    classifier.add_argument(
+        "--data", type=Path, required=True, nargs="+", help="folders of training rows"
+    )
     classifier.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     classifier.add_argument("--variant", choices=("permissive", "all"), default="permissive")
     classifier.add_argument("--base", help="base model: a known name, a hub id or a folder")
     classifier.add_argument("--init", help="finished checkpoint to go on from")
     classifier.add_argument("--epochs", type=float)
+    classifier.add_argument("--steps", type=whole, help="so many steps, instead of epochs")
     classifier.add_argument("--lr", type=float, dest="encoder_lr", help="of the encoder")
     classifier.add_argument("--head-lr", type=float)
     classifier.add_argument("--seed", type=int)
+    classifier.add_argument(
+        "--teacher", action="append", default=[], help="finished checkpoint to learn from, too"
+    )
+    classifier.add_argument("--teaching", type=float, help="share of the teachers in the loss")
     classifier.add_argument(
         "--feedback",
         action="append",
@@ -43,19 +51,27 @@ def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
     from training.datasets import feedback
 
-    names = ("base", "init", "epochs", "encoder_lr", "head_lr", "seed")
+    names = ("base", "init", "epochs", "steps", "encoder_lr", "head_lr", "seed", "teaching")
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
     }
-    recipe = trainer.Recipe(variant=args.variant, **chosen)
+    try:
+        recipe = trainer.Recipe(variant=args.variant, teachers=tuple(args.teacher), **chosen)
+    except trainer.RecipeError as error:
+        print(f"tamis train classifier: {error}", file=sys.stderr)
+        return 2
+    processes = trainer.processes()
     given = {"per_reviewer": args.reviewer, "per_key": args.key}
     limits = feedback.Limits(**{name: n for name, n in given.items() if n is not None})
-    report = feedback.snapshot(args.feedback, args.out, limits, args.feedback_exclude)
-    if args.feedback:
+    with processes.main_process_first():
+        report = feedback.snapshot(args.feedback, args.out, limits, args.feedback_exclude)
+    if args.feedback and processes.is_main_process:
         print(report or "feedback: going on with the rows that this run began with")
         if args.feedback_exclude is None:
             print("  not compared with evaluation sets: no --feedback-exclude")
     trainer.train(args.data, args.out, recipe)
+    if not processes.is_main_process:
+        return 0
     for head in trainer.calibrate(args.data, args.out):
         print(f"{head.name:<15} f1 {head.f1:.3f} flag {head.flag:.3f} block {head.block:.3f}")
     return 0

@@ -76,9 +76,9 @@ def test_from_data_to_a_served_bundle(
     data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(exporting, "CALIBRATION_ROWS", 32)
-    checkpoint = trainer.train(data, tmp_path / "checkpoint", recipe)
-    trainer.calibrate(data, checkpoint)
-    report = exporting.build(checkpoint, data, tmp_path / "bundle", "tiny")
+    checkpoint = trainer.train([data], tmp_path / "checkpoint", recipe)
+    trainer.calibrate([data], checkpoint)
+    report = exporting.build(checkpoint, [data], tmp_path / "bundle", "tiny")
     assert report["torch to fp32"]["flips"] == 0
     assert report["fp32 to int8"]["rows"] > 0
 
@@ -97,7 +97,7 @@ def test_from_data_to_a_served_bundle(
     )
     assert rude > 0.5 > kind
 
-    report = exporting.build(checkpoint, data, tmp_path / "half", "tiny", "fp16")
+    report = exporting.build(checkpoint, [data], tmp_path / "half", "tiny", "fp16")
     assert report["fp32 to fp16"]["flips"] == 0
     half = bundles.load(tmp_path / "half")
     assert half.graph.name == "model.fp16.onnx"

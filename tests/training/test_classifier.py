@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.classifier import bases, trainer
+from training.classifier import bases, inference, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
 from training.datasets import batches
@@ -49,7 +49,7 @@ def test_unknown_labels_leave_no_gradient():
 def test_training_learns_and_resumes_to_the_same_weights(
     data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = trainer.train(data, tmp_path / "whole", recipe)
+    whole = trainer.train([data], tmp_path / "whole", recipe)
 
     class InterruptedRunError(Exception):
         pass
@@ -68,8 +68,8 @@ def test_training_learns_and_resumes_to_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", stop_after_first_check)
         with pytest.raises(InterruptedRunError):
-            trainer.train(data, tmp_path / "parts", recipe)
-    parts = trainer.train(data, tmp_path / "parts", recipe)
+            trainer.train([data], tmp_path / "parts", recipe)
+    parts = trainer.train([data], tmp_path / "parts", recipe)
 
     one, two = (torch.load(p / "model.pt", weights_only=True) for p in (whole, parts))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -86,7 +86,7 @@ def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recip
 
     def score(text: str) -> np.ndarray:
         row = Row("1", "fox_comments", "text", 1, text, None, (), None)
-        return trainer.predict(model, batches.encode([row], tokenizer, shape), fast=False)[0]
+        return inference.predict(model, batches.encode([row], tokenizer, shape), fast=False)[0]
 
     words = "you silly goose number what a lovely garden " * 6
     assert np.all(score(words) >= score(" ".join(words.split()[:30])) - 1e-5)

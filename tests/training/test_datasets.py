@@ -74,12 +74,12 @@ def test_a_response_row_teaches_the_response_head_only():
 
 
 def test_licences_choose_the_variant(data: Path):
-    permissive, everything = (mixing.load(data, v) for v in ("permissive", "all"))
+    permissive, everything = (mixing.load([data], v) for v in ("permissive", "all"))
     assert {r.source for r in everything} - {r.source for r in permissive} == {"hateval_train"}
 
 
 def test_answers_to_one_prompt_stay_on_one_side(data: Path):
-    train, held = mixing.split(mixing.load(data, "all"))
+    train, held = mixing.split(mixing.load([data], "all"))
     assert not {r.prompt for r in train} & {r.prompt for r in held}
     assert 0.02 < len(held) / (len(train) + len(held)) < 0.2
 

@@ -16,7 +16,7 @@ from tamis.corrections.record import CATEGORIES, Correction, write_lines
 from tamis.corrections.store import open_store
 from tests.conftest import row, write_rows
 from tests.service.test_app import wait_until_ready
-from training.classifier import trainer
+from training.classifier import inference, trainer
 from training.classifier.trainer import Recipe
 from training.datasets import batches, feedback, mixing
 from training.datasets.contamination import Seen
@@ -196,7 +196,7 @@ def test_a_snapshot_holds_rows_with_their_provenance(tmp_path: Path):
 
 def test_a_run_that_is_resumed_keeps_the_rows_it_began_with(tmp_path: Path, data: Path):
     def load() -> list[Row]:
-        found = mixing.load(data, "permissive", tmp_path / feedback.SNAPSHOT)
+        found = mixing.load([data], "permissive", tmp_path / feedback.SNAPSHOT)
         return [r for r in found if r.licence == "own"]
 
     def snapshot(*texts: str) -> feedback.Report | None:
@@ -245,7 +245,7 @@ def overall(checkpoint: Path, recipe: Recipe, texts: list[str]) -> np.ndarray:
     tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
     found = [Row(t, "feedback_prompt", "prompt", 1, t, None, (), None) for t in texts]
     examples = batches.encode(found, tokenizer, trainer.window_shape(tokenizer, recipe))
-    logits = trainer.predict(trainer.load_model(checkpoint), examples, fast=False)
+    logits = inference.predict(inference.load_model(checkpoint), examples, fast=False)
     return logits[:, HEADS.index("prompt")]
 
 
@@ -292,6 +292,6 @@ def test_what_is_posted_is_exported_trained_on_and_learnt(
     geese = [f"silly goose number {n}" for n in range(60, 90)]
     learnt = overall(out, recipe, gardens) > 0, overall(out, recipe, geese) < 0
     assert min(np.mean(right) for right in learnt) > 0.9
-    without = trainer.train(data, tmp_path / "without", recipe)
+    without = trainer.train([data], tmp_path / "without", recipe)
     guessed = overall(without, recipe, gardens) > 0, overall(without, recipe, geese) < 0
     assert min(np.mean(right) for right in guessed) < 0.9

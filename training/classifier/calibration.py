@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from training.datasets import mixing
 from training.datasets.batches import UNKNOWN
-from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS
+from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS, source_of
 from training.datasets.schema import Row
 
 # A category whose head saw fewer held-out positives is not offered: nothing could be said of it.
@@ -113,9 +113,11 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     """Calibrate every head that the held-out slice can speak for.
 
     Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
-    set the scale alone. Thresholds of questions come from sources that hold both labels: where a
-    source is all safe or all unsafe, recognising the source is enough, and the best threshold lies
-    anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says 0.3).
+    set the scale alone. Synthetic rows speak only for categories that no others speak for: they
+    are easier than what people write. Thresholds of questions come from sources that hold both
+    labels: where a source is all safe or all unsafe, recognising the source is enough, and the best
+    threshold lies anywhere in the wide gap between sources (0.56 for prompts, where one mixed
+    source says 0.3).
 
     Args:
         rows: held-out rows.
@@ -123,12 +125,13 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         logits: (rows, heads).
     """
     weights = mixing.probabilities(rows)
+    genuine = np.array([not source_of(row).synthetic for row in rows])
     names = [f"{row.source}/{row.target}" for row in rows]
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
     for head, name in enumerate(QUESTIONS):
-        known = labels[:, head] != UNKNOWN
+        known = (labels[:, head] != UNKNOWN) & genuine
         z, y, w = logits[known, head], labels[known, head], weights[known]
         scale, bias = fit_platt(z, y, w)
         p, both = sigmoid(scale * z + bias), _holds_both(np.array(names)[known], y)
@@ -137,13 +140,15 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
     safe = labels[np.arange(len(rows)), asked] == 0
     for head, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
-        known = labels[:, head] != UNKNOWN
-        z, y, w = logits[known, head], labels[known, head], weights[known]
-        if min(y.sum(), (1 - y).sum()) < FEWEST:
+        told = labels[:, head] != UNKNOWN
+        pool = genuine if _enough(labels[told & genuine, head]) else np.ones_like(genuine)
+        known = told & pool
+        if not _enough(labels[known, head]):
             continue
+        z, y, w = logits[known, head], labels[known, head], weights[known]
         scale, bias = fit_platt(z, y, w)
         # Thresholds apply to P(unsafe) * P(category | unsafe), so safe rows count as negatives.
-        judged = known | safe
+        judged = known | (safe & pool)
         score = overall[judged] * sigmoid(scale * logits[judged, head] + bias)
         truth = np.where(known, labels[:, head], 0)[judged]
         found[name] = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
@@ -155,9 +160,14 @@ def _holds_both(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
     mixed = np.zeros(len(y), dtype=bool)
     for source in set(sources):
         mine = sources == source
-        if min(y[mine].sum(), (1 - y[mine]).sum()) >= FEWEST:
+        if _enough(y[mine]):
             mixed |= mine
     return mixed if mixed.any() else ~mixed
+
+
+def _enough(y: np.ndarray) -> bool:
+    """Whether there are rows of either label to say something of."""
+    return bool(min(y.sum(), (1 - y).sum()) >= FEWEST)
 
 
 def _calibration(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import AutoModel
 
 from training.classifier import bases
-from training.classifier.trainer import autocast, device, keep_memory
+from training.classifier.inference import autocast, device, keep_memory
 from training.datasets.batches import WIDTH_STEP, plain_tokenizer
 
 # What a text is about shows in its beginning; 128 tokens are what the encoder was trained on.

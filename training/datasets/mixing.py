@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,13 +22,13 @@ TEMPERATURE: Final = 0.75
 TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.0, "text": 0.6}
 
 
-def load(directory: Path, variant: Variant, feedback: Path | None = None) -> list[Row]:
+def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = None) -> list[Row]:
     """The training rows of a variant that teach at least one head, in file order.
 
     ``permissive`` keeps rows whose licence allows the weights to be shipped, and the trainer's own;
     ``all`` keeps all. Rows of ``feedback``, a file that need not exist, come last.
     """
-    files = data_files(directory)
+    files = [path for directory in directories for path in data_files(directory)]
     if feedback is not None and feedback.exists():
         files.append(feedback)
     rows = (row for path in files for row in read_rows(path))

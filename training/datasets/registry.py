@@ -46,6 +46,7 @@ class Source:
     weight: float = 1.0
     tags: Mapping[str, Tag] = field(default_factory=dict)
     aside: frozenset[str] = frozenset()
+    synthetic: bool = False
 
     @property
     def covers(self) -> frozenset[str]:
@@ -91,7 +92,7 @@ def _tag(names: list[str]) -> Tag:
 
 
 def _source(raw: Mapping[str, Any]) -> Source:
-    stray = set(raw) - {"unsafe", "safe", "known", "weight", "categories", "aside"}
+    stray = set(raw) - {"unsafe", "safe", "known", "weight", "categories", "aside", "synthetic"}
     if stray:
         raise ValueError(f"sources.yaml: unknown fields {sorted(stray)}")
     heads = {*raw.get("unsafe", ()), *raw.get("safe", ()), *raw.get("known", {})}
@@ -104,6 +105,7 @@ def _source(raw: Mapping[str, Any]) -> Source:
         weight=float(raw.get("weight", 1.0)),
         tags={name: _tag(ours) for name, ours in raw.get("categories", {}).items()},
         aside=frozenset(raw.get("aside", ())),
+        synthetic=bool(raw.get("synthetic", False)),
     )
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from training.classifier import bases
-from training.classifier.trainer import device, keep_memory
+from training.classifier.inference import device, keep_memory
 from training.synthesis.prompts import Prompt
 
 DEFAULT: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -1,0 +1,56 @@
+"""Soft targets: what other classifiers say of the rows that a smaller one learns from.
+
+Hinton et al. 2015, with sigmoids instead of a softmax and no temperature: heads are questions of
+their own, and a mean over teachers is already softer than any of them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm import tqdm
+
+from training.classifier.inference import Checkpoint
+from training.datasets.registry import HEADS, QUESTIONS
+from training.datasets.schema import Row
+
+
+def soft_targets(
+    teachers: Sequence[Path], rows: Sequence[Row], wanted: np.ndarray, cache: Path
+) -> np.ndarray:
+    """The teachers' mean probability per head, (rows, H); NaN for rows that are not ``wanted``.
+
+    A teacher may have another base and tokenizer. ``wanted`` holds row numbers; the answer is
+    kept in ``cache``, since asking a large teacher takes longer than a small student's training.
+
+    Raises:
+        ValueError: where a teacher has other heads.
+    """
+    if cache.exists():
+        found: np.ndarray = np.load(cache)
+        if len(found) == len(rows) and not np.isnan(found[wanted]).any():
+            return found
+    mean = np.zeros((len(wanted), len(HEADS)), dtype=np.float32)
+    asked = [rows[i] for i in wanted]
+    for folder in tqdm(teachers, desc="ask teachers", unit="teacher"):
+        teacher = Checkpoint(folder)
+        if tuple(teacher.training["heads"]) != HEADS:
+            raise ValueError(f"teacher {folder.name} has other heads than this version")
+        mean += 1 / (1 + np.exp(-teacher.logits(asked))) / len(teachers)
+    found = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
+    found[wanted] = mean
+    np.save(cache, found)
+    return found
+
+
+def soft_loss(logits: torch.Tensor, targets: torch.Tensor, category_weight: float) -> torch.Tensor:
+    """Cross-entropy to the teachers over all heads, per row. logits, targets: (B, H).
+
+    Heads that a row's source says nothing of are taught, too: that is what a teacher adds.
+    """
+    weight = torch.full((len(HEADS),), category_weight, device=logits.device)
+    weight[: len(QUESTIONS)] = 1.0
+    each = binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (each * weight).sum() / len(targets)
