@@ -16,7 +16,7 @@ from export.graph import to_onnx
 from export.half import to_half
 from export.quantize import best_int8
 from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
-from training.classifier import trainer
+from training.classifier import calibration, trainer
 from training.classifier.inference import load_model
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, mixing
@@ -46,7 +46,7 @@ def build(
     data cannot teach is left out rather than served untaught.
     """
     training = json.loads((checkpoint / "training.json").read_text())
-    calibrated = json.loads((checkpoint / "calibration.json").read_text())
+    calibrated = calibration.read(checkpoint)
     recipe = trainer.Recipe(**training["recipe"])
     tokenizer = batches.plain_tokenizer(checkpoint / TOKENIZER)
     shape = trainer.window_shape(tokenizer, recipe)

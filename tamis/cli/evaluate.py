@@ -2,16 +2,24 @@
 
 import argparse
 import json
+import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tamis.cli.common import Commands, load_classifier, policy_of, provenance_of
 from tamis.content import Content
-from tamis.verdict import Finding
+from tamis.policy import Policy, Thresholds
+from tamis.verdict import Finding, Provenance
+
+if TYPE_CHECKING:
+    from training.evaluation.suite import JudgeAll
 
 
 def add_to(commands: Commands) -> None:
@@ -22,7 +30,9 @@ def add_to(commands: Commands) -> None:
     labelled.add_argument(
         "--feedback", action="append", metavar="STORE", help="corrections, as for `tamis train`"
     )
-    evaluate.add_argument("--bundle", type=Path)
+    judge = evaluate.add_mutually_exclusive_group()
+    judge.add_argument("--bundle", type=Path)
+    judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.set_defaults(run=_evaluate)
@@ -31,36 +41,61 @@ def add_to(commands: Commands) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from service.engine.runtime import available_threads
     from training.datasets import feedback
     from training.evaluation import suite
 
-    # One text per core: the best throughput, and the very graph and code path that serve.
-    classifier, policy = load_classifier(args.bundle, threads=1), policy_of(args.policy)
-    with (
-        ThreadPoolExecutor(available_threads()) as pool,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    policy = policy_of(args.policy)
+    with tempfile.TemporaryDirectory() as scratch:
         data = args.data or feedback.as_sets(args.feedback, Path(scratch))
+        with _judge(args, policy) as judge:
+            results = suite.evaluate(
+                data,
+                judge.judge_all,
+                policy,
+                judge.thresholds,
+                judge.provenance,
+                progress=lambda found, n, name: tqdm(found, total=n, desc=name, unit="text"),
+            )
+    print(suite.table(results))
+    if args.json:
+        results["about"] = judge.about | {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        }
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    judge_all: "JudgeAll"
+    thresholds: Mapping[str, Thresholds]
+    provenance: Provenance
+    about: dict[str, Any]
+
+
+@contextmanager
+def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
+    if args.checkpoint:
+        from training.evaluation.checkpoint import CheckpointJudge
+
+        trained = CheckpointJudge(args.checkpoint)
+        who = Provenance(args.checkpoint.name, "", policy.name, policy.version)
+        about = {"name": args.checkpoint.name, "training": trained.checkpoint.training}
+        yield _Judge(trained.judge_all, trained.thresholds, who, about)
+        return
+    from service.engine.runtime import available_threads
+
+    # One text per core: the best throughput, and the very graph and code path that serve.
+    classifier = load_classifier(args.bundle, threads=1)
+    with ThreadPoolExecutor(available_threads()) as pool:
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
             return pool.map(classifier.judge, contents)
 
-        results = suite.evaluate(
-            data,
-            judge_all,
-            policy,
-            classifier.bundle.thresholds,
-            provenance_of(classifier, policy),
-            progress=lambda findings, n, name: tqdm(findings, total=n, desc=name, unit="text"),
-        )
-    print(suite.table(results))
-    if args.json:
-        results["about"] = {
+        about = {
             "name": classifier.bundle.name,
             "licence": classifier.bundle.manifest["licence"],
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{available_threads()} cores, {platform.processor() or platform.machine()}",
         }
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return 0
+        thresholds = classifier.bundle.thresholds
+        yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)

@@ -1,7 +1,9 @@
 """Logits → calibrated probabilities and thresholds, from the held-out slice."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +20,7 @@ FEWEST: Final = 5
 BLOCK_PRECISION: Final = 0.9
 PLATEAU: Final = 0.01
 BINS: Final = 15
+FILE: Final = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +211,19 @@ def as_json(calibrations: list[Calibration]) -> list[Mapping[str, Any]]:
         {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()}
         for c in calibrations
     ]
+
+
+def read(checkpoint: Path) -> list[dict[str, Any]]:
+    """The calibration of a finished checkpoint, as plain data.
+
+    Raises:
+        FileNotFoundError: where it was not calibrated.
+    """
+    found: list[dict[str, Any]] = json.loads((checkpoint / FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def write(checkpoint: Path, calibrations: list[Calibration]) -> None:
+    """Keep it beside the weights."""
+    text = json.dumps(as_json(calibrations), indent=2)
+    (checkpoint / FILE).write_text(text + "\n", encoding="utf-8")

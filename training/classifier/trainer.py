@@ -245,8 +245,7 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     examples = checkpoint.encode(held)
     logits = predict(checkpoint.model, examples, fast=False)
     found = calibration.calibrate(held, np.stack([e.labels for e in examples]), logits)
-    text = json.dumps(calibration.as_json(found), indent=2)
-    (folder / "calibration.json").write_text(text + "\n")
+    calibration.write(folder, found)
     return found
 
 

@@ -69,16 +69,22 @@ def parse_row(line: str, where: str) -> Row:
     )
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the JSON lines of one ``*.jsonl.gz`` file in order, blank ones too."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield line.rstrip("\n")
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of one ``*.jsonl.gz`` file in order.
 
     Raises:
         SchemaError: on the first line that is not in the schema.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield parse_row(line, f"{path.name} line {number}")
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            yield parse_row(line, f"{path.name} line {number}")
 
 
 def data_files(directory: Path) -> list[Path]:
