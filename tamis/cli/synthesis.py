@@ -19,7 +19,7 @@ def add_to(stages: Commands) -> None:
     synthesize.add_argument("--seeds", type=Path, help="seed file (default: the project's)")
     synthesize.add_argument("--categories", nargs="+", default=[], help="only these")
     synthesize.add_argument("--exclude", type=Path, help="folder of rows that none may repeat")
-    synthesize.add_argument("--responses", type=float, help="share of answers (default 0.1)")
+    synthesize.add_argument("--responses", type=float, help="share of answers (default 0.2)")
     synthesize.add_argument("--batch", type=whole, help="prompts written to at the same time")
     synthesize.add_argument("--max-new-tokens", type=whole)
     synthesize.add_argument("--temperature", type=float)

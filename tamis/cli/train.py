@@ -1,7 +1,6 @@
 """``tamis train``: make a checkpoint, and the rows that it learns from."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,12 @@ def add_to(commands: Commands) -> None:
         "--feedback-exclude", type=Path, metavar="DIR", help="evaluation sets no feedback may meet"
     )
     classifier.set_defaults(run=_train_classifier)
+
+    average = train.add_parser("average", help="the mean of checkpoints that began as one")
+    average.add_argument("--checkpoint", type=Path, action="append", required=True)
+    average.add_argument("--data", type=Path, required=True, nargs="+", help="to calibrate with")
+    average.add_argument("--out", type=Path, required=True, help="checkpoint folder")
+    average.set_defaults(run=_average)
     synthesis.add_to(train)
 
 
@@ -55,11 +60,7 @@ def _train_classifier(args: argparse.Namespace) -> int:
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
     }
-    try:
-        recipe = trainer.Recipe(variant=args.variant, teachers=tuple(args.teacher), **chosen)
-    except trainer.RecipeError as error:
-        print(f"tamis train classifier: {error}", file=sys.stderr)
-        return 2
+    recipe = trainer.Recipe(variant=args.variant, teachers=tuple(args.teacher), **chosen)
     processes = trainer.processes()
     given = {"per_reviewer": args.reviewer, "per_key": args.key}
     limits = feedback.Limits(**{name: n for name, n in given.items() if n is not None})
@@ -72,6 +73,20 @@ def _train_classifier(args: argparse.Namespace) -> int:
     trainer.train(args.data, args.out, recipe)
     if not processes.is_main_process:
         return 0
+    _calibrate(args)
+    return 0
+
+
+def _average(args: argparse.Namespace) -> int:
+    from training.classifier import soup
+
+    soup.average(args.checkpoint, args.out)
+    _calibrate(args)
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from training.classifier import trainer
+
     for head in trainer.calibrate(args.data, args.out):
         print(f"{head.name:<15} f1 {head.f1:.3f} flag {head.flag:.3f} block {head.block:.3f}")
-    return 0

@@ -72,7 +72,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_templates_write_rows_of_the_schema_that_teach_something(tmp_path: Path):
-    report = synthesize(tmp_path, Settings(count=400, responses=0.2))
+    report = synthesize(tmp_path, Settings(count=400))
     rows = [r for path in data_files(tmp_path) for r in read_rows(path)]
     assert len(rows) == len({r.id for r in rows}) == report["rows"] == 400
     assert rows == load(tmp_path, "permissive")
@@ -80,7 +80,8 @@ def test_templates_write_rows_of_the_schema_that_teach_something(tmp_path: Path)
     for found in rows:
         labels = source_of(found).labels_of(found)
         if found.target == "response":
-            assert labels == {"response": 0}
+            assert found.label or labels == {"response": 0}
+            assert not found.label or labels.get("response", 1) == 1
         elif found.label and "injection" in found.categories:
             assert labels["attack"] == 1
             assert "prompt" not in labels
@@ -89,6 +90,12 @@ def test_templates_write_rows_of_the_schema_that_teach_something(tmp_path: Path)
             assert 1 in (labels[name] for name in labels if name != "prompt")
         elif not found.label:
             assert not any(labels.values())
+    answers = [r for r in rows_of(tmp_path) if r["target"] == "response"]
+    assert {r["label"] for r in answers} == {0, 1}
+    for answer in answers:
+        leaf = SEEDS.by_id[answer["leaf"]]
+        # An answer is unsafe only to a harmful request, and never where no model may write.
+        assert not answer["label"] or (leaf.label == 1 and leaf.generator)
     extra = rows_of(tmp_path)[0]
     assert extra["leaf"] in SEEDS.by_id
     assert extra["generator"] == "templates"

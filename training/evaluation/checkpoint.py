@@ -34,6 +34,7 @@ class CheckpointJudge:
         heads = [head_of(raw) for raw in read(folder)]
         self.checkpoint = Checkpoint(folder)
         self.thresholds: dict[str, Thresholds] = {head.name: head.thresholds for head in heads}
+        self._found: dict[Content, Finding] = {}
         self._taught = [name for name in CATEGORIES if name in self.thresholds]
         column = [HEADS.index(head.name) for head in heads]
         self._scale, self._bias = np.zeros(len(HEADS)), np.zeros(len(HEADS))
@@ -41,7 +42,12 @@ class CheckpointJudge:
         self._bias[column] = [head.bias for head in heads]
 
     def judge_all(self, contents: Sequence[Content]) -> Iterator[Finding]:
-        """One finding per content, in order."""
+        """One finding per content, in order; a text met before is remembered."""
+        fresh = list({content: None for content in contents if content not in self._found})
+        self._found.update(zip(fresh, self._judged(fresh), strict=True))
+        return (self._found[content] for content in contents)
+
+    def _judged(self, contents: Sequence[Content]) -> Iterator[Finding]:
         encoded = self.checkpoint.encode([_row_of(content) for content in contents], MANY)
         alone = [Example([window], e.labels) for e in encoded for window in e.windows]
         logits = predict(self.checkpoint.model, alone)

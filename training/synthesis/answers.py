@@ -1,8 +1,9 @@
-"""Responses: refusals of harmful requests, and answers to benign ones that say nothing much.
+"""Responses: refusals, and answers that go along with a request and say nothing much.
 
-There are no unsafe responses here. One that is harmful teaches its readers, too, and one that only
-sounds compliant ("Sure, here is how") would teach the classifier that an opening is harm, which is
-the very shortcut that the benign answers are made to break.
+Going along is unsafe where the request is harmful and safe where it is not, in the very same words:
+neither an opening ("Sure, here is how") nor a subject tells which, only both together. No answer
+holds anything that could be followed; what a harmful one looks like in detail is for other sources
+to teach.
 """
 
 from typing import Final
@@ -83,8 +84,8 @@ def refusal(kind: Kind, phrase: str, rng: np.random.Generator) -> str:
     return " ".join(filter(None, (pick(_REFUSALS, rng), reason, pick(_OFFERS, rng))))
 
 
-def benign_answer(kind: Kind, phrase: str, rng: np.random.Generator) -> str:
-    """Go along with a benign request to do or write something, in general terms."""
+def going_along(kind: Kind, phrase: str, rng: np.random.Generator) -> str:
+    """Go along with a request to do or write something, in terms that fit any."""
     opening = fill(pick(_OPENINGS if kind == "do" else _MADE, rng), _forms(phrase))
     chosen = rng.choice(len(_STEPS), size=int(rng.integers(2, 5)), replace=False)
     return " ".join((opening, *(_STEPS[n] for n in chosen)))

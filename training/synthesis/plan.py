@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from training.synthesis import prompts
-from training.synthesis.answers import benign_answer, refusal
+from training.synthesis.answers import going_along, refusal
 from training.synthesis.filters import Candidate
 from training.synthesis.generator import Written
 from training.synthesis.prompts import Prompt, Task
@@ -28,6 +28,8 @@ class Item:
     tier: Tier
     message: Message
     response: str | None = None
+    label: int | None = None
+    """Of the response, where there is one; a request has its leaf's."""
     task: Task | None = None
     prompt: Prompt | None = None
 
@@ -81,9 +83,15 @@ class Planner:
     def _response(self, leaf: Leaf, tier: Tier, rng: np.random.Generator) -> Item:
         message = compose(self._seeds, leaf, tier, rng)
         if leaf.label == 0 and self._model:
-            return Item(leaf, tier, message, task="answer", prompt=prompts.answer(message.text))
-        make = refusal if leaf.label else benign_answer
-        return Item(leaf, tier, message, response=make(leaf.kind, message.phrase, rng))
+            return Item(
+                leaf, tier, message, label=0, task="answer", prompt=prompts.answer(message.text)
+            )
+        # Half of the harmful requests are gone along with, where there are words for it.
+        could = leaf.kind in ("do", "write") and leaf.generator
+        refused = leaf.label == 1 and not (could and rng.random() < 0.5)
+        make = refusal if refused else going_along
+        answer = make(leaf.kind, message.phrase, rng)
+        return Item(leaf, tier, message, response=answer, label=leaf.label and int(not refused))
 
     def _written(self, leaf: Leaf, tier: Tier, rng: np.random.Generator) -> Item:
         task = pick(TASKS, rng)

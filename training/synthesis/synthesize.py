@@ -48,7 +48,7 @@ class Settings:
     model: str | None = None
     categories: tuple[str, ...] = ()
     seed: int = 0
-    responses: float = 0.1
+    responses: float = 0.2
     # Prompts written to at the same time. On two cores: 16 → 103, 32 → 98, 64 → 115 tokens/s.
     batch: int = 64
     max_new_tokens: int = 48
@@ -225,10 +225,10 @@ def _row(item: Item, candidate: Candidate, by: str) -> dict[str, Any]:
         "source": SOURCE,
         "target": "response" if is_response else leaf.target,
         # A refusal of a harmful request is a safe answer.
-        "label": 0 if is_response else leaf.label,
+        "label": item.label if is_response else leaf.label,
         "prompt": candidate.context if is_response else candidate.text,
         "response": candidate.text if is_response else None,
-        "categories": [] if is_response else list(leaf.names),
+        "categories": [] if is_response and not item.label else list(leaf.names),
         "licence": "permissive",
         "leaf": leaf.id,
         "tier": item.tier,

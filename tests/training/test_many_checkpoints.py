@@ -1,0 +1,139 @@
+"""Averaging checkpoints, learning from them, training in two processes, judging without export."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tamis import content
+from training.classifier import distillation, soup, trainer
+from training.classifier.inference import Checkpoint
+from training.classifier.trainer import Recipe, RecipeError
+from training.datasets.registry import HEADS
+from training.datasets.schema import Row, read_rows
+from training.evaluation.checkpoint import CheckpointJudge
+
+
+@pytest.fixture(scope="module")
+def seeds(
+    data: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("seeds")
+    short = replace(recipe, epochs=1.0)
+    first, second = (
+        trainer.train([data], folder / str(seed), replace(short, seed=seed)) for seed in (1, 2)
+    )
+    return first, second
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint / "model.pt", weights_only=True)
+    return state
+
+
+def test_an_average_lies_between_its_checkpoints(seeds: tuple[Path, Path], tmp_path: Path):
+    mean = weights(soup.average(seeds, tmp_path / "mean"))
+    one, two = (weights(folder) for folder in seeds)
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    for name, value in mean.items():
+        torch.testing.assert_close(value, ((one[name].double() + two[name]) / 2).to(value.dtype))
+    report = json.loads((tmp_path / "mean" / "training.json").read_text())
+    assert [part["seed"] for part in report["averaged"]] == [1, 2]
+
+
+def test_unlike_checkpoints_are_not_averaged(seeds: tuple[Path, Path], tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    report = json.loads((seeds[0] / "training.json").read_text())
+    report["recipe"]["variant"] = "all"
+    (other / "training.json").write_text(json.dumps(report))
+    with pytest.raises(RecipeError, match="variant"):
+        soup.average([seeds[0], other], tmp_path / "out")
+    with pytest.raises(RecipeError, match="two"):
+        soup.average([seeds[0]], tmp_path / "out")
+
+
+def test_soft_targets_are_the_teachers_mean_and_kept(
+    seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = list(read_rows(data / "train.jsonl.gz"))[:12]
+    wanted = np.array([3, 7])
+    cache = tmp_path / "teachers.npy"
+    found = distillation.soft_targets(seeds, rows, wanted, cache)
+    by_hand = np.mean(
+        [1 / (1 + np.exp(-Checkpoint(f).logits([rows[3], rows[7]]))) for f in seeds], axis=0
+    )
+    np.testing.assert_allclose(found[wanted], by_hand, atol=1e-6)
+    assert np.isnan(found[0]).all()
+
+    def refuse(_: Path) -> Checkpoint:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(distillation, "Checkpoint", refuse)
+    np.testing.assert_array_equal(distillation.soft_targets(seeds, rows, wanted, cache), found)
+
+
+def test_a_student_learns_what_only_its_teachers_know(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    head = HEADS.index("sexual")  # no label of these rows speaks of it
+
+    def knowing(
+        teachers: list[Path], rows: list[Row], wanted: np.ndarray, cache: Path
+    ) -> np.ndarray:
+        assert teachers == [Path("wise")]
+        targets = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
+        targets[wanted] = 0.5
+        targets[wanted, head] = 0.95
+        return targets
+
+    monkeypatch.setattr(distillation, "soft_targets", knowing)
+    folder = trainer.train([data], tmp_path / "student", replace(recipe, teachers=("wise",)))
+    rows = list(read_rows(data / "train.jsonl.gz"))[:50]
+    chances = 1 / (1 + np.exp(-Checkpoint(folder).logits(rows)[:, head]))
+    assert chances.min() > 0.8
+    report = json.loads((folder / "training.json").read_text())
+    assert report["recipe"]["teachers"] == ["wise"]
+    assert report["best"]["quality"] > 0.9  # what the labels say is learnt beside
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("epochs", 0.0), ("teaching", 1.5)])
+def test_a_recipe_that_cannot_be_followed_names_its_field(recipe: Recipe, field: str, value: float):
+    with pytest.raises(RecipeError, match=field):
+        replace(recipe, **{field: value})
+
+
+def test_a_checkpoint_judges_as_its_logits_say(data: Path, recipe: Recipe, tmp_path: Path):
+    folder = trainer.train([data], tmp_path / "checkpoint", recipe)
+    calibrated = {c.name: c for c in trainer.calibrate([data], folder)}
+    judge = CheckpointJudge(folder)
+    rows = [row for row in read_rows(data / "train.jsonl.gz") if row.target == "prompt"][:5]
+    found = list(
+        judge.judge_all([content.prompt(row.prompt) for row in rows] + [content.plain(" ")])
+    )
+    logits = Checkpoint(folder).logits(rows)[:, HEADS.index("prompt")]
+    own = calibrated["prompt"]
+    expected = 1 / (1 + np.exp(-(own.scale * logits + own.bias)))
+    np.testing.assert_allclose([f.overall for f in found[:-1]], expected, rtol=0.02, atol=0.01)
+    assert found[-1].windows == 0
+    assert set(judge.thresholds) == set(calibrated)
+
+
+def test_two_processes_train_one_model(data: Path, tiny_base: Path, tmp_path: Path):
+    out = tmp_path / "shared"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "tamis", "train", "classifier"]
+    command += ["--data", str(data), "--base", str(tiny_base), "--out", str(out), "--steps", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((out / "training.json").read_text())
+    assert (report["processes"], report["steps"]) == (2, 4)
+    assert (out / "calibration.json").exists()

@@ -1,0 +1,124 @@
+"""``docs/ablation.md`` from saved runs.
+
+    python -m training.evaluation.ablation collect RUNS docs/measurements/ablation.json
+    python -m training.evaluation.ablation render docs/measurements > docs/ablation.md
+
+``collect`` keeps the figures of ``RUNS/NAME-SEED.{eval,unseen}.json``, which ``tamis evaluate
+--checkpoint`` wrote; ``render`` needs nothing but the folder of measurements in the repository.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+FIGURES: Final = ("n", "positives", "f1", "recall", "fpr", "auprc")
+# Set -> heading and the figures shown.
+PROMPTS: Final = {
+    "toxicchat_judgebench_test": ("ToxicChat 2,853", ("f1", "auprc")),
+    "toxicchat_test": ("ToxicChat 5,083", ("f1", "auprc")),
+    "aegis_test_prompts": ("Aegis", ("f1", "auprc")),
+    "harmbench": ("HarmBench", ("recall",)),
+    "xstest_prompts": ("XSTest safe", ("fpr",)),
+    "oktest": ("OKTest", ("fpr",)),
+    "mt_bench": ("MT-Bench", ("fpr",)),
+    "wizardlm_test": ("WizardLM", ("fpr",)),
+}
+OTHERS: Final = {
+    "harmbench_response": ("HarmBench responses", ("f1", "auprc")),
+    "beavertails_3k": ("BeaverTails", ("f1", "auprc")),
+    "hatecheck": ("HateCheck", ("f1", "auprc")),
+}
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name of a run -> one record for each seed."""
+
+
+def collect(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The figures of every run in a folder, by name, seeds in order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.eval.json")):
+        matched = re.fullmatch(r"(.+)-(\d+)\.eval\.json", path.name)
+        if matched is None:
+            continue
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        unseen = path.with_name(path.name.replace(".eval.", ".unseen."))
+        training = raw["about"]["training"]
+        record = {
+            "seed": int(matched[2]),
+            "date": raw["about"]["date"],
+            "machine": raw["about"]["machine"],
+            "steps": training["steps"],
+            "rows": training["rows"],
+            "seconds": training["seconds"],
+            "peak_memory_mb": training["peak_memory_mb"],
+            "data_sha256": training["data_sha256"][:12],
+            "held_out": round(training["best"]["quality"], 4),
+            "sets": _figures(raw["sets"]),
+            "unseen": _figures(json.loads(unseen.read_text())["sets"]) if unseen.exists() else {},
+            "categories": raw["categories"],
+        }
+        found.setdefault(matched[1], []).append(record)
+    return found
+
+
+def _figures(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {key: row[key] for key in FIGURES} for name, row in sets.items()}
+
+
+def table(runs: Runs, columns: Mapping[str, tuple[str, tuple[str, ...]]]) -> str:
+    """Rows of the ablation and what others published, in percent, mean ± sd over seeds."""
+    asked = [(s, figure, title) for s, (title, fs) in columns.items() for figure in fs]
+    heads = " | ".join(f"{title} {figure.upper()}" for _, figure, title in asked)
+    lines = [f"| row | seeds | {heads} |", "|---|--:|" + "--:|" * len(asked)]
+    for row in _spec()["rows"]:
+        seeds = runs.get(row["runs"], ())
+        if seeds:
+            cells = [spread(run["sets"][s][figure] for run in seeds) for s, figure, _ in asked]
+            lines.append(f"| {row['row']} | {len(seeds)} | {' | '.join(cells)} |")
+    for other in _spec()["published"]:
+        # What is published is F1, or recall where all rows are unsafe.
+        told = [other.get(s) if figure in ("f1", "recall") else None for s, figure, _ in asked]
+        if any(value is not None for value in told):
+            shown = " | ".join("" if value is None else f"{value:.1f}" for value in told)
+            lines.append(f"| *{other['model']}* | | {shown} |")
+    return "\n".join(lines)
+
+
+def spread(values: Iterable[float | None]) -> str:
+    """Mean ± standard deviation over seeds, in percent."""
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return f"{known[0]:.1f}"
+    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
+
+
+def unseen_table(runs: Runs) -> str:
+    """What models were chosen by: held-out rows, and training rows of unseen origin (AUPRC)."""
+    names = sorted({name for seeds in runs.values() for run in seeds for name in run["unseen"]})
+    lines = [
+        f"| row | held out | {' | '.join(names)} | mean |",
+        "|---|" + "--:|" * (len(names) + 2),
+    ]
+    for row in _spec()["rows"]:
+        seeds = [run for run in runs.get(row["runs"], ()) if run["unseen"]]
+        if seeds:
+            cells = [spread(run["unseen"][name]["auprc"] for run in seeds) for name in names]
+            mean = spread(
+                statistics.mean(run["unseen"][name]["auprc"] for name in names) for run in seeds
+            )
+            held = spread(run["held_out"] for run in seeds)
+            lines.append(f"| {row['row']} | {held} | {' | '.join(cells)} | {mean} |")
+    return "\n".join(lines)
+
+
+def _spec() -> dict[str, Any]:
+    text = files("training.evaluation").joinpath("ablation.yaml").read_text(encoding="utf-8")
+    spec: dict[str, Any] = yaml.safe_load(text)
+    return spec
