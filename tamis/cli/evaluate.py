@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,9 @@ def add_to(commands: Commands) -> None:
     judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
+    evaluate.add_argument(
+        "--scores", type=Path, metavar="OUT", help="write every row's id, label and score here"
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -45,7 +48,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     from training.evaluation import suite
 
     policy = policy_of(args.policy)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        each = None
+        if args.scores:
+            lines = stack.enter_context(args.scores.open("w", encoding="utf-8"))
+
+            def each(told: dict[str, Any]) -> None:
+                lines.write(json.dumps(told) + "\n")
+
         data = args.data or feedback.as_sets(args.feedback, Path(scratch))
         with _judge(args, policy) as judge:
             results = suite.evaluate(
@@ -55,6 +65,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                 judge.thresholds,
                 judge.provenance,
                 progress=lambda found, n, name: tqdm(found, total=n, desc=name, unit="text"),
+                each=each,
             )
     print(suite.table(results))
     if args.json:

@@ -34,8 +34,13 @@ def test_evaluate_writes_the_figures(capsys, tmp_path: Path, bundle):
     write_rows(tmp_path / "mixed.jsonl.gz", garden + goose)
     write_rows(tmp_path / "safe.jsonl.gz", garden)
     out = tmp_path / "out.json"
-    assert main(["evaluate", "--data", str(tmp_path), "--json", str(out)]) == 0
+    scores = tmp_path / "scores.jsonl"
+    asked = ["--json", str(out), "--scores", str(scores)]
+    assert main(["evaluate", "--data", str(tmp_path), *asked]) == 0
     results = json.loads(out.read_text())
+    told = [json.loads(line) for line in scores.read_text().splitlines()]
+    assert len(told) == 16
+    assert set(told[0]) == {"set", "id", "label", "score", "flagged"}
     assert results["bundle"] == bundle.fingerprint
     mixed, safe = results["sets"]["mixed"], results["sets"]["safe"]
     assert (mixed["n"], mixed["positives"], mixed["floor_f1"]) == (10, 4, 0.5714)

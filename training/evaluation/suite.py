@@ -146,8 +146,11 @@ def evaluate(
     own: Mapping[str, Thresholds],
     provenance: Provenance,
     progress: Progress = lambda findings, _n, _name: findings,
+    each: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Every ``*.jsonl.gz`` of a directory: ``{"bundle", "sets", "categories"}``.
+
+    ``each`` is told of every row: set, id, label, score and whether it was flagged; never the text.
 
     Raises:
         FileNotFoundError, SchemaError: where the directory or a row cannot be read.
@@ -161,6 +164,11 @@ def evaluate(
         findings = progress(judge_all([content_of(row) for row in rows]), len(rows), name)
         verdicts = [decide([finding], policy, own, provenance) for finding in findings]
         question = question_of(rows)
+        if each is not None:
+            for row, verdict in zip(rows, verdicts, strict=True):
+                score, flagged = _answer(verdict, question)
+                told = {"set": name, "id": row.id, "label": row.label}
+                each(told | {"score": round(score, 6), "flagged": flagged})
         results["sets"][name] = measure(rows, verdicts, question).as_json()
         if categories := category_figures(rows, verdicts):
             results["categories"][name] = categories
