@@ -116,11 +116,10 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     """Calibrate every head that the held-out slice can speak for.
 
     Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
-    set the scale alone. Synthetic rows speak only for categories that no others speak for: they
-    are easier than what people write. Thresholds of questions come from sources that hold both
-    labels: where a source is all safe or all unsafe, recognising the source is enough, and the best
-    threshold lies anywhere in the wide gap between sources (0.56 for prompts, where one mixed
-    source says 0.3).
+    set the scale alone. Sources that do not calibrate (``sources.yaml``) speak only for categories
+    that no others speak for. Thresholds of questions come from sources that hold both labels: where
+    a source is all safe or all unsafe, recognising the source is enough, and the best threshold lies
+    anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says 0.3).
 
     Args:
         rows: held-out rows.
@@ -128,13 +127,13 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         logits: (rows, heads).
     """
     weights = mixing.probabilities(rows)
-    genuine = np.array([not source_of(row).synthetic for row in rows])
+    speaks = np.array([source_of(row).calibrates for row in rows])
     names = [f"{row.source}/{row.target}" for row in rows]
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
     for head, name in enumerate(QUESTIONS):
-        known = (labels[:, head] != UNKNOWN) & genuine
+        known = (labels[:, head] != UNKNOWN) & speaks
         z, y, w = logits[known, head], labels[known, head], weights[known]
         scale, bias = fit_platt(z, y, w)
         p, both = sigmoid(scale * z + bias), _holds_both(np.array(names)[known], y)
@@ -144,7 +143,7 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     safe = labels[np.arange(len(rows)), asked] == 0
     for head, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
         told = labels[:, head] != UNKNOWN
-        pool = genuine if _enough(labels[told & genuine, head]) else np.ones_like(genuine)
+        pool = speaks if _enough(labels[told & speaks, head]) else np.ones_like(speaks)
         known = told & pool
         if not _enough(labels[known, head]):
             continue

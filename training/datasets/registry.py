@@ -47,6 +47,7 @@ class Source:
     tags: Mapping[str, Tag] = field(default_factory=dict)
     aside: frozenset[str] = frozenset()
     synthetic: bool = False
+    calibrates: bool = True
 
     @property
     def covers(self) -> frozenset[str]:
@@ -92,7 +93,16 @@ def _tag(names: list[str]) -> Tag:
 
 
 def _source(raw: Mapping[str, Any]) -> Source:
-    stray = set(raw) - {"unsafe", "safe", "known", "weight", "categories", "aside", "synthetic"}
+    stray = set(raw) - {
+        "unsafe",
+        "safe",
+        "known",
+        "weight",
+        "categories",
+        "aside",
+        "synthetic",
+        "calibrates",
+    }
     if stray:
         raise ValueError(f"sources.yaml: unknown fields {sorted(stray)}")
     heads = {*raw.get("unsafe", ()), *raw.get("safe", ()), *raw.get("known", {})}
@@ -106,6 +116,7 @@ def _source(raw: Mapping[str, Any]) -> Source:
         tags={name: _tag(ours) for name, ours in raw.get("categories", {}).items()},
         aside=frozenset(raw.get("aside", ())),
         synthetic=bool(raw.get("synthetic", False)),
+        calibrates=bool(raw.get("calibrates", True)),
     )
 
 

@@ -122,3 +122,37 @@ def _spec() -> dict[str, Any]:
     text = files("training.evaluation").joinpath("ablation.yaml").read_text(encoding="utf-8")
     spec: dict[str, Any] = yaml.safe_load(text)
     return spec
+
+
+def category_table(runs: Runs, before: str, after: str) -> str:
+    """F1 and recall by category of two rows of the ablation, where a set's names map to ours."""
+    lines = ["| set | category | unsafe | before F1 | recall | after F1 | recall |"]
+    lines.append("|---|---|--:|--:|--:|--:|--:|")
+    first, second = runs[before], runs[after]
+    for name, categories in second[0]["categories"].items():
+        for category, row in categories.items():
+            if row["positives"]:
+                cells = [
+                    spread(run["categories"][name][category][figure] for run in seeds)
+                    for seeds in (first, second)
+                    for figure in ("f1", "recall")
+                ]
+                lines.append(f"| {name} | {category} | {row['positives']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cost_table(runs: Runs, stages: Sequence[Mapping[str, Any]]) -> str:
+    """Wall-clock seconds and peak memory of every stage and of a run of every row."""
+    lines = ["| stage | what | seconds | peak MB |", "|---|---|--:|--:|"]
+    for stage in stages:
+        lines.append(
+            f"| `{stage['stage']}` | {stage['what']} | {stage['seconds']:,.0f} "
+            f"| {stage['peak_memory_mb']:,} |"
+        )
+    for row in _spec()["rows"]:
+        for run in runs.get(row["runs"], ())[:1]:
+            what = f"{row['row']}: {run['steps']} steps on {run['rows']['train']:,} rows"
+            lines.append(
+                f"| `train classifier` | {what} | {run['seconds']:,} | {run['peak_memory_mb']:,} |"
+            )
+    return "\n".join(lines)
