@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tamis import bundle as bundles
 from tamis.policy import Policy, default_policy
@@ -31,6 +31,11 @@ def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
     return [
         f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)
     ]
+
+
+def chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given, so that the stage's own defaults hold for the others."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def load_classifier(path: Path | None, threads: int | None = None) -> "Classifier":

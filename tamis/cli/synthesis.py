@@ -2,9 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from tamis.cli.common import Commands, whole
+from tamis.cli.common import Commands, chosen, whole
 
 
 def add_to(stages: Commands) -> None:
@@ -40,7 +39,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     from training.synthesis.synthesize import Settings, synthesize
 
     names = ("generator", "model", "responses", "batch", "max_new_tokens", "temperature", "seed")
-    settings = Settings(args.count, categories=tuple(args.categories), **_chosen(args, *names))
+    settings = Settings(args.count, categories=tuple(args.categories), **chosen(args, *names))
     report = synthesize(args.out, settings, args.seeds, args.exclude)
     print(f"{report['rows']} rows in {report['seconds']} s; kept of what was made:")
     for task, share in report["kept_share"].items():
@@ -51,12 +50,7 @@ def _synthesize(args: argparse.Namespace) -> int:
 def _similar(args: argparse.Namespace) -> int:
     from training.curation.similarity import similar
 
-    report = similar(args.real, args.synthetic, args.out, **_chosen(args, "tau", "near", "variant"))
+    report = similar(args.real, args.synthetic, args.out, **chosen(args, "tau", "near", "variant"))
     for reason, count in report["reasons"].items():
         print(f"{reason:<24} {count}")
     return 0
-
-
-def _chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were given, so that the stage's own defaults hold for the others."""
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tamis.cli import synthesis
+from tamis.cli import curation, synthesis
 from tamis.cli.common import Commands, whole
 
 
@@ -50,6 +50,7 @@ def add_to(commands: Commands) -> None:
     average.add_argument("--out", type=Path, required=True, help="checkpoint folder")
     average.set_defaults(run=_average)
     synthesis.add_to(train)
+    curation.add_to(train)
 
 
 def _train_classifier(args: argparse.Namespace) -> int:

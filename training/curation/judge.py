@@ -5,19 +5,15 @@ hacking). A judge that shares neither the weights nor, better, the family of the
 training is what stops that, here and in the adversarial loop.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
-from training.classifier import trainer
-from training.classifier.calibration import sigmoid
+from training.curation.checkpoint import CheckpointError, CheckpointJudge
 from training.curation.linear import LinearJudge
-from training.datasets import batches
 from training.datasets.mixing import Variant
-from training.datasets.registry import HEADS, QUESTION_OF
 from training.datasets.schema import Row
 from training.synthesis.generator import EndpointGenerator, Generator, Sampling
 from training.synthesis.prompts import Prompt
@@ -48,44 +44,19 @@ class Judge(Protocol):
     """Says how likely it is that texts are unsafe, whatever their label says."""
 
     name: str
+    identity: str
+    """What its answers depend on besides the rows: kept answers of another are not taken."""
 
     def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,): the calibrated probability that each row's judged text is unsafe."""
         ...
 
 
-class CheckpointJudge:
-    """A Tamis checkpoint: its own answer to the question of each row's target."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        trainer.keep_memory()
-        report = json.loads((checkpoint / "training.json").read_text())
-        found = json.loads((checkpoint / "calibration.json").read_text())
-        self.name = checkpoint.resolve().name
-        self._platt = {c["name"]: (c["scale"], c["bias"]) for c in found}
-        self._model = trainer.load_model(checkpoint).to(trainer.device())
-        self._tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
-        recipe = trainer.Recipe(**report["recipe"])
-        self._shape = trainer.window_shape(self._tokenizer, recipe)
-
-    def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
-        """(n,): the highest over a row's windows, calibrated as in serving."""
-        examples = batches.encode(rows, self._tokenizer, self._shape, batches.HELD_OUT_WINDOWS)
-        logits = trainer.predict(self._model, examples)
-        out = np.full(len(rows), UNDECIDED)
-        for n, row in enumerate(rows):
-            question = QUESTION_OF[row.target]
-            if question in self._platt:
-                scale, bias = self._platt[question]
-                out[n] = sigmoid(scale * logits[n, HEADS.index(question)] + bias)
-        return out
-
-
 class EndpointJudge:
     """A language model, asked for one word about each row; anything else counts as undecided."""
 
     def __init__(self, model: Generator) -> None:
-        self.name = model.name
+        self.name = self.identity = model.name
         self._model = model
 
     def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
@@ -136,11 +107,11 @@ def judge_of(
         if not model:
             raise JudgeError("an endpoint needs the name of its model (--model)")
         return EndpointJudge(EndpointGenerator(name, model, _VERDICT))
-    folder = Path(name)
-    if (folder / "training.json").is_file():
-        if not (folder / "calibration.json").is_file():
-            raise JudgeError(f"{folder}: not calibrated (no calibration.json)")
-        return CheckpointJudge(folder)
+    if (Path(name) / "training.json").is_file():
+        try:
+            return CheckpointJudge(Path(name))
+        except CheckpointError as error:
+            raise JudgeError(str(error)) from None
     raise JudgeError(
         f"{name!r} is no judge: neither 'linear', nor a checkpoint (training.json, model.pt), "
         "nor a URL"

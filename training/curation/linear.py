@@ -63,6 +63,7 @@ class LinearJudge:
         self._held = [row for row in held if _asked(row)]
         self._cache = cache or user_cache_path("tamis") / "judges"
         self._models: dict[str, Model] = {}
+        self.identity = f"{RECIPE} {fingerprint(self._train)} {fingerprint(self._held)}"
 
     def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,): the calibrated probability that each row's judged text is unsafe.

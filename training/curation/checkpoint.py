@@ -1,0 +1,106 @@
+"""A trained classifier, asked about rows: for judging them, and for what they cost it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tamis.bundle import sha256_of
+from training.classifier import trainer
+from training.classifier.calibration import sigmoid
+from training.datasets import batches
+from training.datasets.batches import UNKNOWN
+from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS
+from training.datasets.schema import Row
+
+
+class CheckpointError(ValueError):
+    """A folder that holds no checkpoint, or not all of one."""
+
+
+class Checkpoint:
+    """The model of a finished run, on the accelerator where there is one.
+
+    Raises:
+        CheckpointError: naming the file that is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("training.json", "model.pt", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} is no checkpoint: {name} is missing")
+        trainer.keep_memory()
+        self.folder = folder
+        self.name = folder.resolve().name
+        self.sha256 = sha256_of(folder / "model.pt")
+        self._model = trainer.load_model(folder).to(trainer.device())
+        self._tokenizer = batches.plain_tokenizer(folder / "tokenizer.json")
+        report = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        self._shape = trainer.window_shape(self._tokenizer, trainer.Recipe(**report["recipe"]))
+
+    def logits(self, rows: Sequence[Row]) -> np.ndarray:
+        """(n, heads): the highest over a row's first windows."""
+        return self._scores(rows)[0]
+
+    def _scores(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+        examples = batches.encode(rows, self._tokenizer, self._shape, batches.HELD_OUT_WINDOWS)
+        labels = np.stack([example.labels for example in examples])
+        return trainer.predict(self._model, examples), labels
+
+    def losses(self, rows: Sequence[Row]) -> np.ndarray:
+        """(n,): cross-entropy of each row's overall question.
+
+        Where the source does not answer it (injections, say), the mean over the questions that it
+        does answer; NaN where it answers none.
+        """
+        logits, labels = self._scores(rows)
+        each = np.logaddexp(0.0, np.where(labels == 1, -logits, logits))[:, : len(QUESTIONS)]
+        known = labels[:, : len(QUESTIONS)] != UNKNOWN
+        own = np.array([QUESTIONS.index(QUESTION_OF[row.target]) for row in rows])
+        at = np.arange(len(rows))
+        only_own = np.zeros_like(known)
+        only_own[at, own] = True
+        used = np.where(known[at, own][:, None], only_own, known)
+        count = used.sum(axis=1)
+        total = np.where(used, each, 0.0).sum(axis=1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+class CheckpointJudge:
+    """A checkpoint's own answer to the question of each row's target, calibrated as in serving.
+
+    Raises:
+        CheckpointError: where it was never calibrated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        calibration = folder / "calibration.json"
+        self._checkpoint = Checkpoint(folder)
+        if not calibration.is_file():
+            raise CheckpointError(f"{folder} is not calibrated: calibration.json is missing")
+        found = json.loads(calibration.read_text(encoding="utf-8"))
+        self._platt = {c["name"]: (c["scale"], c["bias"]) for c in found}
+        self.name = self._checkpoint.name
+        self.identity = self._checkpoint.sha256
+
+    def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
+        """(n,): the probability that each row's judged text is unsafe."""
+        questions = [QUESTION_OF[row.target] for row in rows]
+        heads = [HEADS.index(question) for question in questions]
+        scale, bias = np.array([self._platt[question] for question in questions]).T
+        return sigmoid(scale * self._checkpoint.logits(rows)[np.arange(len(rows)), heads] + bias)
+
+
+def epochs_of(folder: Path) -> float:
+    """How many epochs a checkpoint has seen, those of the one it went on from included.
+
+    A checkpoint names that one by its folder's name; it is looked for beside it.
+    """
+    recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))["recipe"]
+    epochs = float(recipe["epochs"])
+    if recipe.get("init"):
+        before = folder.resolve().parent / Path(recipe["init"]).name
+        if (before / "training.json").is_file() and before != folder.resolve():
+            epochs += epochs_of(before)
+    return round(epochs, 3)
