@@ -144,6 +144,8 @@ def refusal(cut: Cut) -> str | None:
     """Why a cut means nothing; None where it holds."""
     if not cut.holds:
         return f"not told apart: Ashman's D {cut.separation:.2f}, under {entropy.SEPARATE:g}"
+    if cut.means[-1] <= 0:
+        return "the highest cluster agrees with its labels more often than not"
     if cut.weights[-1] > MINORITY:
         return f"the highest cluster holds {cut.weights[-1]:.0%}, over {MINORITY:.0%}"
     return None
@@ -186,3 +188,4 @@ def draw(axes: Any, losses: np.ndarray, cut: Cut) -> None:
         density = np.exp(-0.5 * ((at - mean) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi))
         axes.plot(at, unit * weight * density, linewidth=1)
     axes.tick_params(labelsize=6)
+    axes.set_xlabel("log-odds of the other label", fontsize=6)

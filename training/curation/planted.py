@@ -34,9 +34,12 @@ from training.datasets.mixing import Variant
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
 
-SHARES: Final = (0.05, 0.1, 0.2)
+# Without a flip nothing should be dropped: what a refusal has to see.
+SHARES: Final = (0.0, 0.05, 0.1, 0.2)
 METHODS: Final = ("entropy", "loss mixture", "confident learning")
 SEEDS: Final = 3
+# Of the method "entropy", where the recipe leaves it out.
+ENTROPY_WEIGHT: Final = 0.3
 FOLDS: Final = 5
 _HITS: Final = ("precision", "recall")
 _SHOWN: Final = ("flips_dropped", "flips_in_hard", "hard_flipped")
@@ -88,7 +91,7 @@ def plant(
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
-        "recipe": asdict(recipe),
+        "recipe": asdict(recipe) | {"entropy_weight": recipe.entropy_weight or ENTROPY_WEIGHT},
         "by": clean.BY,
         "encoder": {"name": encoder.base.name, "sha256": encoder.base.sha256},
         "variant": variant,
@@ -147,11 +150,11 @@ def _planting(
             separations: dict[str, float] = {}
             refused = dict.fromkeys(set(names.tolist()), False)
         else:
-            weight = recipe.entropy_weight if method == "entropy" else 0.0
+            weight = (recipe.entropy_weight or ENTROPY_WEIGHT) if method == "entropy" else 0.0
             fitted = replace(own, entropy_weight=weight)
             scores = clean.losses_by_target(inputs, noisy, targets.tolist(), fitted)
             dropped, separations, refused = _mixtures(scores, noisy, names, fitted)
-            if method == "entropy" and seed == 0:
+            if method == "loss mixture" and seed == 0:
                 _plot(image, scores, flipped, targets, share)
         seconds = round(time.monotonic() - began, 1)
         for target in sorted(set(targets.tolist())):
@@ -165,7 +168,7 @@ def _planting(
                     "share": share,
                     "seed": seed,
                     "rows": int(mine.sum()),
-                    "ranking": round(average_precision(flipped[mine], scores[mine]), 4),
+                    "ranking": _ranking(flipped[mine], scores[mine]),
                     # What is dropped where a group's refusal is overruled, and where it is not.
                     "forced": _hits(dropped & mine, flipped & mine),
                     "dropped": _hits(dropped & held, flipped & mine),
@@ -173,7 +176,7 @@ def _planting(
                     "refused": [name for name in of if refused[name]],
                     "seconds": seconds,
                 }
-                | ({"hard": _hard(scores[mine], flipped[mine])} if method != METHODS[2] else {})
+                | ({"hard": _hard(scores[mine], flipped[mine])} if share else {})
             )
     return out
 
@@ -217,6 +220,11 @@ def _confident(
             dropped[mine] = find_label_issues(noisy[mine], chances, n_jobs=1)
             scores[mine] = -get_label_quality_scores(noisy[mine], chances)
     return scores, dropped
+
+
+def _ranking(flipped: np.ndarray, scores: np.ndarray) -> float | None:
+    """Average precision; None where nothing is flipped."""
+    return round(average_precision(flipped, scores), 4) if flipped.any() else None
 
 
 def _hits(dropped: np.ndarray, flipped: np.ndarray) -> dict[str, float]:
@@ -278,12 +286,15 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _line(share: float, target: str, method: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    def spread(values: Sequence[float]) -> str:
-        return f"{np.mean(values):.2f} ± {np.std(values):.2f}"
+    def spread(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{np.mean(known):.2f} ± {np.std(known):.2f}" if known else "–"
 
     def both(name: str) -> str:
         if not any(run[name]["rows"] for run in runs):
             return "nothing dropped"
+        if not share:
+            return f"{np.mean([run[name]['rows'] / run['rows'] for run in runs]):.0%} of the rows"
         return " / ".join(spread([run[name][key] for run in runs]) for key in _HITS)
 
     distances = [d for run in runs for d in run["separation"].values()]
@@ -298,13 +309,13 @@ def _line(share: float, target: str, method: str, runs: Sequence[Mapping[str, An
 
 
 def _hard_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """What dropping the rows with the highest losses does to the noise."""
+    """What dropping the rows with the highest plain losses does to the noise, all targets."""
     lines = [
         "| flipped | dropped by loss | of the flips, dropped | of the flips, in the hard rows "
         "| of the hard rows, flipped |",
         "|--:|--:|--:|--:|--:|",
     ]
-    plain = [run for run in runs if run["method"] == "loss mixture"]
+    plain = [run for run in runs if run["method"] == "loss mixture" and run["share"]]
     for share in sorted({run["share"] for run in plain}):
         for drop in hard.SWEEP:
             mine = [run["hard"][f"{drop:.2f}"] for run in plain if run["share"] == share]
