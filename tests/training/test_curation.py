@@ -88,6 +88,15 @@ def test_a_cluster_of_half_the_rows_is_refused():
     assert "50%" in refused
 
 
+def test_a_cluster_that_agrees_with_its_labels_is_refused():
+    rng = np.random.default_rng(0)
+    low, high = rng.normal(0.01, 0.001, 900), rng.normal(0.4, 0.02, 100)
+    losses = np.log(np.concatenate([low, high]))
+    _, refused = cleaning.decide(losses, rng.integers(0, 2, 1000), Recipe(components=2))
+    assert refused is not None
+    assert "agrees" in refused
+
+
 @pytest.mark.parametrize(("count", "unsafe"), [(100, 50), (1000, 10)])
 def test_too_few_rows_have_no_mixture(count: int, unsafe: int):
     labels = np.arange(count) < unsafe
@@ -130,10 +139,10 @@ def test_cleaning_keeps_files_and_fields_and_names_no_text(
         force=True,
         encoder=encoder,
     )
-    before = {r.id: r for r in rows_of(tmp_path / "in") if r.licence == "permissive"}
+    before = [r for r in rows_of(tmp_path / "in") if r.licence == "permissive"]
     after = rows_of(tmp_path / "out")
     assert [p.name for p in sorted((tmp_path / "out").glob("*.gz"))] == ["a.jsonl.gz", "b.jsonl.gz"]
-    assert all(before[r.id] == r for r in after)
+    assert set(after) <= set(before)
     assert report["rows"]["read"] == len(before)
     assert report["rows"]["kept"] == len(after) == len(before) - report["rows"]["dropped"]
     with gzip.open(tmp_path / "out/b.jsonl.gz", "rt") as lines:
@@ -194,7 +203,7 @@ def test_planted_noise_is_measured_for_every_method_and_goes_on(
     small_groups, tiny_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     encoder = SentenceEncoder(str(tiny_base))
-    monkeypatch.setattr("training.curation.planted.SHARES", (0.2,))
+    monkeypatch.setattr("training.curation.planted.SHARES", (0.0, 0.2))
     options = {"seeds": 2, "encoder": encoder, "recipe": Recipe(members=1, epochs=4)}
     found = plant([data], tmp_path, **options)
     assert {(r["method"], r["seed"]) for r in found["runs"]} == {
@@ -203,8 +212,10 @@ def test_planted_noise_is_measured_for_every_method_and_goes_on(
     assert set(found["rows"]) == {"prompt", "response", "text"}
     assert "sap200/prompt" not in found["sources"]
     # A fifth of the rows is flipped: a ranking by chance has an average precision of .2.
-    ranking = [r["ranking"] for r in found["runs"] if r["target"] == "text"]
-    assert min(ranking) > 0.5
+    ranking = {r["share"]: r["ranking"] for r in found["runs"] if r["target"] == "text"}
+    assert ranking[0.0] is None
+    assert ranking[0.2] > 0.5
+    assert "hard" not in found["runs"][0]
     text = (tmp_path / "planted.json").read_text()
     assert json.loads(text) == found
     assert not any(word in text for word in TEXTS)

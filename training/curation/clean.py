@@ -67,7 +67,7 @@ def clean(
     asked = np.flatnonzero(stage.asked(rows))
     judged = [rows[n] for n in asked]
     encoder = encoder or SentenceEncoder()
-    inputs = features(judged, encoder, out / "embeddings")
+    inputs = features(entries, encoder, out / "embeddings")[asked]
     labels = np.array([row.label for row in judged])
     losses = losses_by_target(inputs, labels, [row.target for row in judged], recipe)
 

@@ -72,11 +72,13 @@ def plant(
     """
     recipe = recipe or Recipe()
     began = time.monotonic()
-    rows = plantable([entry.row for entry in stage.read(data, variant)], limit)
+    entries = stage.read(data, variant)
+    chosen = plantable([entry.row for entry in entries], limit)
+    rows = [entries[n].row for n in chosen]
     if not rows:
         raise stage.StageError("plant: no source holds rows enough of both labels")
     encoder = encoder or SentenceEncoder()
-    inputs = features(rows, encoder, out / "embeddings")
+    inputs = features(entries, encoder, out / "embeddings")[chosen]
     identity = f"{asdict(recipe)} {encoder.base.name} {encoder.base.sha256} {fingerprint(rows)}"
     found: list[dict[str, Any]] = []
     bar = tqdm([(s, n) for s in SHARES for n in range(seeds)], desc="plant")
@@ -109,26 +111,26 @@ def plant(
     return report
 
 
-def plantable(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """Rows of sources that hold both labels: elsewhere a flip is seen by the source alone."""
-    answering = [row for row, one in zip(rows, stage.asked(rows), strict=True) if one]
-    groups: dict[str, list[Row]] = {}
-    for row in answering:
-        groups.setdefault(clean.group_of(row, "source"), []).append(row)
-    by_target: dict[str, list[Row]] = {}
-    for group in groups.values():
-        unsafe = sum(row.label for row in group)
-        if (
-            len(group) >= clean.FEWEST_ROWS
-            and min(unsafe, len(group) - unsafe) >= clean.FEWEST_OF_A_LABEL
-        ):
-            by_target.setdefault(group[0].target, []).extend(group)
-    out: list[Row] = []
+def plantable(rows: Sequence[Row], limit: int | None) -> list[int]:
+    """Which rows are of sources that hold both labels: elsewhere the source alone betrays a flip.
+
+    With a limit at most so many of each target, drawn at random.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for n, one in enumerate(stage.asked(rows)):
+        if one:
+            groups.setdefault((rows[n].target, rows[n].source), []).append(n)
+    by_target: dict[str, list[int]] = {}
+    for (target, _), group in groups.items():
+        unsafe = sum(rows[n].label for n in group)
+        fewest = min(unsafe, len(group) - unsafe)
+        if len(group) >= clean.FEWEST_ROWS and fewest >= clean.FEWEST_OF_A_LABEL:
+            by_target.setdefault(target, []).extend(group)
+    out: list[int] = []
     for _, some in sorted(by_target.items()):
         if limit is not None and limit < len(some):
-            picked = np.random.default_rng(0).choice(len(some), limit, replace=False)
-            some = [some[n] for n in sorted(picked)]
-        out += some
+            some = np.random.default_rng(0).choice(some, limit, replace=False).tolist()
+        out += sorted(some)
     return out
 
 
