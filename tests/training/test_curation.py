@@ -206,9 +206,8 @@ def test_planted_noise_is_measured_for_every_method_and_goes_on(
     monkeypatch.setattr("training.curation.planted.SHARES", (0.0, 0.2))
     options = {"seeds": 2, "encoder": encoder, "recipe": Recipe(members=1, epochs=4)}
     found = plant([data], tmp_path, **options)
-    assert {(r["method"], r["seed"]) for r in found["runs"]} == {
-        (m, n) for m in METHODS for n in (0, 1)
-    }
+    done = {(r["method"], r["share"], r["seed"]) for r in found["runs"]}
+    assert done == {(m, s, n) for m in METHODS for s, n in ((0.0, 0), (0.2, 0), (0.2, 1))}
     assert set(found["rows"]) == {"prompt", "response", "text"}
     assert "sap200/prompt" not in found["sources"]
     # A fifth of the rows is flipped: a ranking by chance has an average precision of .2.
