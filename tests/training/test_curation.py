@@ -384,8 +384,8 @@ def test_a_bundle_judges_through_the_engine_that_serves(made: Path, tmp_path: Pa
 def checkpoint(data: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     recipe = trainer.Recipe(base=str(tiny_base), epochs=1, batch_tokens=1024, encoder_lr=3e-3)
-    trainer.train(data, out, recipe)
-    trainer.calibrate(data, out)
+    trainer.train([data], out, recipe)
+    trainer.calibrate([data], out)
     return out
 
 
@@ -418,6 +418,9 @@ def test_epochs_of_earlier_stages_count(tmp_path: Path):
         recipe = {"epochs": epochs, "init": init}
         (tmp_path / name / "training.json").write_text(json.dumps({"recipe": recipe}))
     assert epochs_of(tmp_path / "second") == 2.3
+    stepped = {"recipe": {"epochs": 2.0, "init": None, "steps": 100}}
+    (tmp_path / "first/training.json").write_text(json.dumps(stepped))
+    assert epochs_of(tmp_path / "second") is None
 
 
 def test_hard_rows_lie_between_the_mean_and_the_noise():

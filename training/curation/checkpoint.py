@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tamis.bundle import sha256_of
-from training.classifier import trainer
+from training.classifier import calibration, inference
 from training.classifier.calibration import sigmoid
-from training.datasets import batches
 from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS
 from training.datasets.schema import Row
@@ -30,23 +29,14 @@ class Checkpoint:
         for name in ("training.json", "model.pt", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise CheckpointError(f"{folder} is no checkpoint: {name} is missing")
-        trainer.keep_memory()
-        self.folder = folder
+        inference.keep_memory()
         self.name = folder.resolve().name
         self.sha256 = sha256_of(folder / "model.pt")
-        self._model = trainer.load_model(folder).to(trainer.device())
-        self._tokenizer = batches.plain_tokenizer(folder / "tokenizer.json")
-        report = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        self._shape = trainer.window_shape(self._tokenizer, trainer.Recipe(**report["recipe"]))
+        self._inner = inference.Checkpoint(folder)
 
     def logits(self, rows: Sequence[Row]) -> np.ndarray:
         """(n, heads): the highest over a row's first windows."""
-        return self._scores(rows)[0]
-
-    def _scores(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-        examples = batches.encode(rows, self._tokenizer, self._shape, batches.HELD_OUT_WINDOWS)
-        labels = np.stack([example.labels for example in examples])
-        return trainer.predict(self._model, examples), labels
+        return self._inner.logits(rows)
 
     def losses(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,): cross-entropy of each row's overall question.
@@ -54,7 +44,9 @@ class Checkpoint:
         Where the source does not answer it (injections, say), the mean over the questions that it
         does answer; NaN where it answers none.
         """
-        logits, labels = self._scores(rows)
+        examples = self._inner.encode(rows)
+        logits = inference.predict(self._inner.model, examples)
+        labels = np.stack([example.labels for example in examples])
         each = np.logaddexp(0.0, np.where(labels == 1, -logits, logits))[:, : len(QUESTIONS)]
         known = labels[:, : len(QUESTIONS)] != UNKNOWN
         own = np.array([QUESTIONS.index(QUESTION_OF[row.target]) for row in rows])
@@ -75,11 +67,11 @@ class CheckpointJudge:
     """
 
     def __init__(self, folder: Path) -> None:
-        calibration = folder / "calibration.json"
         self._checkpoint = Checkpoint(folder)
-        if not calibration.is_file():
-            raise CheckpointError(f"{folder} is not calibrated: calibration.json is missing")
-        found = json.loads(calibration.read_text(encoding="utf-8"))
+        try:
+            found = calibration.read(folder)
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder} is not calibrated") from None
         self._platt = {c["name"]: (c["scale"], c["bias"]) for c in found}
         self.name = self._checkpoint.name
         self.identity = self._checkpoint.sha256
@@ -92,15 +84,21 @@ class CheckpointJudge:
         return sigmoid(scale * self._checkpoint.logits(rows)[np.arange(len(rows)), heads] + bias)
 
 
-def epochs_of(folder: Path) -> float:
+def epochs_of(folder: Path) -> float | None:
     """How many epochs a checkpoint has seen, those of the one it went on from included.
 
-    A checkpoint names that one by its folder's name; it is looked for beside it.
+    A checkpoint names that one by its folder's name; it is looked for beside it. None where it was
+    trained for so many steps, since then the epochs are not on record.
     """
     recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))["recipe"]
+    if recipe.get("steps"):
+        return None
     epochs = float(recipe["epochs"])
     if recipe.get("init"):
         before = folder.resolve().parent / Path(recipe["init"]).name
         if (before / "training.json").is_file() and before != folder.resolve():
-            epochs += epochs_of(before)
+            earlier = epochs_of(before)
+            if earlier is None:
+                return None
+            epochs += earlier
     return round(epochs, 3)

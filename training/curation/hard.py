@@ -91,10 +91,11 @@ def hard(
     model = Checkpoint(checkpoint)
     epochs = epochs_of(checkpoint)
     warning = None
-    if epochs < EPOCHS:
+    if epochs is None or epochs < EPOCHS:
+        seen = "for how many epochs is not on record" if epochs is None else f"{epochs:g} epochs"
         warning = (
-            f"{checkpoint.name} has seen {epochs:g} epochs, fewer than {EPOCHS:g}: rows that it "
-            "has not learnt yet look hard"
+            f"{model.name} was trained for fewer than {EPOCHS:g} epochs, or it cannot be told "
+            f"({seen}): rows that it has not learnt yet look hard"
         )
         log.warning(warning)
     rows = [entry.row for entry in entries]

@@ -58,7 +58,7 @@ class LinearJudge:
     def __init__(
         self, real: Path, variant: Variant = "permissive", cache: Path | None = None
     ) -> None:
-        train, held = mixing.split(mixing.load(real, variant))
+        train, held = mixing.split(mixing.load([real], variant))
         self._train = [row for row in train if _asked(row)]
         self._held = [row for row in held if _asked(row)]
         self._cache = cache or user_cache_path("tamis") / "judges"
