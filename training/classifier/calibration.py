@@ -118,8 +118,9 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
     set the scale alone. Sources that do not calibrate (``sources.yaml``) speak only for categories
     that no others speak for. Thresholds of questions come from sources that hold both labels: where
-    a source is all safe or all unsafe, recognising the source is enough, and the best threshold lies
-    anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says 0.3).
+    a source is all safe or all unsafe, recognising the source is enough, and the best threshold
+    lies anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says
+    0.3).
 
     Args:
         rows: held-out rows.

@@ -143,16 +143,11 @@ def category_table(runs: Runs, before: str, after: str) -> str:
 
 def cost_table(runs: Runs, stages: Sequence[Mapping[str, Any]]) -> str:
     """Wall-clock seconds and peak memory of every stage and of a run of every row."""
-    lines = ["| stage | what | seconds | peak MB |", "|---|---|--:|--:|"]
-    for stage in stages:
-        lines.append(
-            f"| `{stage['stage']}` | {stage['what']} | {stage['seconds']:,.0f} "
-            f"| {stage['peak_memory_mb']:,} |"
-        )
+    measured = [(s["stage"], s["what"], s["seconds"], s["peak_memory_mb"]) for s in stages]
     for row in _spec()["rows"]:
         for run in runs.get(row["runs"], ())[:1]:
-            what = f"{row['row']}: {run['steps']} steps on {run['rows']['train']:,} rows"
-            lines.append(
-                f"| `train classifier` | {what} | {run['seconds']:,} | {run['peak_memory_mb']:,} |"
-            )
+            what = f"{row['row']}: {run['steps']} steps, {run['rows']['train']:,} rows"
+            measured.append(("train classifier", what, run["seconds"], run["peak_memory_mb"]))
+    lines = ["| stage | what | seconds | peak MB |", "|---|---|--:|--:|"]
+    lines += [f"| `{name}` | {what} | {s:,.0f} | {mb:,} |" for name, what, s, mb in measured]
     return "\n".join(lines)
