@@ -1,7 +1,7 @@
 """The mean of several checkpoints' weights (model soups, Wortsman et al. 2022).
 
-Runs that went on from one checkpoint with different seeds lie in one basin: their mean is as good
-as their ensemble, and costs no more than one of them to serve.
+Runs that went on from one checkpoint lie in one basin, whatever their seeds and mixtures: their
+mean is as good as their ensemble, and costs no more than one of them to serve.
 """
 
 import json
@@ -17,13 +17,13 @@ def average(checkpoints: Sequence[Path], out: Path) -> Path:
     """Write the mean checkpoint, not calibrated yet.
 
     Raises:
-        RecipeError: where they are not of one base, variant, start and data.
+        RecipeError: where they are not of one base, variant and start.
     """
     if len(checkpoints) < 2:
         raise RecipeError("averaging takes at least two checkpoints")
     reports = [json.loads((folder / "training.json").read_text()) for folder in checkpoints]
-    for name in ("base", "variant", "init", "data_sha256"):
-        values = {str((report["recipe"] | report)[name]) for report in reports}
+    for name in ("base", "variant", "init"):
+        values = {str(report["recipe"][name]) for report in reports}
         if len(values) > 1:
             raise RecipeError(f"checkpoints differ in {name}: {', '.join(sorted(values))}")
     states = [torch.load(folder / "model.pt", weights_only=True) for folder in checkpoints]
@@ -37,7 +37,12 @@ def average(checkpoints: Sequence[Path], out: Path) -> Path:
     (out / "tokenizer.json").write_bytes((checkpoints[0] / "tokenizer.json").read_bytes())
     report = reports[0] | {
         "averaged": [
-            {"name": folder.name, "seed": report["recipe"]["seed"], "steps": report["steps"]}
+            {
+                "name": folder.name,
+                "seed": report["recipe"]["seed"],
+                "steps": report["steps"],
+                "data_sha256": report["data_sha256"],
+            }
             for folder, report in zip(checkpoints, reports, strict=True)
         ],
         "seconds": sum(report["seconds"] for report in reports),
