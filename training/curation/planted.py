@@ -94,6 +94,9 @@ def plant(
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
+        "command": _command(variant, seeds, limit),
+        # Of all legs of an interrupted run, embedding not counted.
+        "seconds_of_methods": round(sum(_seconds(found).values()), 1),
         "recipe": asdict(recipe) | {"entropy_weight": recipe.entropy_weight or ENTROPY_WEIGHT},
         "by": clean.BY,
         "encoder": {"name": encoder.base.name, "sha256": encoder.base.sha256},
@@ -254,6 +257,16 @@ def _hard(losses: np.ndarray, flipped: np.ndarray) -> dict[str, dict[str, float]
     return out
 
 
+def _seconds(found: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """What each method took on each planting: targets are timed together."""
+    return {(run["method"], run["share"], run["seed"]): run["seconds"] for run in found}
+
+
+def _command(variant: Variant, seeds: int, limit: int | None) -> str:
+    limited = f" --limit {limit}" if limit is not None else ""
+    return f"tamis train plant --data DATA --out OUT --variant {variant} --seeds {seeds}{limited}"
+
+
 def machine() -> str:
     """The processor, as the system names it, and how many of its cores there are."""
     name = platform.processor() or platform.machine()
@@ -301,7 +314,8 @@ def _line(share: float, target: str, method: str, runs: Sequence[Mapping[str, An
         return " / ".join(spread([run[name][key] for run in runs]) for key in _HITS)
 
     distances = [d for run in runs for d in run["separation"].values()]
-    refused = sum(len(run["refused"]) for run in runs)
+    # Of groups that have a mixture; small ones have none.
+    refused = sum(name in run["separation"] for run in runs for name in run["refused"])
     if method == METHODS[2]:
         rest = "– | – | –"
     else:
