@@ -82,9 +82,18 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         SchemaError: on the first line that is not in the schema.
     """
+    return (row for _, row in read_pairs(path))
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield each line with its row, for stages that pass on fields which the schema ignores.
+
+    Raises:
+        SchemaError: on the first line that is not in the schema.
+    """
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
-            yield parse_row(line, f"{path.name} line {number}")
+            yield line, parse_row(line, f"{path.name} line {number}")
 
 
 def data_files(directory: Path) -> list[Path]:

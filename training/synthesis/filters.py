@@ -91,7 +91,7 @@ def text_reason(candidate: Candidate) -> str | None:
         return "unfilled"
     if candidate.by_model and candidate.leaf.label and not candidate.context:
         sexual = {"sexual", "~sexual"} & set(candidate.leaf.names)
-        if sexual and _YOUNG.search(text):
+        if sexual and names_young(text):
             return "minors"
     if not candidate.by_model:
         return None
@@ -108,6 +108,11 @@ def text_reason(candidate: Candidate) -> str | None:
     if candidate.seed_text is not None and _same(found, words(candidate.seed_text)):
         return "copy"
     return None
+
+
+def names_young(text: str) -> bool:
+    """Whether somebody is named who might be young."""
+    return _YOUNG.search(text) is not None
 
 
 def _english(text: str, found: list[str]) -> bool:
@@ -196,18 +201,17 @@ class OnTopic:
         return "other label" if float((self._vectors[others] @ text).max()) > own else None
 
 
-class Filters:
-    """All filters of a run, in order; what passes is remembered for the next duplicates."""
+class Checks:
+    """What can be wrong with a candidate whatever else was written: all filters but repetition."""
 
     def __init__(self, exclude: Seen | None = None, on_topic: OnTopic | None = None) -> None:
-        self.duplicates = Duplicates()
         self._exclude = exclude
         self._on_topic = on_topic
 
     def reasons(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Why each candidate is dropped, or None where it is kept."""
         found = [text_reason(c) for c in candidates]
-        self._apply(found, candidates, self._contaminated)
+        apply(found, candidates, self._contaminated)
         if self._on_topic is not None:
             # Where nothing was rewritten the request stands in the text word for word.
             asked = [
@@ -216,7 +220,6 @@ class Filters:
             judged = self._on_topic.reasons([candidates[n] for n in asked])
             for n, reason in zip(asked, judged, strict=True):
                 found[n] = reason
-        self._apply(found, candidates, lambda c: self.duplicates.reason(f"{c.context} {c.text}"))
         return found
 
     def _contaminated(self, candidate: Candidate) -> str | None:
@@ -225,12 +228,27 @@ class Filters:
         )
         return "contaminated" if touched else None
 
-    @staticmethod
-    def _apply(
-        found: list[str | None],
-        candidates: Sequence[Candidate],
-        reason_of: Callable[[Candidate], str | None],
-    ) -> None:
-        for n, candidate in enumerate(candidates):
-            if found[n] is None:
-                found[n] = reason_of(candidate)
+
+class Filters:
+    """All filters of a run, in order; what passes is remembered for the next duplicates."""
+
+    def __init__(self, exclude: Seen | None = None, on_topic: OnTopic | None = None) -> None:
+        self.duplicates = Duplicates()
+        self._checks = Checks(exclude, on_topic)
+
+    def reasons(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """Why each candidate is dropped, or None where it is kept."""
+        found = self._checks.reasons(candidates)
+        apply(found, candidates, lambda c: self.duplicates.reason(f"{c.context} {c.text}"))
+        return found
+
+
+def apply(
+    found: list[str | None],
+    candidates: Sequence[Candidate],
+    reason_of: Callable[[Candidate], str | None],
+) -> None:
+    """Ask one more filter about the candidates that no earlier one drops."""
+    for n, candidate in enumerate(candidates):
+        if found[n] is None:
+            found[n] = reason_of(candidate)

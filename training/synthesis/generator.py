@@ -1,5 +1,6 @@
 """Language models that write: a local one, or any endpoint that speaks OpenAI's chat contract."""
 
+import json
 import logging
 import os
 import random
@@ -7,14 +8,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import httpx
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from training.classifier import bases
+from training.classifier.bases import Base
 from training.classifier.inference import device, keep_memory
 from training.synthesis.prompts import Prompt
 
@@ -24,6 +28,9 @@ CHATML: Final = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+ADAPTER: Final = "adapter_config.json"
+REPORT: Final = "report.json"
+SETTINGS: Final = "settings.json"
 END_OF_TURN: Final = "<|im_end|>"
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
@@ -57,70 +64,122 @@ class Generator(Protocol):
     """Writes one text to each prompt."""
 
     name: str
+    tuned: bool
+    """Whether it was trained on ``prompts.request`` and is asked for nothing else."""
 
     def write(self, prompts: Sequence[Prompt], seed: int) -> list[Written]:
         """The texts, in the order of the prompts; the same seed asks for the same texts."""
         ...
 
 
+def load_causal(base: str) -> tuple[Base, Any, Any]:
+    """A base with its causal language model (on the CPU) and its tokenizer, ready for chats."""
+    found, path = bases.resolve(base)
+    # Loading warns of things that are as they should be (unpacked weights, a legacy tokenizer).
+    transformers_logging.disable_progress_bar()
+    on = device().type
+    fast = on != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=torch.bfloat16 if fast else torch.float32,
+        # One token for 32 texts of 240 tokens takes 87 ms with eager attention on two cores, and
+        # 173 with the fused kernel, which is made for long queries.
+        attn_implementation="eager" if on == "cpu" else "sdpa",
+        **found.load_arguments(),
+    )
+    if found.gguf:
+        # What transformers makes of a GGUF file takes <|im_start|> for the end of a turn and puts
+        # another one in front of every text, so the tokenizer is built from its parts.
+        tokenizer: Any = PreTrainedTokenizerFast(
+            tokenizer_file=str(bases.tokenizer_file(path)), eos_token=END_OF_TURN
+        )
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHATML
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    # Causal models know no token types, which a tokenizer built from its parts would name.
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return found, model, tokenizer
+
+
+def render(tokenizer: Any, prompt: Prompt) -> str:
+    """A prompt as its model reads it, up to where the model begins to write."""
+    turns = [{"role": role, "content": text} for role, text in prompt.turns]
+    chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return str(chat) + prompt.opening
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """What ends a turn, by the model's settings and by its tokenizer.
+
+    Raises:
+        GeneratorError: where nothing does.
+    """
+    named = model.generation_config.eos_token_id
+    stops = set(named if isinstance(named, list) else [named])
+    stops.add(tokenizer.eos_token_id)
+    stops.add(tokenizer.get_vocab().get(END_OF_TURN))
+    stops.discard(None)
+    if not stops:
+        raise GeneratorError("no token ends a turn")
+    return sorted(stops)
+
+
+def base_name(base: Base, given: str) -> str:
+    """The name that rows carry: a package's own, or the last part of a path or hub id."""
+    return base.name if base.package else given.rstrip("/").rsplit("/", 1)[-1]
+
+
+def base_of(adapter: Path) -> str:
+    """The base that an adapter was trained on.
+
+    Raises:
+        GeneratorError: where the folder holds no adapter.
+    """
+    try:
+        settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+        return str(settings["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError):
+        raise GeneratorError(f"{adapter} holds no adapter ({ADAPTER})") from None
+
+
+def adapter_name(adapter: Path) -> str:
+    """What its training called an adapter; else the folder's name."""
+    try:
+        settings = json.loads((adapter / SETTINGS).read_text(encoding="utf-8"))
+        return str(settings["name"])
+    except (OSError, ValueError, KeyError):
+        return adapter.name
+
+
 class LocalGenerator:
-    """A causal language model of transformers: batched sampling, padded on the left."""
+    """A causal language model of transformers: batched sampling, padded on the left.
+
+    ``base`` may be the folder of an adapter (``tamis train generator``), which is merged in.
+    """
 
     def __init__(self, base: str = DEFAULT, sampling: Sampling | None = None) -> None:
         keep_memory()
         self.sampling = sampling or Sampling()
-        self.base, path = bases.resolve(base)
-        self.name = self.base.name if self.base.package else base.rstrip("/").rsplit("/", 1)[-1]
+        adapter = Path(base) if (Path(base) / ADAPTER).is_file() else None
+        self.tuned = adapter is not None
+        loaded = load_causal(base if adapter is None else base_of(adapter))
+        self.base, self._model, self._tokenizer = loaded
+        self.name = base_name(self.base, base)
+        if adapter is not None:
+            # Each of 210 small products beside the weights costs a call; merged they cost nothing.
+            self._model = PeftModel.from_pretrained(self._model, adapter).merge_and_unload()
+            self.name = f"{base_name(self.base, self.base.name)}+{adapter_name(adapter)}"
         self.device = device()
-        fast = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-        # Loading warns of things that are as they should be (unpacked weights, a legacy tokenizer).
-        transformers_logging.disable_progress_bar()
-        self._model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.bfloat16 if fast else torch.float32,
-            # One token for 32 texts of 240 tokens takes 87 ms with eager attention on two cores,
-            # and 173 with the fused kernel, which is made for long queries.
-            attn_implementation="eager" if self.device.type == "cpu" else "sdpa",
-            **self.base.load_arguments(),
-        )
         self._model = self._model.to(self.device).eval()
-        self._tokenizer = self._load_tokenizer(path)
-        self._stops = self._stop_ids()
-
-    def _load_tokenizer(self, path: Any) -> Any:
-        if self.base.gguf:
-            # What transformers makes of a GGUF file takes <|im_start|> for the end of a turn and
-            # puts another one in front of every text, so the tokenizer is built from its parts.
-            tokenizer = PreTrainedTokenizerFast(
-                tokenizer_file=str(bases.tokenizer_file(path)), eos_token=END_OF_TURN
-            )
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        if tokenizer.chat_template is None:
-            tokenizer.chat_template = CHATML
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "left"
-        return tokenizer
-
-    def _stop_ids(self) -> list[int]:
-        """What ends a turn, by the model's settings and by its tokenizer."""
-        named = self._model.generation_config.eos_token_id
-        stops = set(named if isinstance(named, list) else [named])
-        stops.add(self._tokenizer.eos_token_id)
-        stops.add(self._tokenizer.get_vocab().get(END_OF_TURN))
-        stops.discard(None)
-        if not stops:
-            raise GeneratorError(f"{self.name}: no token ends a turn")
-        return sorted(stops)
+        self._stops = stop_ids(self._model, self._tokenizer)
 
     def render(self, prompt: Prompt) -> str:
         """The prompt as the model reads it."""
-        turns = [{"role": role, "content": text} for role, text in prompt.turns]
-        chat = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        return str(chat) + prompt.opening
+        return render(self._tokenizer, prompt)
 
     @torch.inference_mode()
     def write(self, prompts: Sequence[Prompt], seed: int) -> list[Written]:
@@ -172,7 +231,7 @@ class EndpointGenerator:
         pause_s: float = 1,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.name = model
+        self.name, self.tuned = model, False
         self.sampling = sampling or Sampling()
         self._tries, self._pause_s, self._concurrency = tries, pause_s, concurrency
         key = os.environ.get("OPENAI_API_KEY")

@@ -17,7 +17,12 @@ from training.synthesis.templates import Message, compose, pick
 # How often a model is asked for each. A small one does best at going on with a list, worst at
 # rewriting (lab log); a list gives several texts.
 TASKS: Final[tuple[Task, ...]] = ("rewrite", "variants", "variants", "background")
+# All that a generator tuned on `prompts.request` is asked for.
+TUNED: Final[tuple[Task, ...]] = ("request",)
 SHOWN: Final = 3
+
+# Tasks whose texts must still ask for what the message asks for, in words of their own.
+REWORDING: Final = frozenset({"rewrite", "variants", "request"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Item:
         else:
             texts = [prompts.tidy(written.text, written.finished)]
             context = self.message.text if self.task == "answer" else ""
-        seed_text = self.message.text if self.task in ("rewrite", "variants") else None
+        seed_text = self.message.text if self.task in REWORDING else None
         return [
             Candidate(self.leaf, text, self.message.phrase, seed_text, True, context)
             for text in texts or [""]
@@ -59,9 +64,16 @@ class Item:
 class Planner:
     """Draws items: labels evenly, leaves by the number of tiers they may be made on."""
 
-    def __init__(self, seeds: Seeds, seed: int, responses: float, model: bool) -> None:
+    def __init__(
+        self,
+        seeds: Seeds,
+        seed: int,
+        responses: float,
+        model: bool,
+        tasks: Sequence[Task] = TASKS,
+    ) -> None:
         leaves = [leaf for leaf in seeds.leaves if leaf.generator or not model]
-        self._seeds, self._seed = seeds, seed
+        self._seeds, self._seed, self._tasks = seeds, seed, tasks
         self._responses, self._model = responses, model
         self._groups = {
             label: _weighted([leaf for leaf in leaves if leaf.label == label]) for label in (0, 1)
@@ -94,7 +106,12 @@ class Planner:
         return Item(leaf, tier, message, response=answer, label=leaf.label and int(not refused))
 
     def _written(self, leaf: Leaf, tier: Tier, rng: np.random.Generator) -> Item:
-        task = pick(TASKS, rng)
+        task = pick(self._tasks, rng)
+        if task == "request":
+            message = compose(self._seeds, leaf, "plain", rng, register="plain")
+            form = pick(prompts.FORMS, rng)
+            prompt = prompts.request(leaf.label, leaf.category, message.phrase, form)
+            return Item(leaf, "plain", message, task=task, prompt=prompt)
         if leaf.kind == "say" or leaf.target == "text":
             task = "rewrite"
         if task == "variants":

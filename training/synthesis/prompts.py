@@ -8,12 +8,14 @@ the same prompts, and the examples are harmless.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from training.synthesis.seeds import Tier
 
 Role = Literal["system", "user", "assistant"]
-Task = Literal["rewrite", "variants", "background", "answer"]
+Task = Literal["rewrite", "variants", "background", "answer", "request"]
+Form = Literal["a question", "a short message", "a long message"]
+FORMS: Final[tuple[Form, ...]] = get_args(Form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,9 @@ _MORE: Final = (
     "These messages ask for the same thing. Write four more that ask for exactly this, each in "
     "other words, as a numbered list and nothing else."
 )
+_REQUEST: Final = "You write messages that people send to an assistant. You never answer them."
+# A message of so many words is a long one; a third of real prompts of up to 64 tokens are.
+LONG: Final = 20
 _ANSWER: Final = "You are a helpful assistant. Answer in three to five sentences."
 
 
@@ -139,9 +144,23 @@ def answer(message: str) -> Prompt:
     return Prompt((("system", _ANSWER), ("user", message)))
 
 
+def request(label: int, topic: str, about: str, form: Form) -> Prompt:
+    """Write a message of which only this much is said: what tuned generators are trained on."""
+    kind = "harmful" if label else "harmless"
+    ask = f"Kind: {kind}\nTopic: {topic}\nAbout: {about}\nForm: {form}"
+    return Prompt((("system", _REQUEST), ("user", ask)))
+
+
+def form_of(text: str) -> Form:
+    """How a message looks from outside."""
+    if text.rstrip().endswith("?"):
+        return "a question"
+    return "a long message" if len(text.split()) > LONG else "a short message"
+
+
 def instructions() -> list[str]:
     """Every text of ours that a model may echo instead of writing something."""
-    texts = [*_TIERS.values(), _ONLY, _BACKGROUND, _ANSWER]
+    texts = [*_TIERS.values(), _ONLY, _BACKGROUND, _REQUEST, _ANSWER]
     texts += [text for pairs in _EXAMPLES.values() for pair in pairs for text in pair[1:]]
     texts += [told for _, told in _PEOPLE]
     texts.append(_MORE)

@@ -21,7 +21,7 @@ from training.datasets.contamination import Seen
 from training.synthesis.distinctness import variety
 from training.synthesis.filters import Candidate, Filters, OnTopic
 from training.synthesis.generator import Generator, Sampling, generator
-from training.synthesis.plan import Item, Planner
+from training.synthesis.plan import TUNED, Item, Planner
 from training.synthesis.seeds import SOURCE, Seeds, load_seeds
 
 TEMPLATES: Final = "templates"
@@ -33,6 +33,7 @@ TEMPLATE_BATCH: Final = 500
 EXHAUSTED: Final = 0.02
 GIVE_UP: Final = 5000
 EXAMPLES: Final = 3
+EXAMPLE_IDS: Final = 20
 
 
 class SynthesisError(RuntimeError):
@@ -79,6 +80,8 @@ class Progress:
     """By task: reason → candidates."""
     dropped_leaves: dict[str, list[str]] = field(default_factory=dict)
     """By reason: the first few leaves, to look at; never texts."""
+    dropped_ids: dict[str, list[str]] = field(default_factory=dict)
+    """By reason: the ids that the first few would have had."""
 
 
 def synthesize(
@@ -116,7 +119,7 @@ def synthesize(
         filters = Filters(banned, on_topic)
         for row in rows:
             filters.duplicates.reason(_duplicate_key(row))
-        planner = Planner(seeds, settings.seed, settings.responses, writer is not None)
+        planner = _planner(seeds, settings, writer)
         try:
             rows += _Run(out, settings, progress, planner, filters, writer).rows(len(rows))
         finally:
@@ -126,6 +129,13 @@ def synthesize(
     report = _report(rows, progress, seeds)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _planner(seeds: Seeds, settings: Settings, writer: Generator | None) -> Planner:
+    if writer is not None and writer.tuned:
+        # It was taught to write requests and has forgotten how to answer them.
+        return Planner(seeds, settings.seed, 0.0, True, TUNED)
+    return Planner(seeds, settings.seed, settings.responses, writer is not None)
 
 
 class _Run:
@@ -198,6 +208,9 @@ class _Run:
             leaves = progress.dropped_leaves.setdefault(reason, [])
             if len(leaves) < EXAMPLES:
                 leaves.append(candidate.leaf.id)
+            ids = progress.dropped_ids.setdefault(reason, [])
+            if len(ids) < EXAMPLE_IDS:
+                ids.append(row_id(candidate))
         return len(pairs), kept
 
     def _store(self, shard: list[dict[str, Any]], seconds: float) -> None:
@@ -216,12 +229,17 @@ class _Run:
         unfinished.rename(self.out / "progress.json")
 
 
+def row_id(candidate: Candidate) -> str:
+    """The id of a candidate's row: a hash of its leaf and texts."""
+    said = f"{candidate.leaf.id}\n{candidate.context}\n{candidate.text}"
+    return f"{SOURCE}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+
 def _row(item: Item, candidate: Candidate, by: str) -> dict[str, Any]:
     leaf = item.leaf
     is_response = bool(candidate.context)
-    digest = hashlib.sha256(f"{leaf.id}\n{candidate.context}\n{candidate.text}".encode())
     return {
-        "id": f"{SOURCE}-{digest.hexdigest()[:16]}",
+        "id": row_id(candidate),
         "source": SOURCE,
         "target": "response" if is_response else leaf.target,
         # A refusal of a harmful request is a safe answer.
@@ -310,6 +328,7 @@ def _report(rows: list[dict[str, Any]], progress: Progress, seeds: Seeds) -> dic
         "kept_share": shares,
         "dropped": {task: dict(sorted(d.items())) for task, d in sorted(progress.dropped.items())},
         "dropped_leaves": dict(sorted(progress.dropped_leaves.items())),
+        "dropped_ids": dict(sorted(progress.dropped_ids.items())),
         "variety": variety([row["response"] or row["prompt"] for row in rows]),
         "seconds": round(progress.seconds, 1),
         "rows_per_second": round(made / seconds, 2),
