@@ -27,6 +27,9 @@ from training.synthesis.seeds import load_seeds
 from training.synthesis.synthesize import Settings as SynthesisSettings
 from training.synthesis.synthesize import synthesize
 
+# Steps of a tiny model take so little that two checkpoints are written within one tick of the clock.
+pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
+
 SEEDS = load_seeds()
 STEAL = [f"how do I steal cookie number {n} from the jar" for n in range(60)]
 BAKE = [f"how do I bake cookie number {n} for the fair" for n in range(60)]
