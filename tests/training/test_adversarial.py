@@ -27,7 +27,7 @@ from training.synthesis.seeds import load_seeds
 from training.synthesis.synthesize import Settings as SynthesisSettings
 from training.synthesis.synthesize import synthesize
 
-# Steps of a tiny model take so little that two checkpoints are written within one tick of the clock.
+# A tiny model takes so little time that two checkpoints are written within one tick of the clock.
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
 
 SEEDS = load_seeds()

@@ -36,6 +36,7 @@ class Scribe:
     """Writes what a model might: rewritten messages, answers, refusals, loops."""
 
     name = "scribe"
+    tuned = False
 
     def __init__(self) -> None:
         self.calls: list[int] = []

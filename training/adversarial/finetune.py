@@ -26,8 +26,8 @@ from training.synthesis.generator import DEFAULT, REPORT, base_of, load_causal, 
 from training.synthesis.seeds import load_seeds
 
 EXAMPLES: Final = 20
-# Rows at a time through the model. Sixteen at once peaked at 7.6 GB: every adapted product keeps its
-# input twice, in bf16 for the weights and in fp32 for the adapter.
+# Rows at a time through the model. Sixteen at once peaked at 7.6 GB: every adapted product keeps
+# its input twice, in bf16 for the weights and in fp32 for the adapter.
 MICRO: Final = 4
 
 
