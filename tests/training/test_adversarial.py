@@ -93,7 +93,7 @@ class Counter:
     """Holds a text for unsafe by a share of its letters, which nobody would call a judgement."""
 
     def __init__(self, name: str, letter: str) -> None:
-        self.name, self._letter = name, letter
+        self.name, self.identity, self._letter = name, f"{name} {letter}", letter
 
     def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
         counts = [row.prompt.count(self._letter) / max(1, len(row.prompt)) for row in rows]

@@ -111,8 +111,8 @@ def adversarial(
         "init": start.resolve().name,
         "init_sha256": sha256_of(start / adapters.ADAPTER_FILES[1]),
         "name": settings.name,
-        "classifier": classifier.name,
-        "judge": judge.name,
+        "classifier": classifier.identity,
+        "judge": judge.identity,
         "exclude_sha256": banned.sha256 if banned else None,
     }
     done = adapters.finished(out, about)

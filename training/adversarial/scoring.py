@@ -26,8 +26,8 @@ class Worth:
     """What bounds the parts of a reward."""
 
     gate: float = 0.5
-    # Nats per token under SmolLM2-135M-Instruct: of 500 short real prompts nine in ten have less
-    # than ``easy``; random words have more than ``hard``.
+    # Nats per token under SmolLM2-135M-Instruct: of 160 short real prompts nine in ten have less
+    # than 5.03 (median 3.9); with their words shuffled nine in ten have more than 7.1.
     easy: float = 5.0
     hard: float = 7.0
 
