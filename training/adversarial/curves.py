@@ -41,8 +41,10 @@ def draw(rounds: Mapping[str, Path], path: Path) -> None:
             axes.tick_params(labelsize=8)
         panels[0].annotate(name, (begins + 1, 1), xycoords=("data", "axes fraction"), fontsize=7)
         begins = max(steps, default=begins)
-    panels[1].legend(fontsize=6, frameon=False, ncols=2)
+    # All parts lie between 0 and 1; above them is room for their names.
+    panels[1].set_ylim(-0.05, 1.5)
+    panels[1].legend(fontsize=6, frameon=False, ncols=2, loc="upper center")
     for axes in panels[3:]:
         axes.set_xlabel("step", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
