@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,11 @@ from training.datasets.schema import Row
 
 # A category whose head saw fewer held-out positives is not offered: nothing could be said of it.
 FEWEST: Final = 5
+# Nor one that is found this badly: it would mislead more than it tells.
+LEAST_F1: Final = 0.2
 BLOCK_PRECISION: Final = 0.9
-PLATEAU: Final = 0.01
+# The standard error of F1 on the few hundred rows that set a question's threshold.
+PLATEAU: Final = 0.02
 BINS: Final = 15
 FILE: Final = "calibration.json"
 
@@ -40,6 +43,8 @@ class Calibration:
     f1: float
     ece_before: float
     ece_after: float
+    synthetic: bool = False
+    """No row that people wrote speaks for it: its figures are of our own rows, which are easy."""
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -78,9 +83,8 @@ def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
 def best_f1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
     """(threshold, weighted F1 there): the middle of the plateau around the best F1.
 
-    F1 hardly changes over a wide range of thresholds, and where in it the very best lies is luck:
-    from one checkpoint to the next it moved from 0.27 to 0.22 for prompts, and from 0.50 to 0.59
-    for responses.
+    F1 hardly changes over a wide range of thresholds (from 0.1 to 0.6 for prompts it stays within
+    0.02), and where in it the very best lies is luck: 0.17 in one checkpoint, 0.42 600 steps later.
     """
     scores, precision, recall = _curve(p, y, w)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
@@ -116,11 +120,11 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     """Calibrate every head that the held-out slice can speak for.
 
     Rows weigh as they did in training (``mixing.probabilities``), so that a large source does not
-    set the scale alone. Sources that do not calibrate (``sources.yaml``) speak only for categories
-    that no others speak for. Thresholds of questions come from sources that hold both labels: where
-    a source is all safe or all unsafe, recognising the source is enough, and the best threshold
-    lies anywhere in the wide gap between sources (0.56 for prompts, where one mixed source says
-    0.3).
+    set the scale alone. Sources that do not calibrate (``sources.yaml``) say nothing of questions,
+    and synthetic ones speak only for categories that no others speak for. Thresholds of questions
+    come from sources that hold both labels: where a source is all safe or all unsafe, recognising
+    the source is enough, and the best threshold lies anywhere in the wide gap between sources
+    (0.56 for prompts, where one mixed source says 0.3).
 
     Args:
         rows: held-out rows.
@@ -129,6 +133,7 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     """
     weights = mixing.probabilities(rows)
     speaks = np.array([source_of(row).calibrates for row in rows])
+    genuine = np.array([not source_of(row).synthetic for row in rows])
     names = [f"{row.source}/{row.target}" for row in rows]
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
@@ -142,19 +147,21 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         mine = asked == head
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
     safe = labels[np.arange(len(rows)), asked] == 0
-    for head, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
-        told = labels[:, head] != UNKNOWN
-        pool = speaks if _enough(labels[told & speaks, head]) else np.ones_like(speaks)
+    for column, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
+        told = labels[:, column] != UNKNOWN
+        pool = genuine if _enough(labels[told & genuine, column]) else np.ones_like(genuine)
         known = told & pool
-        if not _enough(labels[known, head]):
+        if not _enough(labels[known, column]):
             continue
-        z, y, w = logits[known, head], labels[known, head], weights[known]
+        z, y, w = logits[known, column], labels[known, column], weights[known]
         scale, bias = fit_platt(z, y, w)
         # Thresholds apply to P(unsafe) * P(category | unsafe), so safe rows count as negatives.
         judged = known | (safe & pool)
-        score = overall[judged] * sigmoid(scale * logits[judged, head] + bias)
-        truth = np.where(known, labels[:, head], 0)[judged]
-        found[name] = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
+        score = overall[judged] * sigmoid(scale * logits[judged, column] + bias)
+        truth = np.where(known, labels[:, column], 0)[judged]
+        head = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
+        if head.f1 >= LEAST_F1:
+            found[name] = replace(head, synthetic=pool is not genuine)
     return list(found.values())
 
 
