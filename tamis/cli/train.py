@@ -45,7 +45,10 @@ def add_to(commands: Commands) -> None:
     classifier.set_defaults(run=_train_classifier)
 
     average = train.add_parser("average", help="the mean of checkpoints that began as one")
-    average.add_argument("--checkpoint", type=Path, action="append", required=True)
+    average.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="a run's best step"
+    )
+    average.add_argument("--last", type=Path, action="append", default=[], help="its last step")
     average.add_argument("--data", type=Path, required=True, nargs="+", help="to calibrate with")
     average.add_argument("--out", type=Path, required=True, help="checkpoint folder")
     average.set_defaults(run=_average)
@@ -82,7 +85,7 @@ def _train_classifier(args: argparse.Namespace) -> int:
 def _average(args: argparse.Namespace) -> int:
     from training.classifier import soup
 
-    soup.average(args.checkpoint, args.out)
+    soup.average(args.checkpoint, args.out, args.last)
     _calibrate(args)
     return 0
 

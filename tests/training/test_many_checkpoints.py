@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,6 +46,20 @@ def test_an_average_lies_between_its_checkpoints(seeds: tuple[Path, Path], tmp_p
         torch.testing.assert_close(value, ((one[name].double() + two[name]) / 2).to(value.dtype))
     report = json.loads((tmp_path / "mean" / "training.json").read_text())
     assert [part["seed"] for part in report["averaged"]] == [1, 2]
+
+
+def test_a_runs_last_step_counts_beside_its_best(seeds: tuple[Path, Path], tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(seeds[0], run)
+    last = torch.load(run / "last.pt", weights_only=True)
+    last["model"] = {name: value + 1 for name, value in last["model"].items()}
+    torch.save(last, run / "last.pt")
+    best = weights(run)
+    for name, value in weights(soup.average([run], tmp_path / "mean", last=[run])).items():
+        expected = (best[name].double() + last["model"][name]) / 2
+        torch.testing.assert_close(value, expected.to(value.dtype))
+    report = json.loads((tmp_path / "mean" / "training.json").read_text())
+    assert report["seconds"] == json.loads((run / "training.json").read_text())["seconds"]
 
 
 def test_unlike_checkpoints_are_not_averaged(seeds: tuple[Path, Path], tmp_path: Path):
