@@ -7,7 +7,6 @@ their mean lies above the cut, and nothing would be left. Targets are cut one by
 a head, and a loss, of its own.
 """
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ DROP: Final = 0.20
 # The paper's open question 2: is a fifth the right share?
 SWEEP: Final = (0.10, 0.15, 0.20, 0.25)
 EPOCHS: Final = 3.0
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,6 @@ def hard(
             f"{model.name} was trained for fewer than {EPOCHS:g} epochs, or it cannot be told "
             f"({seen}): rows that it has not learnt yet look hard"
         )
-        log.warning(warning)
     rows = [entry.row for entry in entries]
     losses = stage.in_shards(rows, model.losses, out / "losses", model.sha256, "losses")
     dropped = np.zeros(len(rows), dtype=bool)
