@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.conftest import row, write_rows
 from tests.training.test_synthesis import Letters
+from tests.training.tiny import write_causal
 from training.adversarial import finetune as tuning
 from training.adversarial import grpo
 from training.adversarial.adapters import TuningError
@@ -44,30 +43,8 @@ def hard_rows() -> list[dict]:
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal language model with random weights that knows the words of the rows."""
-    folder = tmp_path_factory.mktemp("base")
     known = {word for text in STEAL + BAKE for word in text.split()}
-    vocabulary = ["<unk>", "<|im_start|>", "<|im_end|>", *sorted(known)]
-    inner = Tokenizer(models.WordLevel({w: n for n, w in enumerate(vocabulary)}, "<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        eos_token="<|im_end|>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>"],
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_causal(tmp_path_factory.mktemp("base"), sorted(known))
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.training.tiny import write_causal
 from training.synthesis import prompts
 from training.synthesis.generator import (
     EndpointGenerator,
@@ -28,29 +26,7 @@ PROMPTS = [
 def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal language model with random weights and a word-level tokenizer."""
     folder = tmp_path_factory.mktemp("writer")
-    words = ["<unk>", "<|im_start|>", "<|im_end|>", *(f"word{n}" for n in range(60))]
-    inner = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, "<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        eos_token="<|im_end|>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>"],
-    )
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_causal(folder, (f"word{n}" for n in range(60)))
 
 
 def test_a_local_model_writes_one_text_to_each_prompt_and_the_seed_decides(tiny_writer: Path):

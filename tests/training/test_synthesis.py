@@ -76,7 +76,7 @@ def test_templates_write_rows_of_the_schema_that_teach_something(tmp_path: Path)
     report = synthesize(tmp_path, Settings(count=400))
     rows = [r for path in data_files(tmp_path) for r in read_rows(path)]
     assert len(rows) == len({r.id for r in rows}) == report["rows"] == 400
-    assert rows == load(tmp_path, "permissive")
+    assert rows == load([tmp_path], "permissive")
     assert {r.target for r in rows} == {"prompt", "response", "text"}
     for found in rows:
         labels = source_of(found).labels_of(found)
