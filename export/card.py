@@ -1,6 +1,6 @@
 """The model card of a classifier bundle, written from its manifest so that it cannot drift."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tamis.taxonomy import taxonomy
@@ -9,10 +9,10 @@ LIMITS: Final = """## What it cannot do
 
 - Categories not in the table above are not scored: {missing}.
 - English, mostly. Obfuscated text (leetspeak, homoglyphs, encodings) is not undone.
-- Sexual and jailbroken role-play is where it misses most: hardly any permissive source teaches it.
+- Sexual and jailbroken role-play is where it misses most: mostly generated rows teach it.
 - One bad sentence in a window of 256 calm tokens is diluted by them.
-- Responses were taught on jailbroken answers and social chat; subtle harm in long answers is often
-  missed.
+- Responses were taught on jailbroken answers, social chat and generated rows; subtle harm in long
+  answers is often missed.
 - Scores are calibrated for the mix of sources it was trained on. Your traffic has other base rates:
   look at your own scores before you block on them, and set thresholds in a policy.
 """
@@ -34,11 +34,9 @@ def render(manifest: Mapping[str, Any]) -> str:
             f"| base | {training['base']['name']} ({training['base']['licence']}), "
             f"sha256 `{(training['base']['sha256'] or 'unpinned')[:12]}` |",
             f"| data | {recipe['variant']} rows: {rows['train']:,} trained on, "
-            f"{rows['held_out']:,} held out; fingerprint `{training['data_sha256'][:12]}` |",
-            f"| recipe | {_start(recipe)}{recipe['epochs']} epochs, {training['steps']:,} steps of "
-            f"{recipe['batch_tokens']:,} tokens, seed {recipe['seed']}, best at step "
-            f"{training['best']['step']:,}, {training['seconds'] / 60:.0f} minutes on "
-            f"{training['device']} |",
+            f"{rows['held_out']:,} held out, {rows.get('synthetic', 0):,} of them generated; "
+            f"fingerprint `{training['data_sha256'][:12]}` |",
+            f"| recipe | {_recipe(training)} |",
             f"| windows | {recipe['max_tokens']} tokens, overlapping by {recipe['overlap']} |",
             f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, "
             f"{manifest['graph'].split('.')[1]} |\n",
@@ -54,6 +52,7 @@ def render(manifest: Mapping[str, Any]) -> str:
                 f"{h['block']:.3f} | {h['f1']:.3f} | {h['ece_before']:.3f} | {h['ece_after']:.3f} |"
                 for h in manifest["heads"]
             ),
+            *_made(manifest["heads"]),
             "\n## Parity\n",
             "Calibrated overall probability, one text at a time, held-out rows.\n",
             "| | rows | mean difference | p99 | largest | decisions flipped |",
@@ -71,6 +70,25 @@ def render(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _start(recipe: Mapping[str, Any]) -> str:
-    """Where a run that did not begin at the bare base began."""
-    return f"going on from checkpoint `{recipe['init']}`: " if recipe.get("init") else ""
+def _made(heads: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = ", ".join(head["name"] for head in heads if head.get("synthetic"))
+    if not names:
+        return []
+    return [
+        f"\nOf {names} no row that people wrote was held out: those figures are of generated rows."
+    ]
+
+
+def _recipe(training: Mapping[str, Any]) -> str:
+    """Where a run began, how long it went on, and what was made of it."""
+    recipe, best = training["recipe"], training["best"]["step"]
+    start = f"going on from checkpoint `{recipe['init']}`: " if recipe.get("init") else ""
+    long = "" if recipe.get("steps") else f"{recipe['epochs']} epochs, "
+    told = (
+        f"{start}{long}{training['steps']:,} steps of {recipe['batch_tokens']:,} tokens, seed "
+        f"{recipe['seed']}, best at step {best:,}"
+    )
+    if averaged := training.get("averaged"):
+        parts = ", ".join(f"{p['steps']:,} steps (seed {p['seed']})" for p in averaged)
+        told = f"{start}the mean of {len(averaged)} runs: {parts}"
+    return f"{told}; {training['seconds'] / 60:.0f} minutes on {training['device']}"
