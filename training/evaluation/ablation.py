@@ -7,6 +7,7 @@
 --checkpoint`` wrote; ``render`` needs nothing but the folder of measurements in the repository.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -17,24 +18,8 @@ from typing import Any, Final
 
 import yaml
 
-HEAD: Final = """# Ablation of the lightweight-guardrails pipeline
+from training.curation import planted
 
-Generated; do not edit. The stages are described in [training](training.md), what was tried on the way in the
-[lab log](lab-log.md).
-
-    tamis evaluate --checkpoint RUN --data DATA/eval --json RUNS/NAME-SEED.eval.json
-    tamis evaluate --checkpoint RUN --data UNSEEN --json RUNS/NAME-SEED.unseen.json
-    python -m training.evaluation.ablation collect RUNS docs/measurements/ablation.json
-    python -m training.evaluation.ablation render docs/measurements > docs/ablation.md
-
-A reduced run on two CPU cores. Every row goes on from one checkpoint, two epochs on the permissive rows, for the
-same number of steps of 4,096 tokens (encoder 5e-5, heads 5e-4), and differs from the row above it in its mixture alone:
-what is measured is what a stage adds to a trained model, not what it would do from the bare base.
-Checkpoints are measured in bf16, before quantisation. Percent, mean ± standard deviation over seeds; **a row of
-one seed supports no claim**. Thresholds come from held-out training rows. Recall without a false-positive rate says
-nothing: HarmBench is to be read with the four columns to its right. Figures of others are as published, on the same
-sets, mostly by larger models, and some of them learnt from the training half of ToxicChat, which these rows have never seen.
-"""
 FIGURES: Final = ("n", "positives", "f1", "recall", "fpr", "auprc")
 # Set -> heading and the figures shown.
 PROMPTS: Final = {
@@ -159,6 +144,28 @@ def category_table(runs: Runs, before: str, after: str) -> str:
     return "\n".join(lines)
 
 
+def rounds_table(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Rounds of GRPO: how the curves began and ended, their rows, and ids kept and rejected."""
+    names = ("reward", "complexity", "agreement", "kl", "distinct_2", "compression", "length")
+    lines = [
+        f"| round | steps | {' | '.join(names)} | rows kept | wrong for the classifier | trip |"
+    ]
+    lines.append("|---|--:|" + "--:|" * len(names) + "--:|--:|---|")
+    for report in reports:
+        rows, wrong = report["rows"], report["rows"]["wrong_for_classifier"]
+        cells = [f"{report['start'][name]:.3f} → {report['end'][name]:.3f}" for name in names]
+        cells.append(f"{rows['kept']} of {rows['candidates']}")
+        cells.append(f"{wrong['kept']:.0%} of kept, {wrong['candidates']:.0%} of all")
+        cells.append(report["trip"] or "–")
+        lines.append(f"| {report['name']} | {report['steps']['done']} | {' | '.join(cells)} |")
+    for report in reports:
+        rows = report["rows"]
+        kept = ", ".join(f"`{row['id']}`" for row in rows["survived"])
+        lines += [f"\nKept in {report['name']}: {kept}.\n", "| rejected | why |", "|---|---|"]
+        lines += [f"| `{row['id']}` | {row['reason']} |" for row in rows["rejected"]]
+    return "\n".join(lines)
+
+
 def cost_table(runs: Runs, stages: Sequence[Mapping[str, Any]]) -> str:
     """Wall-clock seconds and peak memory of every stage and of a run of every row."""
     measured = [(s["stage"], s["what"], s["seconds"], s["peak_memory_mb"]) for s in stages]
@@ -177,16 +184,37 @@ def render(measurements: Path) -> str:
     def saved(name: str) -> Any:
         return json.loads((measurements / name).read_text(encoding="utf-8"))
 
+    said = _spec()["text"]
     runs = saved("ablation.json")
     anyone = next(iter(runs.values()))[0]
-    parts = [HEAD, f"{anyone['date']}, {anyone['machine']}.\n"]
-    parts += ["## Prompts\n", "| row | what its mixture is |\n|---|---|"]
-    parts += [f"| {r['row']} | {r['what']} |" for r in _spec()["rows"] if r["runs"] in runs]
-    parts += ["", table(runs, PROMPTS), "", "## Responses and texts\n", table(runs, OTHERS), ""]
-    parts += ["## What models were chosen by\n", UNSEEN, unseen_table(runs), ""]
-    parts += ["## Categories\n", CATEGORIES, category_table(runs, "base", "synth"), ""]
-    parts += ["## Wrong labels\n", planted.table(saved("planted.json")), ""]
-    parts += ["## Wall-clock and memory\n", COSTS, cost_table(runs, saved("stages.json")), ""]
+    shown = [row for row in _spec()["rows"] if row["runs"] in runs]
+    parts = [
+        said["head"],
+        f"{anyone['date']}, {anyone['machine']}.\n",
+        "| row | its mixture |\n|---|---|",
+        *(f"| {row['row']} | {row['what']} |" for row in shown),
+        "\n## What came out\n",
+        said["findings"],
+        "## Prompts\n",
+        table(runs, PROMPTS),
+        "\n## Responses and texts\n",
+        table(runs, OTHERS),
+        "\n## What models were chosen by\n",
+        said["unseen"],
+        unseen_table(runs),
+        "\n## Categories\n",
+        said["categories"],
+        category_table(runs, *_spec()["gap"]),
+        "\n## Wrong labels\n",
+        said["wrong_labels"],
+        planted.table(saved("planted.json")),
+        "\n## The adversarial rounds\n",
+        said["rounds"],
+        rounds_table(saved("rounds.json")),
+        "\n## Wall-clock and memory\n",
+        said["costs"],
+        cost_table(runs, saved("stages.json")),
+    ]
     return "\n".join(parts)
 
 
