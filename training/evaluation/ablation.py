@@ -156,7 +156,8 @@ def rounds_table(reports: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"{report['start'][name]:.3f} → {report['end'][name]:.3f}" for name in names]
         cells.append(f"{rows['kept']} of {rows['candidates']}")
         cells.append(f"{wrong['kept']:.0%} of kept, {wrong['candidates']:.0%} of all")
-        cells.append(report["trip"] or "–")
+        trip = report["trip"]
+        cells.append(f"{trip['guard']} ({trip['measure']})" if trip else "–")
         lines.append(f"| {report['name']} | {report['steps']['done']} | {' | '.join(cells)} |")
     for report in reports:
         rows = report["rows"]
