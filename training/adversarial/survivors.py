@@ -1,6 +1,5 @@
 """Which generated requests become rows: those whose intended label the judge confirms."""
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 
 from training.adversarial.rewards import complexity, of_label
 from training.curation.judge import Judge
-from training.datasets.schema import data_files, read_pairs
+from training.datasets.schema import data_files, read_pairs, write_lines
 
 EXAMPLES: Final = 20
 DISAGREES: Final = "the judge disagrees"
@@ -39,11 +38,12 @@ def survivors(
     )
     kept = judged >= gate
     out.mkdir(parents=True, exist_ok=True)
-    with gzip.open(out / "rows.part", "wt", encoding="utf-8") as stream:
-        for n in np.flatnonzero(kept):
-            worth = {"judge": round(float(judged[n]), 4), "complexity": _hardness(known[n])}
-            stream.write(json.dumps(json.loads(lines[n]) | worth, ensure_ascii=False) + "\n")
-    (out / "rows.part").rename(out / "rows.jsonl.gz")
+    worth = (
+        json.loads(lines[n])
+        | {"judge": round(float(judged[n]), 4), "complexity": _hardness(known[n])}
+        for n in np.flatnonzero(kept)
+    )
+    write_lines(out / "rows.jsonl.gz", (json.dumps(row, ensure_ascii=False) for row in worth))
     dropped = [
         {"id": rows[n].id, "reason": DISAGREES, "judge": round(float(judged[n]), 4)}
         for n in np.flatnonzero(~kept)

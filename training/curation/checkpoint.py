@@ -18,8 +18,8 @@ class CheckpointError(ValueError):
     """A folder that holds no checkpoint, or not all of one."""
 
 
-class Checkpoint:
-    """The model of a finished run, on the accelerator where there is one.
+class Checkpoint(inference.Checkpoint):
+    """The model of a finished run, with what it is known by.
 
     Raises:
         CheckpointError: naming the file that is missing.
@@ -32,11 +32,7 @@ class Checkpoint:
         inference.keep_memory()
         self.name = folder.resolve().name
         self.sha256 = sha256_of(folder / "model.pt")
-        self._inner = inference.Checkpoint(folder)
-
-    def logits(self, rows: Sequence[Row]) -> np.ndarray:
-        """(n, heads): the highest over a row's first windows."""
-        return self._inner.logits(rows)
+        super().__init__(folder)
 
     def losses(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,): cross-entropy of each row's overall question.
@@ -44,8 +40,8 @@ class Checkpoint:
         Where the source does not answer it (injections, say), the mean over the questions that it
         does answer; NaN where it answers none.
         """
-        examples = self._inner.encode(rows)
-        logits = inference.predict(self._inner.model, examples)
+        examples = self.encode(rows)
+        logits = inference.predict(self.model, examples)
         labels = np.stack([example.labels for example in examples])
         each = np.logaddexp(0.0, np.where(labels == 1, -logits, logits))[:, : len(QUESTIONS)]
         known = labels[:, : len(QUESTIONS)] != UNKNOWN

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from training.classifier.calibration import FEWEST, fit_platt, sigmoid
 from training.datasets import mixing
 from training.datasets.mixing import Variant
-from training.datasets.registry import QUESTION_OF, source_of
+from training.datasets.registry import answers_overall
 from training.datasets.schema import Row, fingerprint
 
 # Counted in what a fit depends on, so that another recipe is not taken from the disk.
@@ -59,8 +59,8 @@ class LinearJudge:
         self, real: Path, variant: Variant = "permissive", cache: Path | None = None
     ) -> None:
         train, held = mixing.split(mixing.load([real], variant))
-        self._train = [row for row in train if _asked(row)]
-        self._held = [row for row in held if _asked(row)]
+        self._train = [row for row in train if answers_overall(row)]
+        self._held = [row for row in held if answers_overall(row)]
         self._cache = cache or user_cache_path("tamis") / "judges"
         self._models: dict[str, Model] = {}
         self.identity = f"{RECIPE} {fingerprint(self._train)} {fingerprint(self._held)}"
@@ -149,11 +149,6 @@ def _of_both_labels(rows: Sequence[Row]) -> list[Row]:
         by_source.setdefault(row.source, [0, 0])[row.label] += 1
     both = {source for source, found in by_source.items() if min(found) >= FEWEST}
     return [row for row in rows if row.source in both] or list(rows)
-
-
-def _asked(row: Row) -> bool:
-    """Whether the row's label answers the overall question of its target."""
-    return QUESTION_OF[row.target] in source_of(row).labels_of(row)
 
 
 def _tfidf(idf: np.ndarray) -> TfidfTransformer:

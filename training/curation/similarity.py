@@ -5,7 +5,6 @@ A synthetic row is kept where its nearest real row of the same target has a cosi
 synthetic rows that repeat one another the first is kept.
 """
 
-import gzip
 import json
 import resource
 import time
@@ -18,7 +17,7 @@ import numpy as np
 
 from training.curation.embedding import SentenceEncoder
 from training.datasets.mixing import Variant
-from training.datasets.schema import Row, data_files, parse_row, read_rows
+from training.datasets.schema import Row, data_files, read_pairs, read_rows, write_lines
 
 TAU: Final = 0.60
 NEAR: Final = 0.95
@@ -85,7 +84,7 @@ def similar(
         raise ValueError("similar: thresholds must be -1 <= tau < near <= 1")
     began = time.monotonic()
     encoder = encoder or SentenceEncoder()
-    pairs = [(line, row) for path in data_files(synthetic) for line, row in _lines(path)]
+    pairs = [(line, row) for path in data_files(synthetic) for line, row in read_pairs(path)]
     rows = [row for _, row in pairs]
     genuine = [row for path in data_files(real) for row in read_rows(path)]
     genuine = [r for r in genuine if variant == "all" or r.licence == "permissive"]
@@ -105,11 +104,8 @@ def similar(
 
     reasons = _reasons(cosine, repeated, tau, near)
     out.mkdir(parents=True, exist_ok=True)
-    with gzip.open(out / "rows.part", "wt", encoding="utf-8") as stream:
-        stream.writelines(
-            line + "\n" for (line, _), reason in zip(pairs, reasons, strict=True) if not reason
-        )
-    (out / "rows.part").rename(out / "rows.jsonl.gz")
+    kept = (line for (line, _), reason in zip(pairs, reasons, strict=True) if not reason)
+    write_lines(out / "rows.jsonl.gz", kept)
     report = _report(pairs, len(genuine), cosine, repeated, reasons, neighbours, tau, near)
     report["encoder"] = {"name": encoder.base.name, "sha256": encoder.base.sha256}
     report["variant"] = variant
@@ -118,16 +114,6 @@ def similar(
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(out / "similarity.png", [_maker(line) for line, _ in pairs], cosine, tau, near)
     return report
-
-
-def _lines(path: Path) -> list[tuple[str, Row]]:
-    """Each line with its row: what the schema does not know of is passed on untouched."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [
-            (line.rstrip("\n"), parse_row(line, f"{path.name} line {number}"))
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
 
 
 def _reasons(cosine: np.ndarray, repeated: np.ndarray, tau: float, near: float) -> Sequence[str]:

@@ -1,6 +1,5 @@
 """What the stages that drop rows share: reading, resuming, writing, reporting."""
 
-import gzip
 import hashlib
 import json
 import resource
@@ -15,8 +14,8 @@ from tqdm import tqdm
 
 from training.datasets import mixing
 from training.datasets.mixing import Variant
-from training.datasets.registry import QUESTION_OF, source_of
-from training.datasets.schema import Row, data_files, parse_row
+from training.datasets.registry import answers_overall
+from training.datasets.schema import Row, data_files, read_pairs, write_lines
 
 # Ids that a report names of each kind.
 EXAMPLES: Final = 20
@@ -51,12 +50,9 @@ def read(folders: Sequence[Path], variant: Variant) -> list[Entry]:
         found[name] = path
     out: list[Entry] = []
     for name, path in found.items():
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = parse_row(line, f"{path.name} line {number}")
-                    if variant == "all" or row.licence in mixing.FREE:
-                        out.append(Entry(row, line.rstrip("\n"), name))
+        for line, row in read_pairs(path):
+            if variant == "all" or row.licence in mixing.FREE:
+                out.append(Entry(row, line, name))
     if not out:
         raise StageError(f"no row of the variant {variant!r} in {', '.join(map(str, folders))}")
     return out
@@ -83,12 +79,9 @@ def write(out: Path, entries: Sequence[Entry], kept: np.ndarray) -> None:
     files: dict[str, list[str]] = {entry.file: [] for entry in entries}
     for entry, keep in zip(entries, kept, strict=True):
         if keep:
-            files[entry.file].append(entry.line + "\n")
+            files[entry.file].append(entry.line)
     for name, lines in files.items():
-        unfinished = out / f"{name}.part"
-        with gzip.open(unfinished, "wt", encoding="utf-8") as stream:
-            stream.writelines(lines)
-        unfinished.rename(out / name)
+        write_lines(out / name, lines)
 
 
 def asked(rows: Sequence[Row]) -> np.ndarray:
@@ -97,7 +90,7 @@ def asked(rows: Sequence[Row]) -> np.ndarray:
     The others say something else (an injection's label does not say what it asks for), so neither
     a loss nor a judge can hold it against them.
     """
-    return np.array([QUESTION_OF[row.target] in source_of(row).labels_of(row) for row in rows])
+    return np.array([answers_overall(row) for row in rows])
 
 
 def in_shards(

@@ -137,3 +137,12 @@ def source_of(row: Row) -> Source:
         return sources()[row.source]
     except KeyError:
         raise UnknownSourceError(f"source {row.source!r} has no entry in sources.yaml") from None
+
+
+def answers_overall(row: Row) -> bool:
+    """Whether a row's label answers the overall question of its target (an injection's does not).
+
+    Raises:
+        UnknownSourceError: where ``sources.yaml`` does not say what its labels mean.
+    """
+    return QUESTION_OF[row.target] in source_of(row).labels_of(row)

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -69,13 +69,6 @@ def parse_row(line: str, where: str) -> Row:
     )
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the JSON lines of one ``*.jsonl.gz`` file in order, blank ones too."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield line.rstrip("\n")
-
-
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of one ``*.jsonl.gz`` file in order.
 
@@ -91,9 +84,18 @@ def read_pairs(path: Path) -> Iterator[tuple[str, Row]]:
     Raises:
         SchemaError: on the first line that is not in the schema.
     """
-    for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            yield line, parse_row(line, f"{path.name} line {number}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield line.rstrip("\n"), parse_row(line, f"{path.name} line {number}")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write JSON lines (without their ends) as one ``*.jsonl.gz`` file: whole, or not at all."""
+    unfinished = path.with_name(f"{path.name}.part")
+    with gzip.open(unfinished, "wt", encoding="utf-8") as stream:
+        stream.writelines(line + "\n" for line in lines)
+    unfinished.rename(path)
 
 
 def data_files(directory: Path) -> list[Path]:

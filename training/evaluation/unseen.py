@@ -7,15 +7,14 @@ a look at the evaluation sets. One file for each source and target, at most ``MO
 """
 
 import argparse
-import gzip
 import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
 from training.datasets.mixing import FREE
-from training.datasets.registry import QUESTION_OF, source_of
-from training.datasets.schema import Row, data_files, parse_row, read_lines
+from training.datasets.registry import answers_overall
+from training.datasets.schema import data_files, read_pairs, write_lines
 
 MOST: Final = 1000
 FEWEST: Final = 30
@@ -25,9 +24,8 @@ def write(data: Path, out: Path) -> dict[str, int]:
     """Write the sets; returns their sizes by name."""
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for path in data_files(data):
-        for number, line in enumerate(read_lines(path), 1):
-            row = parse_row(line, f"{path.name} line {number}")
-            if row.licence not in FREE and _answers(row):
+        for line, row in read_pairs(path):
+            if row.licence not in FREE and answers_overall(row):
                 found[f"{row.source}.{row.target}"].append((row.label, line))
     out.mkdir(parents=True, exist_ok=True)
     sizes = {}
@@ -35,13 +33,8 @@ def write(data: Path, out: Path) -> dict[str, int]:
         unsafe = sum(label for label, _ in rows)
         if min(unsafe, len(rows) - unsafe) >= FEWEST:
             sizes[name] = min(len(rows), MOST)
-            with gzip.open(out / f"{name}.jsonl.gz", "wt", encoding="utf-8") as stream:
-                stream.writelines(line + "\n" for _, line in rows[:MOST])
+            write_lines(out / f"{name}.jsonl.gz", (line for _, line in rows[:MOST]))
     return sizes
-
-
-def _answers(row: Row) -> bool:
-    return QUESTION_OF[row.target] in source_of(row).labels_of(row)
 
 
 if __name__ == "__main__":

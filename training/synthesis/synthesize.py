@@ -18,6 +18,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from training.datasets.contamination import Seen
+from training.datasets.schema import write_lines
 from training.synthesis.distinctness import variety
 from training.synthesis.filters import Candidate, Filters, OnTopic
 from training.synthesis.generator import Generator, Sampling, generator
@@ -216,11 +217,8 @@ class _Run:
     def _store(self, shard: list[dict[str, Any]], seconds: float) -> None:
         progress = self.progress
         if shard:
-            path = self.out / _shard_name(progress.shards)
-            unfinished = path.with_suffix(".part")
-            with gzip.open(unfinished, "wt", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in shard)
-            unfinished.rename(path)
+            lines = (json.dumps(row, ensure_ascii=False) for row in shard)
+            write_lines(self.out / _shard_name(progress.shards), lines)
             progress.shards += 1
         progress.seconds = seconds
         state = {name: getattr(progress, name) for name in Progress.__slots__}
