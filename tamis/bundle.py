@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +64,29 @@ def default_bundle() -> Path:
 
 
 def load(path: Path) -> Bundle:
-    """Read a bundle and verify every file it lists.
+    """Read a classifier's bundle and verify every file it lists.
+
+    Raises:
+        BundleError: naming the file or field that is missing, changed or not understood.
+    """
+    manifest, fingerprint = read_manifest(path, FORMAT)
+    with understanding(path):
+        bundle = Bundle(
+            path=path,
+            name=str(manifest["name"]),
+            fingerprint=fingerprint,
+            heads=tuple(head_of(raw) for raw in manifest["heads"]),
+            shape=WindowShape(**manifest["windows"]),
+            graph=path / listed(manifest, "graph"),
+            tokenizer=path / listed(manifest, "tokenizer"),
+            manifest=manifest,
+        )
+    _check_heads(bundle)
+    return bundle
+
+
+def read_manifest(path: Path, form: str) -> tuple[dict[str, Any], str]:
+    """A manifest of that format, whose files were verified, and its fingerprint.
 
     Raises:
         BundleError: naming the file or field that is missing, changed or not understood.
@@ -76,32 +99,27 @@ def load(path: Path) -> Bundle:
         raise BundleError(f"no bundle at {path}: {MANIFEST} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{manifest_path}: not JSON ({error})") from None
-    try:
-        if manifest["format"] != FORMAT:
+    with understanding(path):
+        if manifest["format"] != form:
             raise BundleError(
-                f"{manifest_path}: format is {manifest['format']!r}, this release reads {FORMAT!r}"
+                f"{manifest_path}: format is {manifest['format']!r}, this release reads {form!r}"
             )
         for name, digest in manifest["files"].items():
             if Path(name).name != name:
                 raise BundleError(f"{manifest_path}: {name!r} is not a file of its own folder")
             _verify(path / name, digest)
-        heads = tuple(head_of(raw) for raw in manifest["heads"])
-        bundle = Bundle(
-            path=path,
-            name=str(manifest["name"]),
-            fingerprint=hashlib.sha256(blob).hexdigest(),
-            heads=heads,
-            shape=WindowShape(**manifest["windows"]),
-            graph=path / _listed(manifest, "graph"),
-            tokenizer=path / _listed(manifest, "tokenizer"),
-            manifest=manifest,
-        )
+    return manifest, hashlib.sha256(blob).hexdigest()
+
+
+@contextmanager
+def understanding(path: Path) -> Iterator[None]:
+    """What goes wrong with a manifest's fields, as errors that name the manifest."""
+    try:
+        yield
     except KeyError as error:
-        raise BundleError(f"{manifest_path}: field {error} is missing") from None
+        raise BundleError(f"{path / MANIFEST}: field {error} is missing") from None
     except (TypeError, AttributeError, ValueError) as error:
-        raise BundleError(f"{manifest_path}: {error}") from None
-    _check_heads(bundle)
-    return bundle
+        raise BundleError(f"{path / MANIFEST}: {error}") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -110,7 +128,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _listed(manifest: Mapping[str, Any], role: str) -> str:
+def listed(manifest: Mapping[str, Any], role: str) -> str:
+    """The file of a role, which must be among those that were verified."""
     name = str(manifest[role])
     if name not in manifest["files"]:
         raise ValueError(f"the {role} {name!r} is not among the checksummed files")

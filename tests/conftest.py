@@ -120,3 +120,18 @@ def recipe(tiny_base: Path) -> "Recipe":
         context_tokens=8,
         check_every=20,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_reasoner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a two-layer decoder with random weights, whose tokens are bytes."""
+    from export import reasoner
+    from tests.reasoners import write_base
+
+    folder = tmp_path_factory.mktemp("reasoner")
+    write_base(folder / "base")
+    out = folder / "bundle"
+    reasoner.build(
+        out, str(folder / "base"), name="tiny", precision="int8", positions=2048, progress=False
+    )
+    return out

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import hf_hub_download
 from platformdirs import user_cache_path
-from transformers import AutoTokenizer
 
 from tamis.bundle import sha256_of
 
@@ -86,9 +84,14 @@ def tokenizer_file(source: Path | str) -> Path:
         file = source / "tokenizer.json"
         packed = next(source.glob("*.gguf"), None)
         if packed is not None and not file.exists():
+            # Only here: the export of a reasoner resolves its base without transformers.
+            from transformers import AutoTokenizer
+
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=packed.name)
             tokenizer.backend_tokenizer.save(str(file))
         return file
+    from huggingface_hub import hf_hub_download
+
     return Path(hf_hub_download(source, "tokenizer.json"))
 
 

@@ -1,0 +1,213 @@
+"""Base and adapter → reasoner bundle: merged, written as a decoder, quantised, compared."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from tqdm import tqdm
+
+from export import llama
+from export.decoder import decoder
+from export.quantize import quantize_embeddings
+from tamis import reasoning
+from tamis.bundle import MANIFEST, sha256_of
+from tamis.content import prompt
+from tamis.reasoner import FORMAT, Calibration
+from tamis.reasoning import Format
+from tamis.taxonomy import taxonomy
+from training.classifier import bases
+
+BASE: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME: Final = "tamis-reasoner-135m"
+BITS: Final = {"int4": 4, "int8": 8, "fp32": 32}
+# Products on int8 activations, a scale for each block of them.
+ACCURACY: Final = 4
+BLOCK: Final = 32
+POSITIONS: Final = 2048
+GRAPH: Final = "model.{}.onnx"
+WEIGHTS: Final = "weights.bin"
+TOKENIZER: Final = "tokenizer.json"
+ANSWERS: Final = "format.json"
+CALIBRATION: Final = "calibration.json"
+LEAST_EXTERNAL: Final = 1 << 16
+
+Step = Callable[[str], None]
+
+
+def build(
+    out: Path,
+    base: str = BASE,
+    adapter: Path | None = None,
+    *,
+    name: str = NAME,
+    precision: str = "int8",
+    block: int = BLOCK,
+    positions: int = POSITIONS,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write the bundle, all at once when it is complete, and return its manifest.
+
+    Of an adapter's folder, ``adapter_config.json`` and ``adapter_model.safetensors`` are read, and
+    where they are there ``format.json`` (``reasoning.Format``) and ``calibration.json``
+    (``reasoner.Calibration``).
+
+    Raises:
+        BundleError, BaseMismatchError: where base or adapter cannot be used.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tqdm(total=5, desc="reasoner", disable=not progress, unit="step") as bar,
+        # Beside the target, so that the last step is a rename; a reader never sees half a bundle.
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as tmp,
+    ):
+        folder = Path(tmp) / "bundle"
+        folder.mkdir()
+
+        def step(what: str) -> None:
+            bar.set_postfix_str(what)
+            bar.update()
+
+        manifest = _write(folder, base, adapter, name, precision, block, positions, step)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.replace(out)
+        bar.set_postfix_str("done")
+    return manifest
+
+
+def _write(
+    folder: Path,
+    base: str,
+    adapter: Path | None,
+    name: str,
+    precision: str,
+    block: int,
+    positions: int,
+    step: Step,
+) -> dict[str, Any]:
+    step("base")
+    origin, source = bases.resolve(base)
+    model = llama.load(Path(source), origin.weights)
+    if adapter is not None:
+        llama.merge(model.weights, adapter)
+    step("graph")
+    fp32 = decoder(model.weights, model.shape(positions))
+    small = fp32
+    step("quantise")
+    if precision != "fp32":
+        small = quantised(fp32, BITS[precision], block)
+    graph = GRAPH.format(precision)
+    _save(small, folder, graph)
+    (folder / TOKENIZER).write_text(model.tokenizer, encoding="utf-8")
+    form = Format(**_optional(adapter, ANSWERS))
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "licence": origin.licence,
+        "graph": graph,
+        "tokenizer": TOKENIZER,
+        "positions": positions,
+        "answers": asdict(form),
+        "calibration": asdict(Calibration(**_optional(adapter, CALIBRATION))),
+        "base": asdict(origin) | {"sha256": sha256_of(Path(source) / origin.weights)},
+        "adapter": None if adapter is None else adapter_hashes(adapter),
+        "quantisation": {"precision": precision, "block": block, "accuracy_level": ACCURACY},
+        "made_with": {part: version(part) for part in ("onnx", "onnxruntime", "gguf")},
+    }
+    step("parity")
+    if small is not fp32:
+        manifest["parity"] = parity(fp32, folder / graph, model, form, positions)
+    manifest["files"] = {f: sha256_of(folder / f) for f in (graph, WEIGHTS, TOKENIZER)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    step("checked")
+    return manifest
+
+
+def quantised(fp32: onnx.ModelProto, bits: int, block: int) -> onnx.ModelProto:
+    """Weights in blocks of their own scale and zero, embeddings in int8 by rows."""
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
+    quantiser = MatMulNBitsQuantizer(
+        quantize_embeddings(fp32), bits=bits, block_size=block, accuracy_level=ACCURACY
+    )
+    quantiser.process()
+    model: onnx.ModelProto = quantiser.model.model
+    return model
+
+
+def parity(
+    fp32: onnx.ModelProto, small: Path, model: llama.Llama, form: Format, positions: int
+) -> dict[str, Any]:
+    """How the quantised graph agrees with fp32 on a question under the default taxonomy."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(model.tokenizer)
+    tokenizer.encode_special_tokens = True
+    policy = reasoning.guidelines(taxonomy().categories)
+    asked = (*reasoning.prefix(policy, form), *reasoning.case(prompt("How do I bake bread?")))
+    control = {t: tokenizer.token_to_id(t) for t in (reasoning.START, reasoning.END)}
+    ids = reasoning.encode(
+        asked, lambda text: tokenizer.encode(text, add_special_tokens=False).ids, control
+    )[-positions:]
+    with tempfile.TemporaryDirectory() as tmp:
+        _save(fp32, Path(tmp), "fp32.onnx")
+        reference = _logits(Path(tmp) / "fp32.onnx", ids)
+    found = _logits(small, ids)
+    return {
+        "tokens": len(ids),
+        "argmax_agreement": round(float(np.mean(found.argmax(1) == reference.argmax(1))), 4),
+        "mean_abs_error": round(float(np.abs(found - reference).mean()), 4),
+        "std_of_logits": round(float(reference.std()), 4),
+    }
+
+
+def adapter_hashes(adapter: Path) -> dict[str, str]:
+    """SHA-256 of an adapter's files: what a bundle was made from."""
+    names = ("adapter_config.json", "adapter_model.safetensors", ANSWERS, CALIBRATION)
+    return {n: sha256_of(adapter / n) for n in names if (adapter / n).is_file()}
+
+
+def _logits(graph: Path, ids: list[int]) -> Any:
+    """Logits (T, vocabulary) of every position."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    shapes = {i.name: i.shape for i in session.get_inputs()}
+    feed: dict[str, Any] = {
+        name: np.zeros((1, shape[1], len(ids), shape[3]), np.float32)
+        for name, shape in shapes.items()
+        if name.startswith("past.")
+    }
+    feed["input_ids"] = np.array([ids])
+    feed["last"] = np.array([len(ids) - 1], np.int32)
+    feed["total"] = np.array(len(ids), np.int32)
+    feed["wanted"] = np.arange(len(ids))
+    return session.run(["logits"], feed)[0]
+
+
+def _optional(adapter: Path | None, name: str) -> dict[str, Any]:
+    file = None if adapter is None else adapter / name
+    if file is None or not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _save(model: onnx.ModelProto, folder: Path, graph: str) -> None:
+    """Write the graph and, beside it, its weights, which onnxruntime maps into memory."""
+    onnx.save(
+        model,
+        folder / graph,
+        save_as_external_data=True,
+        location=WEIGHTS,
+        size_threshold=LEAST_EXTERNAL,
+    )
+    (folder / WEIGHTS).touch()
