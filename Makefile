@@ -9,8 +9,10 @@ DEV := .venv-dev
 
 .PHONY: run test check format tools image-tree clean
 
+# The reasoner's bundle is made once, in a process of its own; the service serves meanwhile.
 run: $(SERVE)/.ready
-	$(SERVE)/bin/tamis serve --port $(PORT)
+	nice -n 10 $(SERVE)/bin/tamis export reasoner --if-needed & \
+	exec $(SERVE)/bin/tamis serve --port $(PORT)
 
 test: check
 	$(DEV)/bin/pytest
@@ -38,9 +40,9 @@ tools: .tools/usr/bin/promtool
 image-tree:
 	$(PYTHON) -m scripts.image_tree
 
-$(SERVE)/.ready: pyproject.toml requirements/serve.txt
+$(SERVE)/.ready: pyproject.toml requirements/serve.txt requirements/reasoner.txt
 	$(PYTHON) -m venv $(SERVE)
-	$(SERVE)/bin/pip install -q -c requirements/serve.txt -e '.[cpu]'
+	$(SERVE)/bin/pip install -q -c requirements/serve.txt -c requirements/reasoner.txt -e '.[cpu,reasoner]'
 	touch $@
 
 $(DEV)/.ready: pyproject.toml requirements/dev.txt

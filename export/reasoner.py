@@ -19,15 +19,17 @@ from export import llama
 from export.decoder import decoder
 from export.quantize import quantize_embeddings
 from tamis import reasoning
-from tamis.bundle import MANIFEST, sha256_of
+from tamis.bundle import MANIFEST, BundleError, sha256_of
 from tamis.content import prompt
-from tamis.reasoner import FORMAT, Calibration
+from tamis.reasoner import FORMAT, NAME, Calibration, default_reasoner, load
 from tamis.reasoning import Format
 from tamis.taxonomy import taxonomy
 from training.classifier import bases
+from training.classifier.bases import BaseMismatchError
+
+__all__ = ["BaseMismatchError", "build", "is_made_of", "shipped_adapter"]
 
 BASE: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
-NAME: Final = "tamis-reasoner-135m"
 BITS: Final = {"int4": 4, "int8": 8, "fp32": 32}
 # Products on int8 activations, a scale for each block of them.
 ACCURACY: Final = 4
@@ -167,6 +169,21 @@ def parity(
         "mean_abs_error": round(float(np.abs(found - reference).mean()), 4),
         "std_of_logits": round(float(reference.std()), 4),
     }
+
+
+def shipped_adapter() -> Path | None:
+    """The adapter that is committed, where there is one."""
+    folder = default_reasoner().with_name(f"{NAME}-adapter")
+    return folder if (folder / "adapter_config.json").is_file() else None
+
+
+def is_made_of(out: Path, adapter: Path | None) -> bool:
+    """Whether a usable bundle is there that was made with the very adapter, or without one."""
+    try:
+        made: object = load(out).manifest["adapter"]
+    except (BundleError, KeyError):
+        return False
+    return made == (None if adapter is None else adapter_hashes(adapter))
 
 
 def adapter_hashes(adapter: Path) -> dict[str, str]:

@@ -34,7 +34,8 @@ async def ready(request: Request) -> JSONResponse:
     if lifecycle.leaving:
         return JSONResponse({"status": "leaving", "reason": "asked to stop"}, 503)
     if engine is not None:
-        return JSONResponse({"status": "ready", "model": engine.bundle.name})
+        reasoner = moderator_of(request).reasoning.state
+        return JSONResponse({"status": "ready", "model": engine.bundle.name, "reasoner": reasoner})
     status = "loading" if lifecycle.failure is None else "failed"
     return JSONResponse({"status": status, "reason": lifecycle.failure}, 503)
 

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, feedback, native, openai
+from service.dialects import catalogue, decisions, feedback, native, openai
 from service.engine.runtime import ProviderError
 from service.errors import RequestError, envelope
 from service.feedback import Feedback
@@ -55,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             stack.push_async_callback(_cancel, tasks)
             lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
             _spawn(tasks, _load(moderator, lifecycle))
+            _spawn(tasks, moderator.reasoning.watch())
             if settings.reload_seconds:
                 _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))
             yield
@@ -62,7 +63,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for router in (native.router, openai.router, catalogue.router, feedback.router):
+    for router in (
+        native.router,
+        openai.router,
+        decisions.router,
+        catalogue.router,
+        feedback.router,
+    ):
         app.include_router(router)
     if settings.playground:
         app.router.routes.extend(page.routes())

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
+from service.engine.explainer import ExplainerEvents
+from service.engine.reasoner import Explanation, Status
 from service.engine.scheduler import Loss
 from service.observation import Answered
 from tamis.policy import Mode
@@ -25,7 +27,7 @@ LOAD_FAILURES: Final[tuple[LoadFailure, ...]] = get_args(LoadFailure)
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class Metrics(EngineEvents):
+class Metrics(EngineEvents, ExplainerEvents):
     """One registry per app, so that two apps in one process (tests) do not mix.
 
     Gauges are set where their value changes rather than asked at the scrape: whichever of several
@@ -160,6 +162,41 @@ class Metrics(EngineEvents):
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.reasoner_ready = Gauge(
+            "tamis_reasoner_ready",
+            "Processes whose reasoner is loaded.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._reasoner_waiting = Gauge(
+            "tamis_reasoner_requests",
+            "Explain requests that wait or run.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._explanations = Counter(
+            "tamis_explanations_total",
+            "Explanations by outcome: ok, malformed, unfinished at the limit of tokens, late.",
+            ["status"],
+            registry=registry,
+        )
+        explaining = Histogram(
+            "tamis_explanation_duration_seconds",
+            "Time in one stage of an explanation.",
+            ["stage"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._explaining = {s: explaining.labels(s) for s in ("queue", "verdict", "reason")}
+        reasoned = Counter(
+            "tamis_reasoner_tokens_total",
+            "Tokens of explanations: found in the cache, read, written.",
+            ["kind"],
+            registry=registry,
+        )
+        self._reasoned = {kind: reasoned.labels(kind) for kind in ("cached", "read", "written")}
+        for status in get_args(Status):
+            self._explanations.labels(status)
         self._load_failed = Gauge(
             "tamis_load_failed",
             "Why the model could not be loaded: provider (not the configured one), bundle, other.",
@@ -247,6 +284,21 @@ class Metrics(EngineEvents):
         self._batch.observe(tasks)
         self._real.inc(tokens)
         self._padding.inc(padded - tokens)
+
+    def waiting(self, jobs: int) -> None:
+        """See ``ExplainerEvents``."""
+        self._reasoner_waiting.set(jobs)
+
+    def explained(self, found: Explanation, waited: float) -> None:
+        """Count an explanation, its stages and its tokens."""
+        self._explanations.labels(found.status).inc()
+        self._explaining["queue"].observe(waited)
+        self._explaining["verdict"].observe(found.verdict_seconds)
+        if found.written:
+            self._explaining["reason"].observe(found.reason_seconds)
+        self._reasoned["cached"].inc(found.reading.cached)
+        self._reasoned["read"].inc(found.reading.tokens - found.reading.cached)
+        self._reasoned["written"].inc(found.written)
 
     def looked_up(self, result: Lookup) -> None:
         """See ``EngineEvents``."""

@@ -23,7 +23,15 @@ logger = logging.getLogger("tamis.service")
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
 ROUTES: Final = WATCHERS | {
-    *("/moderate", "/v1/moderations", "/feedback", "/policies", "/", "/admin/reload")
+    *(
+        "/moderate",
+        "/v1/moderations",
+        "/v1/decisions",
+        "/feedback",
+        "/policies",
+        "/",
+        "/admin/reload",
+    )
 }
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

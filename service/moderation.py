@@ -17,12 +17,14 @@ from service.configuration import Configuration
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
+from service.engine.reasoner import Explanation
 from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.observation import Digest, Judgement
+from service.reasoning import Asked, Explained, Reasoning
 from service.settings import Settings
 from tamis import bundle as bundles
 from tamis.content import Content
@@ -57,6 +59,7 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
+        self.reasoning = Reasoning(settings, metrics, self._busy)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
 
@@ -96,13 +99,30 @@ class Moderator:
         )
         return engine
 
-    def policy(self, request: Request, asked: str | Mapping[str, Any] | None = None) -> Policy:
+    def policy(
+        self,
+        request: Request,
+        asked: str | Mapping[str, Any] | None = None,
+        reasoned: bool = False,
+    ) -> Policy:
         """The policy of a request: as asked for, its key's, or the default.
 
         Raises:
-            RequestError: where there is none of that name, or it is not a policy.
+            RequestError: where there is none of that name, or it is not a policy; or where it has
+                categories that only a reasoner can judge, and none is asked (``reasoned``).
         """
-        return self.configuration.policy(asked, request.state.caller)
+        policy = self.configuration.policy(asked, request.state.caller)
+        if policy.own and not reasoned:
+            raise RequestError(
+                f"policy: the classifier does not know the category {policy.own[0]!r}; ask "
+                "/moderate with explain: 'reason'",
+                param="policy",
+                code="invalid_policy",
+            )
+        return policy
+
+    def _busy(self) -> bool:
+        return self.engine is not None and self.engine.scheduler.queued_tokens > 0
 
     def enter(self, scope: Scope) -> None:
         """Let a request in before its body is read, or refuse it.
@@ -196,6 +216,53 @@ class Moderator:
             return Judged([withhold(verdict) for verdict in verdicts], timings)
         return Judged(verdicts, timings)
 
+    async def explain(
+        self,
+        request: Request,
+        items: Sequence[tuple[str, Sequence[Content]]],
+        policy: Policy,
+        verdicts: Sequence[Verdict | None],
+        spent: float = 0.0,
+    ) -> list[Explained | None]:
+        """Explain items one after the other; ``spent`` is what their deadline has lost already.
+
+        Raises:
+            RequestError: 400 where a text or the policy is too long, 429 where too many wait, 503
+                where there is no reasoner, 504 past the deadline.
+            ClientDisconnect: where the client has left; the work ends at its next pause.
+        """
+        deadline = deadline_of(request.headers, None)
+        guidelines = self.reasoning.guidelines(policy)
+        began = time.perf_counter() - spent
+        found = []
+        with self._refusals(deadline):
+            async with UntilDisconnect(request.receive):
+                for (name, contents), verdict in zip(items, verdicts, strict=True):
+                    left = None if deadline is None else deadline + began - time.perf_counter()
+                    found.append(
+                        await self.reasoning.explain(name, contents, guidelines, verdict, left)
+                    )
+        return found
+
+    async def decide(
+        self, request: Request, asked: Sequence[Asked], content: Content, reasoned: bool
+    ) -> list[Explanation]:
+        """Answer questions about one content, one after the other, so that others come between.
+
+        Raises:
+            RequestError, ClientDisconnect: as ``explain``.
+        """
+        deadline = deadline_of(request.headers, None)
+        began = time.perf_counter()
+        found = []
+        with self._refusals(deadline):
+            async with UntilDisconnect(request.receive):
+                for one in asked:
+                    left = None if deadline is None else deadline + began - time.perf_counter()
+                    found.append(await self.reasoning.decide(one, content, reasoned, left))
+        self.configuration.access.charge(request.state.caller, len(asked))
+        return found
+
     def _try(
         self, shadow: Policy, findings: Sequence[Sequence[Finding]], verdicts: Sequence[Verdict]
     ) -> None:
@@ -258,6 +325,7 @@ class Moderator:
     def close(self) -> None:
         """Finish what is queued."""
         self.leave()
+        self.reasoning.close()
         if self.engine is not None:
             self.engine.close()
             self.engine = None

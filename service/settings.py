@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
@@ -11,6 +11,7 @@ from service.logs import Format, Level
 from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
+from tamis.reasoner import default_reasoner
 
 PREFIX: Final = "TAMIS_"
 
@@ -75,4 +76,28 @@ class Settings(BaseSettings):
     )
     audit_max_bytes: int = Field(100 * 1024 * 1024, ge=1, description="Size to rotate a file at.")
     audit_keep: int = Field(10, ge=0, description="Rotated files to keep.")
+    reasoner: Path | None = Field(
+        default_factory=default_reasoner,
+        description="Folder of the reasoner's bundle, looked for until it is there; empty: none.",
+    )
+    reasoner_threads: int | None = Field(
+        None, ge=1, description="Cores to reason on, at low priority; default: all."
+    )
+    reasoner_max_tokens: int = Field(64, ge=1, le=512, description="Longest reason.")
+    reasoner_max_items: int = Field(4, ge=1, description="Items explained in one request.")
+    reasoner_max_waiting: int = Field(
+        8, ge=0, description="Explain requests that may wait for another."
+    )
+    reasoner_seconds: float = Field(
+        5.0, gt=0, description="Longest time of an explanation, its wait included."
+    )
+    reasoner_cache_bytes: int = Field(
+        96 * 1024 * 1024, ge=0, description="Memory of policies read before; 0: none."
+    )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
+
+    @field_validator("reasoner", mode="before")
+    @classmethod
+    def _no_reasoner(cls, given: object) -> object:
+        """An empty variable means none, not the current folder."""
+        return None if given == "" else given

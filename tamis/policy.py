@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import yaml
 
-from tamis.taxonomy import taxonomy
+from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 
 OVERALL: Final = "overall"
 
@@ -65,6 +65,12 @@ class Policy:
     shadow: str | None = None
     """The policy by whose rules the same findings are judged on trial, for the metrics only."""
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Categories that the taxonomy does not have: the reasoner alone can judge them."""
+        known = taxonomy().categories
+        return tuple(name for name in self.categories if name not in known and name != ATTACK)
+
     @cached_property
     def version(self) -> str:
         """A hash of everything the policy decides by: the same version gives the same verdicts."""
@@ -94,10 +100,8 @@ class Policy:
         if shadow is not None and (not isinstance(shadow, str) or shadow in ("", name)):
             raise PolicyError(f"{where}: field 'shadow' must be the name of another policy")
         categories = _mapping(data.get("categories", {}), f"{where}: field 'categories'")
-        try:
-            taxonomy().check(categories)
-        except ValueError as error:
-            raise PolicyError(f"{where}: {error}") from None
+        rules = {c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()}
+        _check_categories(rules, where)
         overall = data.get(OVERALL, None)
         if not categories and OVERALL not in data:
             raise PolicyError(f"{where}: a policy needs at least one category or 'overall'")
@@ -110,7 +114,7 @@ class Policy:
             deadline_ms=deadline,
             shadow=shadow,
             description=str(data.get("description", "")),
-            categories={c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()},
+            categories=rules,
             overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,
         )
 
@@ -151,6 +155,23 @@ def _mapping(raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise PolicyError(f"{where} must be a mapping of names")
     return raw
+
+
+def _check_categories(rules: Mapping[str, Rule], where: str) -> None:
+    """A name of one's own needs a definition, which tells it from a misspelt one."""
+    for name, rule in rules.items():
+        try:
+            taxonomy().check([name])
+        except UnknownCategoryError as error:
+            if not (rule.definition or "").strip():
+                raise PolicyError(
+                    f"{where}: {error}; a category of your own needs a 'definition'"
+                ) from None
+            if rule.flag is not None or rule.block is not None:
+                raise PolicyError(
+                    f"{where}: category {name!r} is your own: the classifier gives it no score "
+                    "that 'flag' or 'block' could apply to"
+                ) from None
 
 
 def _only(data: Mapping[str, Any], known: set[str], where: str) -> None:

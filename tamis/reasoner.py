@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tamis.bundle import listed, read_manifest, understanding
+from tamis.bundle import default_bundle, listed, read_manifest, understanding
 from tamis.reasoning import Format
 
 FORMAT: Final = "tamis.reasoner/1"
+NAME: Final = "tamis-reasoner-135m"
+
+
+def default_reasoner() -> Path:
+    """Where the reasoner's bundle is looked for: beside the classifier's, built on first use."""
+    return default_bundle().parent / NAME
 
 
 @dataclass(frozen=True, slots=True)

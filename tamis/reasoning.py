@@ -143,15 +143,17 @@ def guidelines(categories: Mapping[str, str | None]) -> tuple[Guideline, ...]:
     return found
 
 
-def prefix(policy: Sequence[Guideline], form: Format) -> Pieces:
+def prefix(policy: Sequence[Guideline], form: Format, note: str | None = None) -> Pieces:
     """The part of the question that depends on the policy alone: compute it once, keep its cache.
 
-    Equal categories in equal order give equal pieces; a policy's name plays no part.
+    Equal categories in equal order give equal pieces; a policy's name plays no part. ``note`` is a
+    question that the categories answer, for ``/v1/decisions``; policies have none.
     """
     lines = [f"- {n}: {text}" if text else f"- {n}" for n, text in policy]
+    asked = [] if note is None else [f"Question: {note}"]
     system = (
         "Decide whether a text is unsafe under a policy. It is unsafe only if it fits one of these "
-        "categories:\n" + "\n".join(lines) + "\n" + RULES[form.order]
+        "categories:\n" + "\n".join([*lines, *asked, RULES[form.order]])
     )
     return (
         Piece(START, True),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ from tamis import bundle as bundles
 
 if TYPE_CHECKING:
     from training.classifier.trainer import Recipe
+
+
+# Tests that want a reasoner name one; others must not load one that was built in this tree.
+os.environ["TAMIS_REASONER"] = ""
 
 
 @pytest.fixture(scope="session")

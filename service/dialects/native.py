@@ -10,6 +10,7 @@ from service.dialects.direct import DirectRoute
 from service.engine.engine import STAGES, Timings
 from service.errors import from_validation
 from service.moderation import moderator_of
+from service.reasoning import explanation_json
 from tamis import content
 from tamis.verdict import CategoryScore, Verdict
 
@@ -97,8 +98,9 @@ class ModerateRequest(Strict):
     policy: str | dict[str, Any] | None = Field(
         None, description="A policy by name, or written out; the default policy where absent."
     )
-    explain: Literal["evidence"] | None = Field(
-        None, description='"evidence" adds the words that decided.'
+    explain: Literal["evidence", "reason"] | None = Field(
+        None,
+        description='"evidence" adds the words that decided, "reason" what the reasoner says.',
     )
 
 
@@ -126,26 +128,34 @@ async def moderate(request: Request) -> JSONResponse:
     names = (
         [f"input[{n}]" for n in range(len(batch))] if isinstance(body.input, list) else ["input"]
     )
-    judged = await moderator.judge(
-        request,
-        list(zip(names, map(contents_of, batch), strict=True)),
-        moderator.policy(request, body.policy),
-        evidence=body.explain == "evidence",
-    )
+    items = list(zip(names, map(contents_of, batch), strict=True))
+    reasoned = body.explain == "reason"
+    policy = moderator.policy(request, body.policy, reasoned)
+    if reasoned:
+        # Said before anything is judged.
+        moderator.reasoning.check_items(len(batch))
+        moderator.reasoning.guidelines(policy)
+        moderator.reasoning.loaded()
+    judged = await moderator.judge(request, items, policy, evidence=body.explain == "evidence")
     request_id: str = request.state.request_id
     timings = timings_json(judged.timings)
-    if not isinstance(body.input, list):
-        return JSONResponse(verdict_json(judged.verdicts[0], f"mod-{request_id}", timings))
-    return JSONResponse(
-        {
-            "id": f"mod-{request_id}",
-            "results": [
-                verdict_json(verdict, f"mod-{request_id}-{n}", None)
-                for n, verdict in enumerate(judged.verdicts)
-            ],
-            "timings": timings,
-        }
-    )
+    single = not isinstance(body.input, list)
+    verdicts = [
+        verdict_json(
+            verdict,
+            f"mod-{request_id}" if single else f"mod-{request_id}-{n}",
+            timings if single else None,
+        )
+        for n, verdict in enumerate(judged.verdicts)
+    ]
+    if reasoned:
+        spent = judged.timings.total / 1e3
+        explained = await moderator.explain(request, items, policy, judged.verdicts, spent)
+        for verdict, explanation in zip(verdicts, explained, strict=True):
+            verdict["explanation"] = explanation_json(explanation)
+    if single:
+        return JSONResponse(verdicts[0])
+    return JSONResponse({"id": f"mod-{request_id}", "results": verdicts, "timings": timings})
 
 
 def contents_of(item: Any) -> tuple[content.Content, ...]:

@@ -7,7 +7,7 @@ where category names begin alike, or a reason is wanted, is more run.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -81,7 +81,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A reading and its reason. ``reason`` is None unless ``status`` is "ok"."""
+    """A reading and its reason, None unless ``status`` is "ok" and a reason was asked for."""
 
     reading: Reading
     status: Status
@@ -127,7 +127,14 @@ class Reasoner:
         prefix = self._encode(reasoning.prefix(policy, self.bundle.form))
         return len(prefix), len(self._encode(reasoning.case(content)))
 
-    def judge(self, policy: Policy, content: Content, pause: Pause, max_reason: int = 0) -> Reading:
+    def judge(
+        self,
+        policy: Policy,
+        content: Content,
+        pause: Pause,
+        max_reason: int = 0,
+        note: str | None = None,
+    ) -> Reading:
         """Read a text under a policy; the decoder is left at the verdict.
 
         Args:
@@ -135,12 +142,13 @@ class Reasoner:
             content: the text and what is asked of it.
             pause: called between runs.
             max_reason: tokens to leave for a reason.
+            note: the question that the categories answer, where they do not make a policy.
 
         Raises:
             TooLongError: where both do not fit.
         """
         form = self.bundle.form
-        prefix = self._encode(reasoning.prefix(policy, form))
+        prefix = self._encode(reasoning.prefix(policy, form, note))
         case = self._encode(reasoning.case(content))
         opening, label, bridge, *_ = reasoning.verdict("unsafe", None)
         forced = [self._encode([piece]) for piece in (opening, label, bridge)]
@@ -148,7 +156,7 @@ class Reasoner:
         if used + len(case) > self.bundle.positions:
             raise TooLongError(len(case), max(0, self.bundle.positions - used))
         decoder = self.decoder
-        cached = self._restore(policy, prefix, pause)
+        cached = self._restore((policy, note), prefix, pause)
         tail = [token for part in forced for token in part]
         ids = [*case, *tail]
         # The last run is a full one, so that it holds all of the verdict.
@@ -197,6 +205,7 @@ class Reasoner:
         pause: Pause,
         max_reason: int,
         emit: Emit | None = None,
+        note: str | None = None,
     ) -> tuple[int, Explanation]:
         """Judge contents, and say why of the one that is likeliest unsafe; its number comes first.
 
@@ -205,12 +214,14 @@ class Reasoner:
             LateError: where the time was over before there was a verdict.
         """
         began = time.perf_counter()
-        readings = [self.judge(policy, c, pause, max_reason) for c in contents]
+        readings = [self.judge(policy, c, pause, max_reason, note) for c in contents]
         best = max(range(len(readings)), key=lambda n: readings[n].unsafe)
         if best != len(readings) - 1:
-            self.judge(policy, contents[best], pause, max_reason)
+            self.judge(policy, contents[best], pause, max_reason, note)
         reading = readings[best]
         judged = time.perf_counter()
+        if not max_reason:
+            return best, Explanation(reading, "ok", None, reading.fault, 0, judged - began, 0.0)
         status: Status
         reason: str | None = None
         fault, written = reading.fault, 0
@@ -265,16 +276,16 @@ class Reasoner:
         # Its first token was chosen among labels.
         return logits[-1] if _follow(logits[:-1], ids[1:]) else None
 
-    def _restore(self, policy: Policy, prefix: list[int], pause: Pause) -> int:
+    def _restore(self, key: Hashable, prefix: list[int], pause: Pause) -> int:
         """Bring the decoder behind the policy; how many tokens came from the cache."""
-        if (kept := self.prefixes.get(policy)) is not None:
+        if (kept := self.prefixes.get(key)) is not None:
             self.decoder.restore(kept)
             return kept.tokens
         self.decoder.rewind(0)
         for start in range(0, len(prefix), STEP):
             pause()
             self.decoder.read(prefix[start : start + STEP])
-        self.prefixes.put(policy, self.decoder.keep())
+        self.prefixes.put(key, self.decoder.keep())
         return 0
 
     def _room(self, policy: Policy, max_reason: int) -> int:

@@ -1,30 +1,82 @@
-"""``tamis export``: checkpoint → bundle."""
+"""``tamis export``: checkpoint → bundle; or base and adapter → the reasoner's bundle."""
 
 import argparse
 import json
 from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Final
 
-from tamis.cli.common import Commands
+from tamis.bundle import BundleError
+from tamis.cli.common import CommandError, Commands
+from tamis.reasoner import default_reasoner
+
+CLASSIFIER: Final = ("int8", "fp16")
+REASONER: Final = ("int4", "int8", "fp32")
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
-    export.add_argument("--checkpoint", type=Path, required=True)
+    export.add_argument("what", nargs="?", choices=["classifier", "reasoner"], default="classifier")
+    export.add_argument("--checkpoint", type=Path, help="of the classifier")
     export.add_argument(
-        "--data", type=Path, required=True, nargs="+", help="folders of the training rows"
+        "--data", type=Path, nargs="+", help="folders of the classifier's training rows"
     )
-    export.add_argument("--out", type=Path, required=True, help="bundle folder")
-    export.add_argument("--name", required=True, help="name of the bundle, e.g. tamis-22m")
     export.add_argument(
-        "--precision", choices=["int8", "fp16"], default="int8", help="int8 for CPUs, fp16 for GPUs"
+        "--out", type=Path, help="bundle folder (reasoner: where it is served from)"
+    )
+    export.add_argument("--name", help="name of the bundle, e.g. tamis-22m")
+    export.add_argument(
+        "--precision",
+        choices=sorted({*CLASSIFIER, *REASONER}),
+        default="int8",
+        help="classifier: int8 for CPUs, fp16 for GPUs; reasoner: int4, int8, fp32",
+    )
+    export.add_argument("--base", help="base model of the reasoner")
+    export.add_argument("--adapter", type=Path, help="LoRA adapter of the reasoner (peft)")
+    export.add_argument(
+        "--if-needed", action="store_true", help="reasoner: leave a bundle made of the same alone"
     )
     export.set_defaults(run=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
+    return _reasoner(args) if args.what == "reasoner" else _classifier(args)
+
+
+def _classifier(args: argparse.Namespace) -> int:
+    missing = [n for n in ("checkpoint", "data", "out", "name") if getattr(args, n) is None]
+    if missing:
+        raise CommandError(f"--{missing[0]}: the export of a classifier needs it")
+    _one_of(args.precision, CLASSIFIER)
     from export.bundle import build
 
     report = build(args.checkpoint, args.data, args.out, args.name, args.precision)
     print(json.dumps(report, indent=2))
     return 0
+
+
+def _reasoner(args: argparse.Namespace) -> int:
+    _one_of(args.precision, REASONER)
+    try:
+        from export import reasoner
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"the package {error.name} is missing: pip install 'tamis[reasoner]'"
+        ) from None
+    adapter = args.adapter or reasoner.shipped_adapter()
+    out = args.out or default_reasoner()
+    if args.if_needed and reasoner.is_made_of(out, adapter):
+        return 0
+    chosen = {n: getattr(args, n) for n in ("base", "name") if getattr(args, n) is not None}
+    try:
+        manifest = reasoner.build(out, adapter=adapter, precision=args.precision, **chosen)
+    except (BundleError, reasoner.BaseMismatchError, OSError, CalledProcessError) as error:
+        raise CommandError(f"no reasoner: {error}") from None
+    print(json.dumps({"out": str(out), "parity": manifest.get("parity")}, indent=2))
+    return 0
+
+
+def _one_of(precision: str, allowed: tuple[str, ...]) -> None:
+    if precision not in allowed:
+        raise CommandError(f"--precision: {precision} is not one of {', '.join(allowed)}")

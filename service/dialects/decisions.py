@@ -1,0 +1,295 @@
+"""``POST /v1/decisions``: OpenAI's contract, answered with probabilities and without decoding.
+
+A question becomes a policy, read once and kept; the input is the text judged under it. A predicate
+is a policy of one category, and its probability that of "unsafe"; a choice's or score's options are
+categories, and its probabilities theirs. ``"explanations": true``, a field of ours, adds a reason
+for each question at the top level, since the contract's answers are closed.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
+from starlette.responses import JSONResponse
+
+from service.dialects.direct import DirectRoute
+from service.errors import RequestError, from_validation
+from service.moderation import moderator_of
+from service.reasoning import Asked
+from tamis.content import Content
+from tamis.reasoning import MAX_DEFINITION, MAX_NAME, Guideline
+
+router = APIRouter(route_class=DirectRoute)
+
+
+class Part(BaseModel):
+    """A part of a content; what it holds depends on its type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+
+Words = str | list[Part]
+
+
+class Loose(BaseModel):
+    """Unknown fields are ignored, as OpenAI does."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Turn(Loose):
+    """A message, a tool call, or a tool's output."""
+
+    type: Literal[
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+    ] = "message"
+    role: Literal["user", "developer", "system", "assistant"] | None = None
+    content: Words | None = None
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    output: Words | None = None
+
+
+class Predicate(Loose):
+    """Asks how likely it is that a statement about the input is true."""
+
+    type: Literal["predicate"]
+    name: str | None = None
+    instructions: Words
+
+
+class Option(Loose):
+    """One of several choices."""
+
+    value: StrictStr | StrictBool
+    description: str | None = None
+
+
+class Choice(Loose):
+    """Asks which of several options fits the input."""
+
+    type: Literal["choice"]
+    name: str | None = None
+    instructions: Words
+    choices: list[Option] = Field(min_length=2, max_length=255)
+
+
+class Level(Loose):
+    """One of several ordered levels."""
+
+    label: str
+    description: str | None = None
+
+
+class Score(Loose):
+    """Asks which of several ordered levels fits the input."""
+
+    type: Literal["score"]
+    name: str | None = None
+    instructions: Words
+    levels: list[Level] = Field(min_length=2, max_length=255)
+
+
+Question = Annotated[Predicate | Choice | Score, Field(discriminator="type")]
+
+
+class DecisionsRequest(Loose):
+    """The body of ``POST /v1/decisions``."""
+
+    model: str | None = None
+    input: str | list[Turn]
+    questions: list[Question] = Field(min_length=1, max_length=400)
+    explanations: bool = False
+
+
+BODY: Final = TypeAdapter(DecisionsRequest)
+TAGS: Final = frozenset({"str", "list[Turn]", "list[Part]", "predicate", "choice", "score"})
+
+
+@router.post(
+    "/v1/decisions",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": BODY.json_schema()}},
+        }
+    },
+)
+async def decisions(request: Request) -> JSONResponse:
+    """Answer questions about one input, in their order."""
+    moderator = moderator_of(request)
+    try:
+        body = BODY.validate_json(await request.body())
+    except ValidationError as error:
+        raise from_validation(error, TAGS) from None
+    asked = [asked_of(question, n) for n, question in enumerate(body.questions)]
+    content = content_of(body.input)
+    moderator.check_lengths([("input", (content,))])
+    bundle = moderator.reasoning.loaded().bundle
+    began = time.perf_counter()
+    found = await moderator.decide(request, asked, content, body.explanations)
+    read = [one.reading for one in found]
+    written = sum(one.written for one in found)
+    cached, tokens = sum(r.cached for r in read), sum(r.tokens for r in read)
+    answer: dict[str, Any] = {
+        "model": bundle.name,
+        "answers": [
+            answer_json(question, one.reading.unsafe, list(one.reading.categories.values()))
+            for question, one in zip(body.questions, found, strict=True)
+        ],
+        "usage": {
+            "input_tokens": tokens,
+            "input_tokens_details": {
+                "cached_tokens": cached,
+                "cache_write_tokens": sum(r.tokens - r.cached for r in read if not r.cached),
+            },
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": written},
+            "total_tokens": tokens + written,
+        },
+        "calibrated": bundle.calibration.fitted,
+        "ms": round((time.perf_counter() - began) * 1e3, 2),
+    }
+    if body.explanations:
+        answer["explanations"] = [
+            {"name": q.name, "status": one.status, "reason": one.reason}
+            for q, one in zip(body.questions, found, strict=True)
+        ]
+    return JSONResponse(answer)
+
+
+def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
+    """A question as a policy and a note beside it.
+
+    Raises:
+        RequestError: naming the question's field and what is wrong with it.
+    """
+    where = f"questions[{number}]"
+    instructions = _limited(words_of(question.instructions, f"{where}.instructions"), where)
+    if isinstance(question, Predicate):
+        return Asked(where, (Guideline(_label(question.name or "yes"), instructions),), None)
+    if isinstance(question, Choice):
+        values = [option.value for option in question.choices]
+        field, described = "choices", [option.description for option in question.choices]
+    else:
+        values = [level.label for level in question.levels]
+        field, described = "levels", [level.description for level in question.levels]
+    if len({(type(value), value) for value in values}) < len(values):
+        raise RequestError(f"{where}.{field}: two are the same", param=f"{where}.{field}")
+    names: list[str] = []
+    for value in values:
+        name = _label(str(value).lower() if isinstance(value, bool) else value)
+        # "true" and true are distinct, and so are names that differ in what is not shown.
+        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+    texts = [None if text is None else _limited(text, where) for text in described]
+    return Asked(where, tuple(map(Guideline, names, texts)), instructions)
+
+
+def answer_json(
+    question: Predicate | Choice | Score, unsafe: float, probabilities: Sequence[float]
+) -> dict[str, Any]:
+    """An answer in the contract; a score's levels count from 0."""
+    out: dict[str, Any] = {"type": question.type, "name": question.name}
+    if isinstance(question, Predicate):
+        return out | {"probability": unsafe}
+    best = max(range(len(probabilities)), key=lambda n: probabilities[n])
+    out["confidence"] = probabilities[best]
+    if isinstance(question, Choice):
+        return out | {
+            "choice": question.choices[best].value,
+            "probabilities": [
+                {"value": option.value, "probability": p}
+                for option, p in zip(question.choices, probabilities, strict=True)
+            ],
+        }
+    return out | {
+        "score": sum(n * p for n, p in enumerate(probabilities)),
+        "probabilities": [
+            {"value": n, "label": level.label, "probability": p}
+            for n, (level, p) in enumerate(zip(question.levels, probabilities, strict=True))
+        ],
+    }
+
+
+def content_of(given: str | list[Turn]) -> Content:
+    """The input as one content: its last turn is judged, what came before is its context."""
+    if isinstance(given, str):
+        return Content("prompt", given, field="input")
+    if not given:
+        raise RequestError("input: must hold at least one item", param="input")
+    turns = [_turn(turn, f"input[{n}]") for n, turn in enumerate(given)]
+    (speaker, text), earlier = turns[-1], turns[:-1]
+    context = "\n".join(f"{who}: {said}" for who, said in earlier) if earlier else None
+    answering = speaker in ("Agent", "Agent calls")
+    return Content("response" if answering else "prompt", text, context, "input")
+
+
+def words_of(given: Words | None, where: str) -> str:
+    """The text of a content.
+
+    Raises:
+        RequestError: for parts that are not text.
+    """
+    if given is None:
+        raise RequestError(f"{where}: is missing", param=where)
+    if isinstance(given, str):
+        return given
+    said = []
+    for n, part in enumerate(given):
+        more: Mapping[str, Any] = part.model_extra or {}
+        value = more.get("text", more.get("refusal"))
+        if part.type.endswith("json") and value is None:
+            value = json.dumps(more.get("json", more.get("value")), ensure_ascii=False)
+        if not isinstance(value, str):
+            raise RequestError(
+                f"{where}[{n}]: only text is read", param=f"{where}[{n}]", code="unsupported_input"
+            )
+        said.append(value)
+    return "\n".join(said)
+
+
+def _turn(turn: Turn, where: str) -> tuple[str, str]:
+    if turn.type == "message":
+        if turn.role is None:
+            raise RequestError(f"{where}.role: is missing", param=f"{where}.role")
+        who = {"user": "User", "assistant": "Agent"}.get(turn.role, "Rules")
+        return who, words_of(turn.content, f"{where}.content")
+    if turn.type.endswith("output"):
+        return "Tool", words_of(turn.output, f"{where}.output")
+    field = "arguments" if turn.type == "function_call" else "input"
+    return "Agent calls", f"{turn.name} {words_of(getattr(turn, field), f'{where}.{field}')}"
+
+
+def _label(name: str) -> str:
+    """A name that can stand between braces on one line."""
+    return " ".join(re.sub(r"[{}\\]", " ", name).split())[:MAX_NAME] or "yes"
+
+
+def _limited(text: str, where: str) -> str:
+    text = " ".join(text.split())
+    if len(text) > MAX_DEFINITION:
+        raise RequestError(
+            f"{where}: a text of {len(text)} characters is over the limit of {MAX_DEFINITION}",
+            param=where,
+            code="text_too_long",
+        )
+    return text

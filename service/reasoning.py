@@ -1,0 +1,256 @@
+"""The reasoner as the service offers it: found, loaded beside the classifier, asked, explained."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from starlette.concurrency import run_in_threadpool
+
+from service.engine.explainer import Explainer
+from service.engine.reasoner import Emit, Explanation, Policy, Reasoner, TooLongError
+from service.engine.runtime import available_threads
+from service.errors import RequestError, retry_after
+from service.metrics import Metrics
+from service.settings import Settings
+from tamis import policy as policies
+from tamis import reasoner, reasoning
+from tamis.bundle import MANIFEST
+from tamis.content import Content
+from tamis.reasoning import GuidelineError
+from tamis.taxonomy import ATTACK
+from tamis.verdict import Action, Verdict
+
+logger = logging.getLogger("tamis.service")
+
+State = Literal["off", "absent", "building", "loading", "failed", "ready"]
+LOOK: Final = 1.0
+# What a build takes on two cores, and what a load takes.
+SOON: Final = {"building": 30.0, "loading": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What is said of one item: of which content, and how long it took in milliseconds."""
+
+    field: str
+    explanation: Explanation
+    agrees: bool | None
+    """Whether the classifier's verdict is the same; None where either has none."""
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question: where it stands in the request, and its form for the reasoner."""
+
+    name: str
+    policy: Policy
+    note: str | None
+
+
+class Reasoning:
+    """The reasoner's state in a process. The classifier never waits for it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, busy: Callable[[], bool]) -> None:
+        self._settings, self._metrics, self._busy = settings, metrics, busy
+        self.explainer: Explainer | None = None
+        self.state: State = "off" if settings.reasoner is None else "absent"
+        self.failure: str | None = None
+
+    async def watch(self) -> None:
+        """Wait for the bundle, which another process may be building, and load it."""
+        path = self._settings.reasoner
+        if path is None:
+            return
+        while not (path / MANIFEST).is_file():
+            # The builder's own folder lies beside the bundle until it is complete.
+            building = next(path.parent.glob(f".{path.name}-*"), None) is not None
+            self.state = "building" if building else "absent"
+            await asyncio.sleep(LOOK)
+        self.state = "loading"
+        try:
+            self.explainer = await run_in_threadpool(self._load)
+        except Exception as error:
+            # The classifier serves on; health and the answers to explain requests say why.
+            self.state, self.failure = "failed", str(error)
+            logger.error("no reasoner: %s", error)
+            return
+        self.state = "ready"
+        self._metrics.reasoner_ready.set(1)
+        bundle = self.explainer.bundle
+        logger.info("reasoner ready: %s@%s", bundle.name, bundle.fingerprint[:12])
+
+    def _load(self) -> Explainer:
+        settings = self._settings
+        assert settings.reasoner is not None
+        bundle = reasoner.load(settings.reasoner)
+        threads = settings.reasoner_threads or settings.threads or available_threads()
+        return Explainer(
+            lambda: Reasoner(bundle, threads, settings.reasoner_cache_bytes),
+            max_waiting=settings.reasoner_max_waiting,
+            seconds=settings.reasoner_seconds,
+            busy=self._busy,
+            events=self._metrics,
+        )
+
+    def loaded(self) -> Explainer:
+        """The reasoner.
+
+        Raises:
+            RequestError: 503 where there is none (yet); with Retry-After where there will be.
+        """
+        if self.explainer is not None:
+            return self.explainer
+        said = {
+            "off": "this service has no reasoner (TAMIS_REASONER is empty)",
+            "absent": "the reasoner's bundle is not there; `tamis export reasoner` makes it",
+            "building": "the reasoner's bundle is being built",
+            "loading": "the reasoner is still loading",
+            "failed": f"the reasoner could not be loaded: {self.failure}",
+        }[self.state]
+        wait = SOON.get(self.state)
+        raise RequestError(
+            said,
+            code="reasoner_not_ready",
+            status=503,
+            headers=None if wait is None else retry_after(wait),
+        )
+
+    def guidelines(self, policy: policies.Policy) -> Policy:
+        """A policy as the reasoner reads it.
+
+        The attack signal is left out: asked for as one category among others, it costs the others
+        accuracy (GSPR, jailbreak ablation).
+
+        Raises:
+            RequestError: 400 where the reasoner cannot answer with its categories.
+        """
+        named = {n: r.definition for n, r in policy.categories.items() if n != ATTACK}
+        try:
+            return reasoning.guidelines(named)
+        except GuidelineError as error:
+            raise RequestError(f"policy: {error}", param="policy", code="invalid_policy") from None
+
+    def check_items(self, count: int) -> None:
+        """Refuse more items than one request may have explained.
+
+        Raises:
+            RequestError: naming the limit.
+        """
+        if count > (limit := self._settings.reasoner_max_items):
+            raise RequestError(
+                f"input: {count} items are over the limit of {limit} that are explained at once",
+                param="input",
+                code="too_many_items",
+            )
+
+    async def explain(
+        self,
+        name: str,
+        contents: Sequence[Content],
+        policy: Policy,
+        verdict: Verdict | None,
+        seconds: float | None,
+        emit: Callable[[str], None] | None = None,
+    ) -> Explained | None:
+        """Explain one item; None where it holds no content.
+
+        Raises:
+            RequestError: 400 where a text is too long, 503 where there is no reasoner.
+            OverloadedError, DeadlineError: as ``Explainer.run``.
+        """
+        explainer = self.loaded()
+        judged = [content for content in contents if content.text.strip()]
+        if not judged:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def tell(piece: str) -> None:
+            if emit is not None:
+                loop.call_soon_threadsafe(emit, piece)
+
+        asked = Asked(name, policy, None)
+        best, found, waited = await self._run(explainer, asked, judged, True, seconds, tell)
+        spent = waited + found.verdict_seconds + found.reason_seconds
+        return Explained(judged[best].field, found, _agrees(found, verdict), round(spent * 1e3, 2))
+
+    async def decide(
+        self, asked: Asked, content: Content, reasoned: bool, seconds: float | None
+    ) -> Explanation:
+        """Answer one question about a content.
+
+        Raises:
+            RequestError, OverloadedError, DeadlineError: as ``explain``.
+        """
+        found = await self._run(self.loaded(), asked, [content], reasoned, seconds)
+        return found[1]
+
+    async def _run(
+        self,
+        explainer: Explainer,
+        asked: Asked,
+        contents: Sequence[Content],
+        reasoned: bool,
+        seconds: float | None,
+        emit: Emit | None = None,
+    ) -> tuple[int, Explanation, float]:
+        most = self._settings.reasoner_max_tokens if reasoned else 0
+        policy, note = asked.policy, asked.note
+        try:
+            (best, found), waited = await explainer.run(
+                lambda model, pause: model.explain(policy, contents, pause, most, emit, note),
+                seconds,
+            )
+        except TooLongError as error:
+            raise RequestError(
+                f"{asked.name}: {error.tokens} tokens are over the limit of {error.limit} that "
+                "the reasoner reads beside this policy",
+                param=asked.name,
+                code="text_too_long",
+            ) from None
+        self._metrics.explained(found, waited)
+        return best, found, waited
+
+    def close(self) -> None:
+        """Stop the reasoner's thread."""
+        self._metrics.reasoner_ready.set(0)
+        if self.explainer is not None:
+            self.explainer.close()
+            self.explainer = None
+
+
+def explanation_json(explained: Explained | None) -> dict[str, Any] | None:
+    """An explanation in the native contract; null for an item without text.
+
+    What the model did not write in the agreed form is null, and ``status`` says why.
+    """
+    if explained is None:
+        return None
+    found = explained.explanation
+    reading = found.reading
+    stands = found.status != "malformed"
+    return {
+        "status": found.status,
+        "safety": reading.safety if stands else None,
+        "category": reading.category if stands else None,
+        "reason": found.reason,
+        "agrees": explained.agrees,
+        "probability": round(reading.unsafe, 4),
+        "categories": {name: round(p, 4) for name, p in reading.categories.items()},
+        "fault": found.fault,
+        "field": explained.field,
+        "tokens": reading.tokens + found.written,
+        "cached_tokens": reading.cached,
+        "ms": explained.ms,
+    }
+
+
+def _agrees(found: Explanation, verdict: Verdict | None) -> bool | None:
+    if verdict is None or found.status == "malformed":
+        return None
+    if not verdict.categories and verdict.threshold is None:
+        return None  # categories of the caller's own alone: the classifier said nothing
+    acted = verdict.withheld or verdict.action
+    return (found.reading.safety == "unsafe") == (acted is not Action.ALLOW)
