@@ -23,6 +23,11 @@ class Prefixes:
             self._kept.move_to_end(key)
         return found
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self.nbytes = 0
+
     def put(self, key: Hashable, prefix: Prefix) -> None:
         """Keep a prefix at the cost of the least recently used; one over the bound is not kept."""
         if prefix.nbytes > self._max_bytes or key in self._kept:

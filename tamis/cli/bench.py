@@ -9,7 +9,7 @@ from tamis.cli.common import CommandError, Commands
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability"),
+    *("rolling", "observability", "reasoner"),
 )
 
 
@@ -20,6 +20,7 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("--bundle", type=Path)
     bench.add_argument("--data", type=Path, help="folder of real texts, for invariance")
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
+    bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
     bench.set_defaults(run=_bench)
 
 
@@ -33,6 +34,8 @@ def _bench(args: argparse.Namespace) -> int:
         if error.name != "benchmarks":
             raise
         raise CommandError("benchmarks are run from a source tree") from None
-    more = {"invariance": [args.data], "soak": [args.minutes]}.get(args.name, [])
+    more = {"invariance": [args.data], "soak": [args.minutes], "reasoner": [args.reasoner]}.get(
+        args.name, []
+    )
     benchmark.run(args.bundle or bundles.default_bundle(), *more)
     return 0
