@@ -1,0 +1,1 @@
+"""The policy reasoner: policy-conditioned examples, cold start, GRPO and its evaluation."""
