@@ -1,0 +1,124 @@
+"""The reasoner while it is trained: a causal language model with a LoRA adapter, run on trees."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from training.classifier import bases
+from training.classifier.inference import device
+from training.reasoner.packing import Batch, Coder
+
+DEFAULT: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TARGETS: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTER: Final = "adapter"
+
+
+class AdapterError(ValueError):
+    """A folder that holds no adapter of this base."""
+
+
+def half() -> torch.dtype:
+    """bf16 where the hardware multiplies in it, else fp32."""
+    on = device()
+    fast = on.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_base(name: str = DEFAULT, dtype: torch.dtype | None = None) -> tuple[Any, Coder]:
+    """The base and its coder, on the device.
+
+    All weights are held in bf16 where that is fast: the base is frozen, and casting fp32 weights at
+    every use (autocast) costs as much as the products themselves at this size.
+    """
+    base, path = bases.resolve(name)
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype or half(), attn_implementation="sdpa", **base.load_arguments()
+    )
+    model.config.use_cache = False
+    return model.to(device()), Coder.of(bases.tokenizer_file(path))
+
+
+def with_adapter(model: Any, rank: int, alpha: int) -> PeftModel:
+    """A fresh adapter on all linear layers, in the base's precision."""
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def adapter_of(folder: Path) -> Path:
+    """The adapter in a checkpoint's folder, or the folder that is one.
+
+    Raises:
+        AdapterError: where there is none.
+    """
+    found = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder
+    if not (found / "adapter_config.json").exists():
+        raise AdapterError(f"{folder}: no adapter_config.json here, nor under {ADAPTER}/")
+    return found
+
+
+def save_adapter(
+    model: PeftModel, base: str, out: Path, name: str = "default", folder: str = ADAPTER
+) -> None:
+    """Write an adapter of the model as ``out/folder``; its files appear when they are complete."""
+    # Where the base lay is nobody's business; which one it was is.
+    model.peft_config[name].base_model_name_or_path = _public(base)
+    with tempfile.TemporaryDirectory(dir=out) as partial:
+        model.save_pretrained(partial, selected_adapters=[name])
+        made = Path(partial) / name if name != "default" else Path(partial)
+        (out / folder).mkdir(exist_ok=True)
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (made / file).replace(out / folder / file)
+
+
+def _public(base: str) -> str:
+    return Path(base).name if Path(base).is_dir() else base
+
+
+def load_reasoner(base: str, adapter: Path | None) -> tuple[Any, Coder]:
+    """A base, with an adapter merged into it where one is given.
+
+    Raises:
+        AdapterError: where the folder has none.
+    """
+    model, coder = load_base(base)
+    if adapter is not None:
+        # Merged in fp32: small updates would drown in the rounding of bf16 weights.
+        found = PeftModel.from_pretrained(model.float(), str(adapter_of(adapter)))
+        merged = found.merge_and_unload()
+        model = merged.to(half())
+    return model.eval(), coder
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """Last hidden states (B, T, D) of trees. The head is left to the caller.
+
+    Of a batch's tokens one in three is predicted, and the head is a fifth of the model: over all
+    tokens it took 37 % of a step.
+    """
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    on = next(inner.parameters()).device
+    states = inner.model(
+        input_ids=torch.from_numpy(batch.ids).to(on),
+        position_ids=torch.from_numpy(batch.positions).to(on),
+        attention_mask=torch.from_numpy(batch.seen).unsqueeze(1).to(on),
+        use_cache=False,
+    )
+    found: Tensor = states.last_hidden_state
+    return found
+
+
+def log_probabilities(model: Any, states: Tensor, rows: Sequence[Any], ids: Tensor) -> Tensor:
+    """Log P of ``ids`` (N,) after the states at ``rows``: a pair of index arrays into (B, T)."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    logits = inner.lm_head(states[rows[0], rows[1]]).float()
+    return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(dim=1)
