@@ -1,4 +1,4 @@
-"""``tamis serve | keys | moderate | audit | evaluate | train | feedback | export | bench``.
+"""``tamis serve | keys | moderate | audit | evaluate | evaluate-reasoner | train | feedback | …``.
 
 One module per command, which imports its stage when it is run. This is the one part of the domain
 that knows the other rooms: it wires them together.
@@ -9,10 +9,32 @@ import sys
 from collections.abc import Sequence
 
 from tamis import __version__
-from tamis.cli import audit, bench, evaluate, export, feedback, keys, moderate, serve, train
+from tamis.cli import (
+    audit,
+    bench,
+    evaluate,
+    evaluate_reasoner,
+    export,
+    feedback,
+    keys,
+    moderate,
+    serve,
+    train,
+)
 from tamis.cli.common import CommandError
 
-COMMANDS = (serve, keys, moderate, audit, evaluate, train, feedback, export, bench)
+COMMANDS = (
+    serve,
+    keys,
+    moderate,
+    audit,
+    evaluate,
+    evaluate_reasoner,
+    train,
+    feedback,
+    export,
+    bench,
+)
 # Which extra brings a module that is missing; else the one that the command needs.
 EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
 SERVING = ("serve", "keys", "moderate", "audit", "evaluate")

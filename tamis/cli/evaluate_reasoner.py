@@ -1,0 +1,73 @@
+"""``tamis evaluate-reasoner``: measure a reasoner on labelled rows and an invented policy."""
+
+import argparse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tamis.cli.common import Commands, load_classifier, policy_of, provenance_of, whole
+from tamis.content import Content
+from tamis.verdict import decide
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    evaluate = commands.add_parser(
+        "evaluate-reasoner", help="measure a reasoner on trained and unseen policies"
+    )
+    evaluate.add_argument(
+        "--data", type=Path, required=True, action="append", help="folder of rows; repeatable"
+    )
+    evaluate.add_argument("--checkpoint", type=Path, help="adapter (default: the bare base)")
+    evaluate.add_argument("--base", help="what the adapter belongs to")
+    evaluate.add_argument(
+        "--mode",
+        choices=("generated", "scored"),
+        default="generated",
+        help="write whole answers, or read the verdict off one pass (no reasons)",
+    )
+    evaluate.add_argument(
+        "--most", type=whole, default=60, help="texts of either label, per taxonomy (default 60)"
+    )
+    evaluate.add_argument("--names-only", action="store_true", help="policies without definitions")
+    evaluate.add_argument("--only", nargs="+", default=[], metavar="TAXONOMY")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--bundle", type=Path, help="classifier whose figures stand beside")
+    evaluate.add_argument("--no-classifier", action="store_true")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def flags_of(bundle: Path | None) -> Any:
+    """Whether the classifier flags texts under the default policy."""
+    from service.engine.runtime import available_threads
+
+    classifier, policy = load_classifier(bundle, threads=1), policy_of(None)
+    own, said = classifier.bundle.thresholds, provenance_of(classifier, policy)
+
+    def flags(contents: Sequence[Content]) -> list[bool]:
+        with ThreadPoolExecutor(available_threads()) as pool:
+            findings = pool.map(classifier.judge, contents)
+            return [decide([finding], policy, own, said).flagged for finding in findings]
+
+    return flags
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from training.reasoner.evaluate import Settings, evaluate, save, table
+    from training.reasoner.model import DEFAULT
+
+    settings = Settings(
+        mode=args.mode,
+        most=args.most,
+        names_only=args.names_only,
+        seed=args.seed,
+        only=tuple(args.only),
+    )
+    flags = None if args.no_classifier else flags_of(args.bundle)
+    results = evaluate(args.data, args.checkpoint, settings, flags, args.base or DEFAULT)
+    print(table(results))
+    if args.json:
+        save(results, args.json)
+    return 0

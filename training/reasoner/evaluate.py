@@ -1,0 +1,236 @@
+"""Measure a reasoner: trained taxonomies on held-out rows, held-out taxonomies, and the bank."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import yaml
+from tqdm import tqdm
+
+from tamis.content import Content, prompt
+from tamis.reasoning import Format, Guideline
+from training.classifier.inference import device, keep_memory
+from training.datasets.mixing import Variant
+from training.reasoner import decode
+from training.reasoner.cases import Pool, Sourced, pools_of, read_sourced
+from training.reasoner.decode import Said
+from training.reasoner.examples import Example, whole
+from training.reasoner.measures import grounded, measure, pooled
+from training.reasoner.model import DEFAULT, load_reasoner
+from training.reasoner.policies import Library, library
+
+Mode = Literal["scored", "generated"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+# Is each of these unsafe? The classifier's own answers on the same texts.
+Flags = Callable[[Sequence[Content]], Sequence[bool]]
+GROUPS: Final = {
+    "trained": "trained taxonomies, held-out rows",
+    "unseen": "taxonomies never trained on",
+    "bank": "an invented bank's policy",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured, and how."""
+
+    mode: Mode = "generated"
+    most: int = 60
+    """Texts of either label, per taxonomy."""
+    names_only: bool = False
+    variant: Variant = "all"
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    """Taxonomies (default: all)."""
+
+
+def evaluate(
+    data: Sequence[Path],
+    adapter: Path | None,
+    settings: Settings,
+    flags: Flags | None = None,
+    base: str = DEFAULT,
+    form: Format | None = None,
+    given: Library | None = None,
+) -> dict[str, Any]:
+    """Figures by taxonomy, their means by group, and the classifier's figures on the same rows.
+
+    Args:
+        data: folders of rows: training rows (the held-out slice is used) and evaluation sets.
+        adapter: a checkpoint's folder; None measures the bare base.
+        settings: see there.
+        flags: the classifier; None leaves its figures out.
+        base: what the adapter belongs to.
+        form: of the answers.
+        given: taxonomies (default: the project's).
+
+    Raises:
+        FileNotFoundError, SchemaError, AdapterError: see there.
+        ValueError: for taxonomies that do not exist.
+    """
+    keep_memory()
+    known, form = given or library(), form or Format()
+    if stray := set(settings.only) - set(known.taxonomies) - {"bank"}:
+        raise ValueError(f"--only: no taxonomy {min(stray)!r}")
+    rows = read_sourced(data, settings.variant)
+    work = list(_sets(rows, known, _trained(adapter, known), settings))
+    model, coder = load_reasoner(base, adapter)
+    sets: dict[str, Any] = {}
+    began = time.monotonic()
+    for group, examples in tqdm(work, desc="evaluate", unit="policy"):
+        run = decode.scored if settings.mode == "scored" else decode.generated
+        said: list[Said] = run(model, coder, form, examples)
+        figures = measure(examples, said) | {"group": group, "question": _question(examples)}
+        figures["grounded"] = grounded(examples, said)
+        if flags is not None:
+            figures["classifier"] = _classifier(examples, flags)
+        sets[examples[0].taxonomy] = figures
+    means = {
+        group: pooled([f for f in sets.values() if f["group"] == group])
+        for group in GROUPS
+        if any(f["group"] == group for f in sets.values())
+    }
+    if flags is not None:
+        for group, mean in means.items():
+            found = [f["classifier"] for f in sets.values() if f["group"] == group]
+            mean["classifier"] = pooled(found)
+    return {
+        "about": {
+            "adapter": adapter.resolve().name if adapter else None,
+            "base": Path(base).name if Path(base).is_dir() else base,
+            "mode": settings.mode,
+            "names_only": settings.names_only,
+            "order": form.order,
+            "device": str(device()),
+            "date": datetime.now(UTC).date().isoformat(),
+            "seconds": round(time.monotonic() - began),
+        },
+        "sets": sets,
+        "means": means,
+    }
+
+
+def bank() -> list[Example]:
+    """The invented bank's policy over its 40 hand-written requests."""
+    raw = yaml.safe_load(files("training.reasoner").joinpath("bank.yaml").read_text("utf-8"))
+    policy = tuple(Guideline(name, text) for name, text in raw["categories"].items())
+    names = set(raw["categories"])
+    found = []
+    for n, given in enumerate(raw["examples"]):
+        if given["category"] is not None and given["category"] not in names:
+            raise ValueError(f"bank.yaml: example {n} has an unknown category")
+        found.append(
+            Example(
+                id=f"bank/{n}",
+                view="bank",
+                taxonomy="bank",
+                policy=policy,
+                content=prompt(given["prompt"]),
+                category=given["category"],
+                reason="",
+                source="bank",
+                licence="own",
+            )
+        )
+    return found
+
+
+def _trained(adapter: Path | None, known: Library) -> frozenset[str]:
+    """The taxonomies that an adapter was trained on, by its report; else all not kept for tests."""
+    report = adapter / "report.json" if adapter else None
+    if report is not None and report.exists():
+        found = json.loads(report.read_text()).get("taxonomies")
+        if found is not None:
+            return frozenset(found)
+    return frozenset(name for name, taxonomy in known.taxonomies.items() if not taxonomy.held_out)
+
+
+def _sets(
+    rows: Sequence[Sourced], known: Library, trained: frozenset[str], settings: Settings
+) -> Iterator[tuple[str, list[Example]]]:
+    def wanted(name: str) -> bool:
+        return not settings.only or name in settings.only
+
+    held = pools_of(rows, known, held_out_rows=True)
+    seen = pools_of(rows, known, held_out_rows=False)
+    tests = known.pools.get("test_requests", frozenset())
+    for name in filter(wanted, known.taxonomies):
+        if name in trained:
+            group, pool = "trained", held.get(name)
+        else:
+            group, pool = "unseen", _joined(held.get(name), seen.get(name), tests)
+        if pool is None:
+            continue
+        for examples in whole([pool], settings.most, not settings.names_only, settings.seed):
+            if examples:
+                yield group, examples
+    if wanted("bank"):
+        yield "bank", bank()
+
+
+def _joined(held: Pool | None, seen: Pool | None, tests: frozenset[str]) -> Pool | None:
+    """All rows of a taxonomy that was never trained on.
+
+    Its unsafe rows may all test. Safe rows of pools may have been trained on under another policy,
+    so they come from the held-out slice, or are its own, or those of test sets.
+    """
+    if held is None or seen is None:
+        return held or seen
+    keys = [key for key in held.taxonomy.categories if key in held.unsafe or key in seen.unsafe]
+    unsafe = {k: (*held.unsafe.get(k, ()), *seen.unsafe.get(k, ())) for k in keys}
+    own = held.taxonomy.sources | tests
+    safe = {
+        name: (*held.safe.get(name, ()), *(seen.safe.get(name, ()) if name in own else ()))
+        for name in sorted({*held.safe, *seen.safe})
+    }
+    safe = {name: cases for name, cases in safe.items() if cases}
+    return Pool(held.taxonomy, unsafe, safe)
+
+
+def _question(examples: Sequence[Example]) -> str:
+    return "/".join(sorted({example.content.question for example in examples}))
+
+
+def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any]:
+    flagged = flags([example.content for example in examples])
+    truth = [example.category is not None for example in examples]
+    right = sum(t == f for t, f in zip(truth, flagged, strict=True))
+    hits = sum(t and f for t, f in zip(truth, flagged, strict=True))
+    twice = sum(truth) + sum(flagged)
+    return {
+        "n": len(truth),
+        "unsafe": sum(truth),
+        "s_acc": round(right / len(truth), 4),
+        "s_f1": round(2 * hits / twice, 4) if twice else None,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures as an aligned text table."""
+    columns = ("n", "unsafe", "parsed", "s_acc", "s_f1", "c_acc", "words")
+    lines = [
+        "".ljust(22) + "question".ljust(17) + "".join(c.rjust(8) for c in columns) + "  classifier"
+    ]
+    rows = [(n, f["question"], f) for n, f in results["sets"].items()]
+    rows += [(f"mean {group}", "", mean) for group, mean in results["means"].items()]
+    for name, question, figures in rows:
+        cells = "".join(_cell(figures.get(c)).rjust(8) for c in columns)
+        other = figures.get("classifier", {}).get("s_acc")
+        lines.append(name.ljust(22) + question.ljust(17) + cells + _cell(other).rjust(12))
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def save(results: dict[str, Any], path: Path) -> None:
+    """Write the figures as JSON."""
+    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
