@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tamis.cli import adversarial, curation, synthesis
+from tamis.cli import adversarial, curation, reasoner, synthesis
 from tamis.cli.common import Commands, whole
 
 
@@ -55,6 +55,7 @@ def add_to(commands: Commands) -> None:
     synthesis.add_to(train)
     curation.add_to(train)
     adversarial.add_to(train)
+    reasoner.add_to(train)
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
