@@ -74,7 +74,9 @@ def test_a_branch_reads_as_if_it_stood_behind_its_policy_alone(loaded):
     model, coder = loaded
     rows = [example("bake bread", None), example("cheat at cards", "Cheating", "It says “cheat”.")]
     (tree,) = pack(rows, coder, FORM, 4096, 1.0)
-    states = models.hidden_states(model, collate([tree, Tree(*_short(tree))]))
+    other = Tree(*_short(tree))
+    with torch.no_grad():
+        states = models.hidden_states(model, collate([other, tree]))[len(other) :]
     for n, row in enumerate(rows):
         pieces = [*prefix(row.policy, FORM), *case(row.content)]
         alone = coder.ids(pieces) + packing.answer_weights(row, FORM, coder, 1.0)[0]
@@ -82,12 +84,12 @@ def test_a_branch_reads_as_if_it_stood_behind_its_policy_alone(loaded):
             expected = model.model(torch.tensor([alone])).last_hidden_state[0]
         root = tree.segments.count(0)
         at = [i for i, s in enumerate(tree.segments) if s == n + 1]
-        torch.testing.assert_close(states[0, :root], expected[:root], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(states[0, at], expected[root:], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(states[:root], expected[:root], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(states[at], expected[root:], rtol=1e-4, atol=1e-4)
 
 
 def _short(tree: Tree):
-    """The tree's root alone, as a batch mate that needs padding."""
+    """The tree's root alone, as a batch mate."""
     n = tree.segments.count(0)
     return tree.ids[:n], tree.positions[:n], tree.segments[:n], tree.weights[:n], [ROOT]
 

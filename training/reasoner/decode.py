@@ -114,7 +114,7 @@ def _score(
     likelihood = models.log_probabilities(
         model,
         states,
-        (torch.zeros(len(at), dtype=torch.long, device=on), torch.tensor(before, device=on)),
+        torch.tensor(before, device=on),
         torch.tensor([tree.ids[i] for i in at], device=on),
     )
     total = np.zeros((len(chunk), 2 + len(policy)))

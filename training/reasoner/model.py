@@ -1,7 +1,6 @@
 """The reasoner while it is trained: a causal language model with a LoRA adapter, run on trees."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from training.classifier import bases
 from training.classifier.inference import device
+from training.reasoner import attention
 from training.reasoner.packing import Batch, Coder
 
 DEFAULT: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -73,7 +73,8 @@ def save_adapter(
     # Where the base lay is nobody's business; which one it was is.
     model.peft_config[name].base_model_name_or_path = _public(base)
     with tempfile.TemporaryDirectory(dir=out) as partial:
-        model.save_pretrained(partial, selected_adapters=[name])
+        # No embeddings are trained; looking whether their number changed would ask the hub.
+        model.save_pretrained(partial, selected_adapters=[name], save_embedding_layers=False)
         made = Path(partial) / name if name != "default" else Path(partial)
         (out / folder).mkdir(exist_ok=True)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -100,25 +101,30 @@ def load_reasoner(base: str, adapter: Path | None) -> tuple[Any, Coder]:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """Last hidden states (B, T, D) of trees. The head is left to the caller.
+    """Last hidden states (T, D) of trees. The head is left to the caller.
 
     Of a batch's tokens one in three is predicted, and the head is a fifth of the model: over all
     tokens it took 37 % of a step.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     on = next(inner.parameters()).device
-    states = inner.model(
-        input_ids=torch.from_numpy(batch.ids).to(on),
-        position_ids=torch.from_numpy(batch.positions).to(on),
-        attention_mask=torch.from_numpy(batch.seen).unsqueeze(1).to(on),
-        use_cache=False,
-    )
-    found: Tensor = states.last_hidden_state
+    config = inner.config
+    usual, config._attn_implementation = config._attn_implementation, attention.NAME
+    try:
+        states = inner.model(
+            input_ids=torch.from_numpy(batch.ids).to(on)[None],
+            position_ids=torch.from_numpy(batch.positions).to(on)[None],
+            spans=batch.spans,
+            use_cache=False,
+        )
+    finally:
+        config._attn_implementation = usual
+    found: Tensor = states.last_hidden_state[0]
     return found
 
 
-def log_probabilities(model: Any, states: Tensor, rows: Sequence[Any], ids: Tensor) -> Tensor:
-    """Log P of ``ids`` (N,) after the states at ``rows``: a pair of index arrays into (B, T)."""
+def log_probabilities(model: Any, states: Tensor, at: Tensor, ids: Tensor) -> Tensor:
+    """Log P of ``ids`` (N,) after the states at the places ``at`` (N,)."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    logits = inner.lm_head(states[rows[0], rows[1]]).float()
+    logits = inner.lm_head(states[at]).float()
     return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(dim=1)

@@ -16,11 +16,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tamis.reasoning import END, START, Format, Pieces, answer, case, encode, prefix
+from training.reasoner.attention import Span
 from training.reasoner.examples import Example
 
 ROOT: Final = -1
-# Widths of batches are multiples of this (see training.datasets.batches.WIDTH_STEP).
-WIDTH_STEP: Final = 64
 # What the tokens of an answer weigh. Each label counts as much as the other however many tokens it
 # has. The layout is the same in every answer and learnt at once, so only answers with a reason
 # teach it: a predicted token costs a row of the head, which weighs a quarter of all other layers.
@@ -95,32 +94,28 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Arrays (B, T), and ``seen`` (B, T, T): which token sees which. Padding sees itself."""
+    """Trees one after the other, without padding: arrays (T,), and who sees whom."""
 
     ids: np.ndarray
     positions: np.ndarray
     weights: np.ndarray
-    seen: np.ndarray
+    spans: tuple[Span, ...]
 
 
 def collate(trees: Sequence[Tree]) -> Batch:
-    """Pad trees to the longest."""
-    width = -(-max(map(len, trees)) // WIDTH_STEP) * WIDTH_STEP
-    shape = (len(trees), width)
-    ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    weights = np.zeros(shape, dtype=np.float32)
-    seen = np.zeros((*shape, width), dtype=bool)
-    seen[:, np.arange(width), np.arange(width)] = True
-    for row, tree in enumerate(trees):
-        n = len(tree)
-        ids[row, :n], positions[row, :n], weights[row, :n] = tree.ids, tree.positions, tree.weights
-        above = np.eye(len(tree.parents), dtype=bool)
-        for number, parent in enumerate(tree.parents):
-            if parent != ROOT:
-                above[number] |= above[parent]
-        own = np.array(tree.segments)
-        seen[row, :n, :n] = above[own][:, own] & np.tri(n, dtype=bool)
-    return Batch(ids, positions, weights, seen)
+    """Join trees; each sees itself alone."""
+    spans: list[Span] = []
+    for tree in trees:
+        first, sizes = len(spans), np.bincount(tree.segments)
+        for size, parent in zip(sizes.tolist(), tree.parents, strict=True):
+            above = () if parent == ROOT else (*spans[first + parent].above, first + parent)
+            spans.append(Span(size, above))
+    return Batch(
+        np.concatenate([tree.ids for tree in trees]),
+        np.concatenate([tree.positions for tree in trees]),
+        np.concatenate([tree.weights for tree in trees]).astype(np.float32),
+        tuple(spans),
+    )
 
 
 def answer_weights(
@@ -181,17 +176,17 @@ def pack(
 
 
 def batches(trees: Sequence[Tree], tokens: int, seed: int) -> list[list[int]]:
-    """Indices of trees in batches of at most ``tokens`` padded tokens, shuffled by the seed.
+    """Indices of trees in batches of at most ``tokens`` tokens, shuffled by the seed.
 
-    Trees of like length go together, so little is padding.
+    A tree of more tokens than that is a batch by itself.
     """
-    rng = np.random.default_rng(seed)
-    order = sorted(rng.permutation(len(trees)), key=lambda n: -len(trees[int(n)]))
     found: list[list[int]] = []
-    at = 0
-    while at < len(order):
-        width = -(-len(trees[int(order[at])]) // WIDTH_STEP) * WIDTH_STEP
-        height = max(1, tokens // width)
-        found.append([int(n) for n in order[at : at + height]])
-        at += height
-    return [found[int(n)] for n in rng.permutation(len(found))]
+    room = 0
+    for n in np.random.default_rng(seed).permutation(len(trees)):
+        size = len(trees[int(n)])
+        if size > room:
+            found.append([])
+            room = tokens
+        found[-1].append(int(n))
+        room -= size
+    return found

@@ -114,12 +114,12 @@ def loss_of(model: Any, trees: Sequence[Tree]) -> tuple[Tensor, int]:
     states = models.hidden_states(model, batch)
     # The token at t is predicted from the state before it. A segment's first token follows the end
     # of its parent, not its neighbour; it carries no weight, as it belongs to the question.
-    rows, at = np.nonzero(batch.weights)
+    at = np.flatnonzero(batch.weights)
     on = states.device
-    ids = torch.from_numpy(batch.ids[rows, at]).to(on)
-    weights = torch.from_numpy(batch.weights[rows, at]).to(on)
-    where = torch.from_numpy(rows).to(on), torch.from_numpy(at - 1).to(on)
-    likelihood = models.log_probabilities(model, states, where, ids)
+    ids = torch.from_numpy(batch.ids[at]).to(on)
+    weights = torch.from_numpy(batch.weights[at]).to(on)
+    before = torch.from_numpy(at - 1).to(on)
+    likelihood = models.log_probabilities(model, states, before, ids)
     examples = sum(len(tree.parents) - 1 for tree in trees)
     return -(likelihood * weights).sum() / examples, examples
 
