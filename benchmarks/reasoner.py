@@ -19,7 +19,7 @@ from benchmarks.record import Record, Row
 from benchmarks.server import Server
 from benchmarks.traffic import Traffic
 from service.engine.classifier import Classifier
-from service.engine.reasoner import Reasoner
+from service.engine.reasoner import Reasoner, go_on
 from service.engine.runtime import CpuRuntime, available_threads
 from tamis import bundle as bundles
 from tamis import content, reasoning
@@ -82,8 +82,8 @@ def _latency(model: Reasoner) -> Row:
     cold, warm, whole = [], [], []
     for _ in range(REPEATS):
         model.prefixes.clear()
-        cold.append(_ms(lambda: model.judge(policy, text, _go_on)))
-        warm.append(_ms(lambda: model.judge(policy, text, _go_on)))
+        cold.append(_ms(lambda: model.judge(policy, text, go_on)))
+        warm.append(_ms(lambda: model.judge(policy, text, go_on)))
         whole.append(_ms(lambda: _write(model, policy, text)))
     prefix, case = model.count(policy, text)
     row: Row = {"policy tokens": prefix, "text tokens": case}
@@ -95,7 +95,7 @@ def _latency(model: Reasoner) -> Row:
 
 def _write(model: Reasoner, policy: tuple[reasoning.Guideline, ...], text: content.Content) -> None:
     """A warm verdict and as many tokens behind it as a reason has, whatever the model says."""
-    model.judge(policy, text, _go_on)
+    model.judge(policy, text, go_on)
     for token in range(WRITTEN):
         model.decoder.read([100 + token]).argmax()
 
@@ -194,7 +194,3 @@ def _ms(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) * 1e3
-
-
-def _go_on() -> None:
-    """No pause."""

@@ -21,7 +21,7 @@ from tamis import reasoning
 from tamis.bundle import BundleError
 from tamis.content import Content
 from tamis.reasoner import ReasonerBundle
-from tamis.reasoning import END, START, Guideline, MalformedError, Piece, Pieces, Safety
+from tamis.reasoning import END, START, Fault, Guideline, MalformedError, Piece, Pieces, Safety
 
 # Tokens read in one run, between which others may pass and a caller's leaving is noticed.
 STEP: Final = 64
@@ -32,6 +32,10 @@ Pause = Callable[[], None]
 """Called between runs; may wait, and ends the work by raising ``GivenUpError`` or ``LateError``."""
 Emit = Callable[[str], None]
 """Is given the reason as it grows, in pieces."""
+
+
+def go_on() -> None:
+    """The pause of work that nobody interrupts."""
 
 
 class GivenUpError(RuntimeError):
@@ -61,7 +65,7 @@ class Reading:
 
     unsafe: float
     categories: dict[str, float]
-    fault: str | None
+    fault: Fault | None
     tokens: int
     cached: int
     """How many of them were in the cache."""
@@ -86,7 +90,7 @@ class Explanation:
     reading: Reading
     status: Status
     reason: str | None
-    fault: str | None
+    fault: Fault | None
     written: int
     """Tokens of the reason."""
     verdict_seconds: float
@@ -236,7 +240,7 @@ class Reasoner:
 
     def _reason(
         self, reading: Reading, pause: Pause, max_reason: int, emit: Emit | None
-    ) -> tuple[Status, str | None, str | None, int]:
+    ) -> tuple[Status, str | None, Fault | None, int]:
         """Decode greedily behind the verdict, to the end of the turn or the limit."""
         safety, category = reading.safety, reading.category
         said = (*reasoning.verdict(safety, category), Piece("\n"))

@@ -3,16 +3,20 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tamis import bundle as bundles
+from tamis import reasoner as reasoners
 from tamis.policy import Policy, default_policy
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
     from service.engine.classifier import Classifier
+    from service.engine.reasoner import Reasoner
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+# Of policies that come one after the other only the last is asked for again.
+REASONER_CACHE: Final = 1 << 26
 
 
 class CommandError(RuntimeError):
@@ -45,6 +49,14 @@ def load_classifier(path: Path | None, threads: int | None = None) -> "Classifie
 
     bundle = bundles.load(path or bundles.default_bundle())
     return classifier.load_classifier(bundle, CpuRuntime(bundle.graph, threads))
+
+
+def load_reasoner(path: Path) -> "Reasoner":
+    """The reasoner of a bundle, on all cores."""
+    from service.engine.reasoner import Reasoner
+    from service.engine.runtime import available_threads
+
+    return Reasoner(reasoners.load(path), available_threads(), REASONER_CACHE)
 
 
 def policy_of(path: Path | None) -> Policy:

@@ -6,8 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tamis.cli.common import Commands, load_classifier, policy_of, provenance_of, whole
+from tamis import reasoner as reasoners
+from tamis.cli.common import (
+    Commands,
+    load_classifier,
+    load_reasoner,
+    policy_of,
+    provenance_of,
+    whole,
+)
 from tamis.content import Content
+from tamis.reasoning import Answer, as_text, verdict
 from tamis.verdict import decide
 
 
@@ -26,6 +35,9 @@ def add_to(commands: Commands) -> None:
         choices=("generated", "scored"),
         default="generated",
         help="write whole answers, or read the verdict off one pass (no reasons)",
+    )
+    evaluate.add_argument(
+        "--served", type=Path, metavar="BUNDLE", help="a reasoner's bundle, as it is served"
     )
     evaluate.add_argument(
         "--most", type=whole, default=60, help="texts of either label, per taxonomy (default 60)"
@@ -54,6 +66,34 @@ def flags_of(bundle: Path | None) -> Any:
     return flags
 
 
+def said_of(bundle: Path) -> str:
+    """Name and hash of a reasoner's bundle."""
+    found = reasoners.load(bundle)
+    return f"{found.name}@{found.fingerprint[:12]}"
+
+
+def served(bundle: Path) -> Any:
+    """Answers of a reasoner's bundle, by the engine that serves it."""
+    from service.engine.reasoner import TooLongError, go_on
+    from training.reasoner.decode import MOST_TOKENS, Said
+
+    reasoner = load_reasoner(bundle)
+
+    def said(example: Any) -> Any:
+        try:
+            _, found = reasoner.explain(example.policy, [example.content], go_on, MOST_TOKENS)
+        except TooLongError:
+            return Said(None, "layout")
+        reading = found.reading
+        if found.reason is None:
+            return Said(None, found.fault or "layout", unsafe=reading.unsafe)
+        answer = Answer(reading.safety, reading.category, found.reason)
+        words = len(as_text(verdict(answer.safety, answer.category)).split())
+        return Said(answer, words=words + len(answer.reason.split()), unsafe=reading.unsafe)
+
+    return lambda examples: [said(example) for example in examples]
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from training.reasoner.evaluate import Settings, evaluate, save, table
     from training.reasoner.model import DEFAULT
@@ -66,7 +106,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         only=tuple(args.only),
     )
     flags = None if args.no_classifier else flags_of(args.bundle)
-    results = evaluate(args.data, args.checkpoint, settings, flags, args.base or DEFAULT)
+    says = None if args.served is None else served(args.served)
+    results = evaluate(args.data, args.checkpoint, settings, flags, args.base or DEFAULT, says=says)
+    if args.served is not None:
+        results["about"] |= {"mode": "served", "adapter": said_of(args.served)}
     print(table(results))
     if args.json:
         save(results, args.json)

@@ -1,11 +1,12 @@
-"""``tamis train reasoner-data | reasoner | reasoner-self | reasoner-grpo``: the policy reasoner."""
+"""``tamis train reasoner-data | reasoner | …``: the policy reasoner, stage by stage."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tamis.cli.common import Commands, load_classifier, whole
+from tamis.cli.common import CommandError, Commands, chosen, load_classifier, load_reasoner, whole
 from tamis.content import Content
 from tamis.verdict import UNSAFE
 
@@ -63,6 +64,13 @@ def add_to(stages: Commands) -> None:
     grpo.add_argument("--seed", type=int)
     grpo.set_defaults(run=_grpo)
 
+    fit = stages.add_parser("reasoner-calibrate", help="probabilities of an exported reasoner")
+    fit.add_argument("--data", type=Path, required=True, help="folder of examples")
+    fit.add_argument("--bundle", type=Path, required=True, help="made without a calibration")
+    fit.add_argument("--adapter", type=Path, required=True, help="where calibration.json belongs")
+    fit.add_argument("--json", type=Path, metavar="OUT", help="write how well it holds here")
+    fit.set_defaults(run=_calibrate)
+
 
 def evidence_of(bundle: Path | None) -> Any:
     """Spans that decided "is it unsafe?", by the classifier of a bundle."""
@@ -81,7 +89,7 @@ def _data(args: argparse.Namespace) -> int:
     from training.reasoner import traces
     from training.reasoner.prepare import Settings, prepare
 
-    settings = Settings(**_chosen(args, "variant", "groups", "reasons", "seed"))
+    settings = Settings(**chosen(args, "variant", "groups", "reasons", "seed"))
     explain: Any = traces.explainer(evidence_of(args.bundle), settings.seed)
     if args.writer:
         from training.reasoner.writers import writer_of
@@ -110,7 +118,7 @@ def _sft(args: argparse.Namespace) -> int:
         "check_every",
         "seed",
     )
-    report = train(args.data, args.out, Recipe(**_chosen(args, *names)))
+    report = train(args.data, args.out, Recipe(**chosen(args, *names)))
     print(
         f"{report['examples']} examples in {report['steps']} steps, {report['seconds']} s "
         f"({report['tokens_per_second']} tokens/s, {report['examples_per_second']} examples/s)"
@@ -140,11 +148,33 @@ def _grpo(args: argparse.Namespace) -> int:
     from training.reasoner.grpo import Recipe, train
 
     names = ("init", "base", "steps", "prompts", "group", "micro", "lr", "seed")
-    report = train(args.data, args.out, Recipe(**_chosen(args, *names)))
+    report = train(args.data, args.out, Recipe(**chosen(args, *names)))
     print(f"{report['rollouts']} rollouts in {report['seconds']} s on {report['device']}")
     return 0
 
 
-def _chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were given, so that the stage's own defaults hold for the others."""
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+def _calibrate(args: argparse.Namespace) -> int:
+    from service.engine.reasoner import TooLongError, go_on
+    from training.reasoner import calibrate
+    from training.reasoner.examples import read_examples
+    from training.reasoner.sft import HELD_OUT
+
+    reasoner = load_reasoner(args.bundle)
+    if reasoner.bundle.calibration.fitted:
+        raise CommandError(f"--bundle: {args.bundle} was made with a calibration")
+    judged = []
+    for example in read_examples(args.data / HELD_OUT):
+        try:
+            said = reasoner.judge(example.policy, example.content, go_on)
+        except TooLongError:
+            continue
+        names = [name for name, _ in example.policy]
+        truth = None if example.category is None else names.index(example.category)
+        shares = [said.categories[name] for name in names]
+        judged.append(calibrate.Judged(said.unsafe, shares, truth))
+    found = calibrate.report(judged)
+    (args.adapter / "calibration.json").write_text(json.dumps(found["calibration"]) + "\n")
+    print(json.dumps(found, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0

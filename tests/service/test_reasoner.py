@@ -10,7 +10,13 @@ import pytest
 from service.engine import reasoner as engine
 from service.engine.decoder import Decoder
 from service.engine.explainer import Explainer
-from service.engine.reasoner import GivenUpError, LateError, Reasoner, TooLongError
+from service.engine.reasoner import (
+    GivenUpError,
+    LateError,
+    Reasoner,
+    TooLongError,
+    go_on,
+)
 from service.engine.scheduler import DeadlineError, OverloadedError
 from tamis import content, reasoning
 from tamis import reasoner as bundles
@@ -24,10 +30,6 @@ POLICY = guidelines(
 OTHER = guidelines({"tea": "Spills it."})
 TEXT = content.prompt("May I take the apples home?")
 FORM = Format()
-
-
-def go_on() -> None:
-    """No pause."""
 
 
 @pytest.fixture(scope="module")

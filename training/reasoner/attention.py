@@ -24,11 +24,11 @@ class Span(NamedTuple):
 
 
 def tree_attention(
-    module: Any,
+    _module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _mask: Tensor | None,
     scaling: float,
     spans: Sequence[Span],
     **_: Any,
@@ -51,7 +51,9 @@ def tree_attention(
         left = torch.cat([keys[n] for n in seen], dim=1).transpose(1, 2)
         scores = queries[number].reshape(groups, -1, width) @ left
         total = left.shape[2]
-        scores = scores.view(groups, -1, size, total) + _later(size, total, scores.dtype, scores.device)
+        scores = scores.view(groups, -1, size, total) + _later(
+            size, total, scores.dtype, scores.device
+        )
         right = torch.cat([values[n] for n in seen], dim=1)
         mixed = scores.softmax(dim=-1).view(groups, -1, total) @ right
         found.append(mixed.view(heads, size, width))

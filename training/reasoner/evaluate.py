@@ -28,6 +28,8 @@ Mode = Literal["scored", "generated"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 # Is each of these unsafe? The classifier's own answers on the same texts.
 Flags = Callable[[Sequence[Content]], Sequence[bool]]
+# Answers to texts under one policy.
+Says = Callable[[Sequence[Example]], list[Said]]
 GROUPS: Final = {
     "trained": "trained taxonomies, held-out rows",
     "unseen": "taxonomies never trained on",
@@ -57,8 +59,11 @@ def evaluate(
     base: str = DEFAULT,
     form: Format | None = None,
     given: Library | None = None,
+    says: Says | None = None,
 ) -> dict[str, Any]:
     """Figures by taxonomy, their means by group, and the classifier's figures on the same rows.
+
+    A taxonomy of which both prompts and responses are judged counts as one of either.
 
     Args:
         data: folders of rows: training rows (the held-out slice is used) and evaluation sets.
@@ -68,6 +73,7 @@ def evaluate(
         base: what the adapter belongs to.
         form: of the answers.
         given: taxonomies (default: the project's).
+        says: answers instead of base and adapter: a bundle as it is served.
 
     Raises:
         FileNotFoundError, SchemaError, AdapterError: see there.
@@ -79,17 +85,19 @@ def evaluate(
         raise ValueError(f"--only: no taxonomy {min(stray)!r}")
     rows = read_sourced(data, settings.variant)
     work = list(_sets(rows, known, _trained(adapter, known), settings))
-    model, coder = load_reasoner(base, adapter)
+    says = says or _model(base, adapter, form, settings.mode)
     sets: dict[str, Any] = {}
     began = time.monotonic()
     for group, examples in tqdm(work, desc="evaluate", unit="policy"):
-        run = decode.scored if settings.mode == "scored" else decode.generated
-        said: list[Said] = run(model, coder, form, examples)
-        figures = measure(examples, said) | {"group": group, "question": _question(examples)}
-        figures["grounded"] = grounded(examples, said)
-        if flags is not None:
-            figures["classifier"] = _classifier(examples, flags)
-        sets[examples[0].taxonomy] = figures
+        said = says(examples)
+        for name, members in _by_question(examples).items():
+            chosen, answers = [examples[n] for n in members], [said[n] for n in members]
+            figures = measure(chosen, answers) | {"group": group}
+            figures["question"] = chosen[0].content.question
+            figures["grounded"] = grounded(chosen, answers)
+            if flags is not None:
+                figures["classifier"] = _classifier(chosen, flags)
+            sets[name] = figures
     means = {
         group: pooled([f for f in sets.values() if f["group"] == group])
         for group in GROUPS
@@ -104,6 +112,7 @@ def evaluate(
             "adapter": adapter.resolve().name if adapter else None,
             "base": Path(base).name if Path(base).is_dir() else base,
             "mode": settings.mode,
+            "most": settings.most,
             "names_only": settings.names_only,
             "order": form.order,
             "device": str(device()),
@@ -192,8 +201,21 @@ def _joined(held: Pool | None, seen: Pool | None, tests: frozenset[str]) -> Pool
     return Pool(held.taxonomy, unsafe, safe)
 
 
-def _question(examples: Sequence[Example]) -> str:
-    return "/".join(sorted({example.content.question for example in examples}))
+def _model(base: str, adapter: Path | None, form: Format, mode: Mode) -> Says:
+    model, coder = load_reasoner(base, adapter)
+    run = decode.scored if mode == "scored" else decode.generated
+    return lambda examples: run(model, coder, form, examples)
+
+
+def _by_question(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Places of examples, by taxonomy and, where it has several, what is judged of them."""
+    found: dict[str, list[int]] = {}
+    for n, example in enumerate(examples):
+        found.setdefault(example.content.question, []).append(n)
+    name = examples[0].taxonomy
+    if len(found) == 1:
+        return {name: list(range(len(examples)))}
+    return {f"{name}, {question}s": members for question, members in found.items()}
 
 
 def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any]:
