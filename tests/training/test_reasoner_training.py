@@ -307,8 +307,15 @@ def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(base: Path
     written = evaluate([tmp_path], None, Settings(most=2, only=("biscuits",)), None, **arguments)
     assert written["sets"]["biscuits"]["parsed"] == 0.0
     assert sum(written["sets"]["biscuits"]["faults"].values()) == 4
-    page = render({"base": results, "written": written})
-    assert "| biscuits | prompt | 8 | 4 |" in page
+    made = tmp_path / "measurements"
+    made.mkdir()
+    for name, run in (("base", results), ("sft", written)):
+        (made / f"{name}.json").write_text(json.dumps(run))
+    (made / "findings.md").write_text("It reads policies.\n")
+    page = render(made)
+    assert "It reads policies." in page
+    assert "| biscuits | prompts | 8 | 4 |" in page
+    assert "| SFT (cold start) | prompts | 4 |" in page
     assert "85.68/78.32" in page
     with pytest.raises(ValueError, match="no taxonomy 'sums'"):
         evaluate([tmp_path], None, Settings(only=("sums",)), None, **arguments)
