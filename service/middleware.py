@@ -105,6 +105,8 @@ class Envelope:
             if not status:
                 await envelope(500, "internal error", code="internal_error")(scope, receive, tagged)
         finally:
+            # A stream that began well may have ended otherwise.
+            status = state.get("ended", status)
             self._metrics.in_flight.dec()
             self._observability.tell(
                 Answered(

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -223,8 +223,11 @@ class Moderator:
         policy: Policy,
         verdicts: Sequence[Verdict | None],
         spent: float = 0.0,
+        emit: Callable[[str], None] | None = None,
     ) -> list[Explained | None]:
         """Explain items one after the other; ``spent`` is what their deadline has lost already.
+
+        ``emit`` is given the reasons as they are written, in pieces, on the event loop.
 
         Raises:
             RequestError: 400 where a text or the policy is too long, 429 where too many wait, 503
@@ -240,7 +243,9 @@ class Moderator:
                 for (name, contents), verdict in zip(items, verdicts, strict=True):
                     left = None if deadline is None else deadline + began - time.perf_counter()
                     found.append(
-                        await self.reasoning.explain(name, contents, guidelines, verdict, left)
+                        await self.reasoning.explain(
+                            name, contents, guidelines, verdict, left, emit
+                        )
                     )
         return found
 

@@ -4,11 +4,12 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from service.dialects.direct import DirectRoute
+from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
-from service.errors import from_validation
+from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
@@ -102,6 +103,9 @@ class ModerateRequest(Strict):
         None,
         description='"evidence" adds the words that decided, "reason" what the reasoner says.',
     )
+    stream: bool = Field(
+        False, description='One item\'s "reason" as server-sent events, while it is written.'
+    )
 
 
 BODY: Final = TypeAdapter(ModerateRequest)
@@ -116,13 +120,15 @@ BODY: Final = TypeAdapter(ModerateRequest)
         }
     },
 )
-async def moderate(request: Request) -> JSONResponse:
+async def moderate(request: Request) -> Response:
     """Judge one item or a batch under a policy."""
     moderator = moderator_of(request)
     try:
         body = BODY.validate_json(await request.body())
     except ValidationError as error:
         raise from_validation(error, TAGS) from None
+    if body.stream:
+        _check_stream(body)
     batch = body.input if isinstance(body.input, list) else [body.input]
     moderator.check_items(len(batch))
     names = (
@@ -148,6 +154,8 @@ async def moderate(request: Request) -> JSONResponse:
         )
         for n, verdict in enumerate(judged.verdicts)
     ]
+    if body.stream:
+        return explanation_stream(request, moderator, items[0], policy, judged, verdicts[0])
     if reasoned:
         spent = judged.timings.total / 1e3
         explained = await moderator.explain(request, items, policy, judged.verdicts, spent)
@@ -156,6 +164,14 @@ async def moderate(request: Request) -> JSONResponse:
     if single:
         return JSONResponse(verdicts[0])
     return JSONResponse({"id": f"mod-{request_id}", "results": verdicts, "timings": timings})
+
+
+def _check_stream(body: ModerateRequest) -> None:
+    """Refuse to stream what is there at once, or several items' reasons."""
+    if body.explain != "reason":
+        raise RequestError("stream: only reasons stream; ask for explain: 'reason'", param="stream")
+    if isinstance(body.input, list):
+        raise RequestError("stream: takes one item as input, not a list", param="stream")
 
 
 def contents_of(item: Any) -> tuple[content.Content, ...]:
