@@ -3,10 +3,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { stream } from "./api.js";
 import { ceiling } from "./chart.js";
+import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
 import { between, parse, quantile, snapshot } from "./metrics.js";
 import { asksSomething, draftOf, inForce, isEdited, limitsOf, setLimit, written, yaml } from "./policy.js";
+import { told } from "./reasons.js";
 import { codePoints, segments, utf16Offsets } from "./spans.js";
 
 test("offsets in code points become offsets in UTF-16 units", () => {
@@ -225,4 +228,110 @@ test("figures and lists", () => {
   assert.deepEqual(figures(0.7, 0.3), ["0.70", "0.30"]);
   assert.equal(list(["a", "b", "c"]), "a, b and c");
   assert.equal(list([]), "");
+});
+
+const STREAM =
+  'event: verdict\r\ndata: {"n": 1}\r\n\r\n: a comment\r\nid: 7\r\nevent: reason\r\ndata: {"text": "🪿 says “hé”"}\r\n\r\n' +
+  "data:first\r\ndata: second\r\ndata\r\n\r\nevent: nothing\r\n\r\nevent: cut\r\ndata: off";
+const WHOLE = [
+  { name: "verdict", data: '{"n": 1}' },
+  { name: "reason", data: '{"text": "🪿 says “hé”"}' },
+  { name: "message", data: "first\nsecond\n" },
+];
+
+test("events are the same however their lines end and wherever the text is cut", () => {
+  for (const ending of ["\r\n", "\n", "\r"]) {
+    const text = STREAM.replaceAll("\r\n", ending);
+    assert.deepEqual(new Events().push(text), WHOLE);
+    for (let size = 1; size < 12; size++) {
+      const events = new Events();
+      const found = [];
+      for (let at = 0; at < text.length; at += size) found.push(...events.push(text.slice(at, at + size)), ...events.push(""));
+      assert.deepEqual(found, WHOLE, JSON.stringify([ending, size]));
+    }
+  }
+});
+
+test("an event is given with the line that completes it", () => {
+  const events = new Events();
+  assert.deepEqual(events.push("data: x\r"), []);
+  assert.deepEqual(events.push("\n\r"), [{ name: "message", data: "x" }]);
+  assert.deepEqual(events.push("\ndata: y\n\n"), [{ name: "message", data: "y" }]);
+});
+
+/** A body that gives its bytes in chunks of a size, and notes whether it was cancelled. */
+function body(bytes, size) {
+  const noted = { cancelled: false };
+  let at = 0;
+  noted.stream = new ReadableStream({
+    pull(controller) {
+      if (at >= bytes.length) controller.close();
+      else controller.enqueue(bytes.slice(at, (at += size)));
+    },
+    cancel: () => void (noted.cancelled = true),
+  });
+  return noted;
+}
+
+test("characters whose bytes come apart are put together", async () => {
+  const bytes = new TextEncoder().encode(STREAM);
+  for (const size of [1, 2, 3, 7, bytes.length]) {
+    const found = [];
+    for await (const event of eventsOf(body(bytes, size).stream)) found.push(event);
+    assert.deepEqual(found, WHOLE);
+  }
+});
+
+test("who stops listening closes the connection", async () => {
+  const given = body(new TextEncoder().encode(STREAM), 4);
+  for await (const { name } of eventsOf(given.stream)) {
+    assert.equal(name, "verdict");
+    break;
+  }
+  assert.equal(given.cancelled, true);
+});
+
+test("errors in and before a stream are refusals, and so is a connection that breaks", async (context) => {
+  const error = { message: "the service is at capacity", code: "overloaded" };
+  const answers = [
+    () => new Response(`event: verdict\ndata: {}\n\nevent: error\ndata: ${JSON.stringify({ error })}\n\n`),
+    () => new Response(JSON.stringify({ error }), { status: 429, headers: { "retry-after": "2" } }),
+    () => new Response(new ReadableStream({ start: (c) => c.error(new TypeError("network error")) })),
+    () => Promise.reject(new TypeError("failed to fetch")),
+    () => Promise.reject(new DOMException("", "AbortError")),
+  ];
+  const raised = [];
+  for (const answer of answers) {
+    context.mock.method(globalThis, "fetch", async () => answer());
+    try {
+      for await (const _ of stream("moderate", { body: {} }));
+    } catch (thrown) {
+      raised.push([thrown.name, thrown.status, thrown.code ?? null, thrown.retryAfter]);
+    }
+  }
+  assert.deepEqual(raised, [
+    ["Error", 200, "overloaded", null],
+    ["Error", 429, "overloaded", 2000],
+    ["Error", 0, null, null],
+    ["Error", 0, null, null],
+    ["AbortError", undefined, 20, undefined],
+  ]);
+});
+
+test("an explanation is told with what stands of it", () => {
+  const found = { status: "ok", safety: "unsafe", category: "hate", reason: "It says so.", agrees: true, probability: 0.934, fault: null };
+  assert.deepEqual(told(found, "It says"), {
+    facts: [["safety", "unsafe"], ["category", "hate"], ["probability", "0.93 that it is unsafe"], ["classifier", "says the same"]],
+    reason: "It says so.",
+    note: null,
+  });
+  const safe = told({ ...found, safety: "safe", category: null, agrees: null, reason: null, status: "unfinished" }, " It goes on");
+  assert.deepEqual(safe.facts[1], ["category", "none"]);
+  assert.deepEqual(safe.facts[3], ["classifier", "has no verdict to compare"]);
+  assert.equal(safe.reason, "It goes on …");
+  assert.match(safe.note, /cut off/);
+  const malformed = told({ ...found, status: "malformed", safety: null, reason: null, fault: "no_reason" }, "It says");
+  assert.deepEqual([malformed.facts, malformed.reason], [[], ""]);
+  assert.match(malformed.note, /\(no reason\), so nothing is taken/);
+  assert.match(told(null, "").note, /nothing to read/);
 });

@@ -2,7 +2,10 @@
 
 import json
 import re
+import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,16 +217,22 @@ def test_the_last_question_wins_however_late_the_answers_come(visit, address):
     expect(page.locator("#problem")).to_be_empty()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(visit, address, scheme):
+def checker(page: Page) -> Callable[[str], None]:
+    """Runs axe over the page in a state that the message then names."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page = visit(address, color_scheme=scheme, reduced_motion="reduce")
 
     def check(state: str) -> None:
         found = axe.run(page).response["violations"]
         said = [(v["id"], [n["target"] for n in v["nodes"]], v["help"]) for v in found]
         assert not said, f"{state}: {said}"
 
+    return check
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, address, scheme):
+    page = visit(address, color_scheme=scheme, reduced_motion="reduce")
+    check = checker(page)
     expect(page.locator("#edit")).to_be_enabled()
     check("empty")
     for name in ("an insult", "an override", "a recipe"):
@@ -491,3 +500,121 @@ def test_where_corrections_are_not_kept_the_form_goes_away(visit, address):
     page.complaints.clear()
     page.locator("#first").fill(INSULT + " Honk.")
     expect(page.locator(".feedback")).to_have_count(0)
+
+
+def events(*told: tuple[str, Any]) -> str:
+    """A stream as the service writes it."""
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in told)
+
+
+REASONED = {
+    "status": "ok",
+    "safety": "unsafe",
+    "category": "toxicity",
+    "reason": "“stupid goose” is an insult.",
+    "agrees": True,
+    "probability": 0.93,
+    "fault": None,
+}
+WRITTEN = events(
+    ("verdict", {}), ("reason", {"text": "“stupid "}), ("reason", {"text": "goose” is an insult."})
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_reasoner_says_why(visit, address, scheme):
+    held: list[Route] = []
+
+    def hold_streams(route: Route) -> None:
+        if route.request.post_data_json.get("stream"):
+            held.append(route)
+        else:
+            route.continue_()
+
+    def answer(body: str) -> None:
+        held.pop().fulfill(body=body, content_type="text/event-stream")
+
+    width = 320
+    page = visit(
+        address,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        viewport={"width": width, "height": 640},
+        before=lambda page: page.route("**/moderate", hold_streams),
+    )
+    check = checker(page)
+    page.locator("#live-typing").uncheck()
+    type_post(page, INSULT)
+    page.keyboard.press("Control+Enter")
+    action(page, "Flag")
+    why, button = page.locator(".why"), page.locator(".why button")
+    expect(button).to_have_text("Ask the reasoner why")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(why).to_contain_text("The reasoner is reading…")
+    expect(button).to_have_text("Stop")
+    expect(why.locator("[aria-live=polite]")).to_have_attribute("aria-busy", "true")
+    check("reading")
+    assert held[0].request.post_data_json == {
+        "input": {"text": INSULT},
+        "policy": "default",
+        "explain": "reason",
+        "stream": True,
+    }
+    answer(WRITTEN + events(("explanation", REASONED)))
+    expect(why.locator(".reason")).to_have_text("“stupid goose” is an insult.")
+    expect(why.locator(".facts dd")).to_have_text(
+        ["unsafe", "toxicity", "0.93 that it is unsafe", "says the same"]
+    )
+    expect(why.locator("[aria-live=polite]")).to_have_attribute("aria-busy", "false")
+    expect(button).to_have_text("Ask again")
+    expect(button).to_be_focused()
+    check("explained")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+    page.keyboard.press("Enter")
+    expect(button).to_have_text("Stop")
+    busy = {"message": "the service is at capacity", "code": "overloaded"}
+    answer(WRITTEN + events(("error", {"error": busy})))
+    expect(why).to_contain_text("There is no explanation. The service is at capacity.")
+    expect(why.locator(".reason")).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(button).to_have_text("Stop")
+    answer(WRITTEN)
+    expect(why).to_contain_text("The answer broke off.")
+
+    # A text that changes ends the question: nothing is said of what is no longer there.
+    page.keyboard.press("Enter")
+    expect(button).to_have_text("Stop")
+    with page.expect_event("requestfailed", lambda r: "stream" in (r.post_data or "")):
+        page.locator("#first").fill("A calm garden.")
+    expect(button).to_have_text("Ask the reasoner why")
+    expect(why.locator("[aria-live=polite]")).to_be_empty()
+
+
+def test_a_reasoner_that_is_not_there_is_said_to_be_so(visit, address):
+    page = visit(address)
+    example(page, "an insult")
+    page.get_by_role("button", name="Ask the reasoner why").click()
+    expect(page.locator(".why")).to_contain_text(
+        "The reasoner is not ready. This service has no reasoner (TAMIS_REASONER is empty)."
+    )
+    expect(page.locator("#problem")).to_be_empty()
+    assert all("status of 503" in text for text in page.complaints)
+    page.complaints.clear()
+
+
+def test_what_a_reasoner_says_out_of_form_is_not_shown(visit, tiny_reasoner: Path):
+    with serving(reasoner=tiny_reasoner) as address:
+        for _ in range(600):
+            with urllib.request.urlopen(f"{address}health/ready") as answer:
+                if json.load(answer)["reasoner"] == "ready":
+                    break
+            time.sleep(0.05)
+        page = visit(address)
+        example(page, "an insult")
+        page.get_by_role("button", name="Ask the reasoner why").click()
+        expect(page.locator(".why")).to_contain_text(
+            "did not answer in the form that was asked for (layout), so nothing is taken from it."
+        )
+        expect(page.locator(".why dl")).to_have_count(0)

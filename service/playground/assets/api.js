@@ -1,5 +1,7 @@
 // Talking to the service. Paths are relative: the page works behind a gateway's prefix too.
 
+import { eventsOf } from "./events.js";
+
 const KEY = "tamis-key";
 let inMemory = null; // Where storage is forbidden.
 
@@ -43,31 +45,39 @@ export class Refusal extends Error {
  * @throws {Refusal} for an answer that is an error, or none; AbortError where `signal` aborted it.
  */
 export async function call(path, { body, signal, headers = {} } = {}) {
-  const key = storedKey();
   const began = performance.now();
   let response;
   let text;
   try {
-    response = await fetch(path, {
-      method: body === undefined ? "GET" : "POST",
-      body: body === undefined ? undefined : JSON.stringify(body),
-      headers: {
-        ...(body === undefined ? {} : { "content-type": "application/json" }),
-        ...(key === null ? {} : { authorization: `Bearer ${key}` }),
-        ...headers,
-      },
-      cache: "no-store",
-      credentials: "same-origin",
-      signal,
-    });
+    response = await send(path, body, signal, headers);
     text = await response.text();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal(0);
+    throw unreached(error);
   }
   const ms = performance.now() - began;
-  if (!response.ok) throw new Refusal(response.status, envelope(text), retryAfter(response.headers));
+  if (!response.ok) throw refusal(response, text);
   return { response, text, ms };
+}
+
+/**
+ * Send a request and read the answer's events as they come, `{name, data}` with the data parsed.
+ *
+ * Who stops listening, or aborts `signal`, closes the connection.
+ *
+ * @throws {Refusal} for an answer or an event that is an error, or where the connection breaks;
+ *   AbortError where `signal` aborted it.
+ */
+export async function* stream(path, { body, signal }) {
+  try {
+    const response = await send(path, body, signal);
+    if (!response.ok) throw refusal(response, await response.text());
+    for await (const { name, data } of eventsOf(response.body)) {
+      if (name === "error") throw refusal(response, data);
+      yield { name, data: JSON.parse(data) };
+    }
+  } catch (error) {
+    throw unreached(error);
+  }
 }
 
 /** A command line that sends the same; the key stays out of it. */
@@ -78,6 +88,28 @@ export function asCurl(path, body) {
   lines.push(`-H 'content-type: application/json'`, `-d ${quoted(JSON.stringify(body))}`);
   return lines.join(" \\\n  ");
 }
+
+function send(path, body, signal, headers = {}) {
+  const key = storedKey();
+  return fetch(path, {
+    method: body === undefined ? "GET" : "POST",
+    body: body === undefined ? undefined : JSON.stringify(body),
+    headers: {
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+      ...headers,
+    },
+    cache: "no-store",
+    credentials: "same-origin",
+    signal,
+  });
+}
+
+/** What `fetch` throws of its own is that there is no connection; browsers word it differently. */
+const unreached = (error) =>
+  error instanceof Refusal || error.name === "AbortError" ? error : new Refusal(0);
+
+const refusal = ({ status, headers }, text) => new Refusal(status, envelope(text), retryAfter(headers));
 
 function envelope(text) {
   try {

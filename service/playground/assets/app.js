@@ -11,6 +11,7 @@ import { Judging } from "./judging.js";
 import { Live } from "./live.js";
 import { QUESTIONS, asksSomething, draftOf, inForce, isEdited, limitsOf, written } from "./policy.js";
 import { Problem } from "./problem.js";
+import { Reasons } from "./reasons.js";
 import { shortcuts } from "./shortcuts.js";
 import { spoken, verdictView } from "./verdict.js";
 
@@ -24,11 +25,12 @@ const live = new Live((reached) => {
   // Only where that is news.
   if (reached === (byId("status").dataset.state === "gone")) waitUntilReady();
 });
-const state = { policies: [], draft: null, edits: null, judged: null, question: null };
+const state = { policies: [], draft: null, edits: null, judged: null, reasons: null, question: null };
 
 const input = new Input(() => typed());
 const judging = new Judging(ask, {
   asking() {
+    state.reasons?.stop();
     verdictCard().setAttribute("aria-busy", "true");
   },
   answer(judged) {
@@ -65,6 +67,7 @@ async function ask(signal) {
 }
 
 function typed() {
+  state.reasons?.stop();
   const item = input.item();
   const question = QUESTIONS[input.mode][0];
   // To another question an overall rule that nobody touched has other thresholds.
@@ -98,7 +101,8 @@ function show(judged) {
   hideHint();
   byId("stale").hidden = true;
   const open = [...byId("verdict").querySelectorAll("details")].map((d) => d.open);
-  byId("verdict").replaceChildren(...verdictView(judged).filter(Boolean));
+  state.reasons = new Reasons(judged.body);
+  byId("verdict").replaceChildren(...verdictView(judged, state.reasons.element).filter(Boolean));
   for (const [n, details] of byId("verdict").querySelectorAll("details").entries()) details.open = open[n] ?? false;
   byId("announce").textContent = spoken(judged.verdict);
   showScores();

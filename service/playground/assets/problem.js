@@ -61,7 +61,8 @@ export class Problem {
   }
 }
 
-function sentence(text) {
+/** A message as a sentence. */
+export function sentence(text) {
   const capital = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }

@@ -18,8 +18,9 @@ const STAGES = [
  *
  * @param {{verdict, limits, texts, body, ms}} judged the answer, the thresholds it was judged by, the
  *   texts as they were sent, the request's body, and the milliseconds the page waited.
+ * @param {Element} why where the reasoner is asked.
  */
-export function verdictView({ verdict, limits, texts, body, ms }) {
+export function verdictView({ verdict, limits, texts, body, ms }, why) {
   const action = actionOf(verdict);
   return [
     el("div", { class: `headline ${action}` },
@@ -31,7 +32,8 @@ export function verdictView({ verdict, limits, texts, body, ms }) {
     overallBar(verdict, limits),
     el("div", { class: "because" },
       el("p", {}, explain(verdict, limits).join(" ")),
-      el("p", { class: "note" }, "Worded by this page from scores, thresholds and evidence. It is not the model’s reasoning.")),
+      el("p", { class: "note" }, "Worded by this page from scores, thresholds and evidence. It is not the model’s reasoning."),
+      verdict.windows > 0 && why),
     part("Evidence", evidenceView(texts, verdict.evidence)),
     part("Scores", [scoreTable(verdict, limits)], thresholdKey()),
     part("Latency", latency(verdict.timings, ms)),
