@@ -12,7 +12,7 @@ from benchmarks.record import RESULTS, render
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 ORDER: Final = (
     *("latency", "saturation", "peers", "overload", "rolling", "invariance", "soak", "roofline"),
-    *("observability", "gpu"),
+    *("observability", "reasoner", "decoders", "gpu"),
 )
 HEAD: Final = """# Performance
 
