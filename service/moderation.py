@@ -24,7 +24,7 @@ from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.observation import Digest, Judgement
-from service.reasoning import Asked, Explained, Reasoning
+from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from tamis import bundle as bundles
 from tamis.content import Content
@@ -44,6 +44,13 @@ class Judged:
 
     verdicts: list[Verdict]
     timings: Timings
+
+
+# Codes of refusals that leave an item without an explanation, but with its verdict.
+UNEXPLAINED: Final[Mapping[str | None, Unexplained]] = {
+    "overloaded": "overloaded",
+    "deadline_exceeded": "late",
+}
 
 
 class Moderator:
@@ -224,29 +231,34 @@ class Moderator:
         verdicts: Sequence[Verdict | None],
         spent: float = 0.0,
         emit: Callable[[str], None] | None = None,
-    ) -> list[Explained | None]:
+    ) -> list[Explained | Unexplained | None]:
         """Explain items one after the other; ``spent`` is what their deadline has lost already.
 
-        ``emit`` is given the reasons as they are written, in pieces, on the event loop.
+        ``emit`` is given the reasons as they are written, in pieces, on the event loop. Without it
+        the verdicts are still to be answered, and are not lost because there is no time or room to
+        explain them.
 
         Raises:
-            RequestError: 400 where a text or the policy is too long, 429 where too many wait, 503
-                where there is no reasoner, 504 past the deadline.
+            RequestError: 400 where a text or the policy is too long, 503 where there is no
+                reasoner; with ``emit`` 429 where too many wait, 504 past the deadline.
             ClientDisconnect: where the client has left; the work ends at its next pause.
         """
-        deadline = deadline_of(request.headers, None)
+        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+        deadline = deadline_of(request.headers, own)
         guidelines = self.reasoning.guidelines(policy)
         began = time.perf_counter() - spent
-        found = []
-        with self._refusals(deadline):
-            async with UntilDisconnect(request.receive):
-                for (name, contents), verdict in zip(items, verdicts, strict=True):
-                    left = None if deadline is None else deadline + began - time.perf_counter()
-                    found.append(
-                        await self.reasoning.explain(
-                            name, contents, guidelines, verdict, left, emit
-                        )
-                    )
+        found: list[Explained | Unexplained | None] = []
+        async with UntilDisconnect(request.receive):
+            for (name, contents), verdict in zip(items, verdicts, strict=True):
+                left = None if deadline is None else deadline + began - time.perf_counter()
+                explain = self.reasoning.explain(name, contents, guidelines, verdict, left, emit)
+                try:
+                    with self._refusals(deadline):
+                        found.append(await explain)
+                except RequestError as error:
+                    if emit is not None or error.code not in UNEXPLAINED:
+                        raise
+                    found.append(UNEXPLAINED[error.code])
         return found
 
     async def decide(
@@ -259,13 +271,15 @@ class Moderator:
         """
         deadline = deadline_of(request.headers, None)
         began = time.perf_counter()
-        found = []
+        found: list[Explanation] = []
+        self.configuration.access.charge(request.state.caller, len(asked))
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 for one in asked:
                     left = None if deadline is None else deadline + began - time.perf_counter()
-                    found.append(await self.reasoning.decide(one, content, reasoned, left))
-        self.configuration.access.charge(request.state.caller, len(asked))
+                    # Let in with its first question: the others' answers are not thrown away.
+                    run = self.reasoning.decide(one, content, reasoned, left, bool(found))
+                    found.append(await run)
         return found
 
     def _try(

@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 from starlette.concurrency import run_in_threadpool
 
 from service.engine.explainer import Explainer
+from service.engine.labels import SameLabelsError
 from service.engine.reasoner import Emit, Explanation, Policy, Reasoner, TooLongError
-from service.engine.runtime import available_threads
+from service.engine.runtime import background_threads
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.settings import Settings
@@ -19,8 +20,8 @@ from tamis import reasoner, reasoning
 from tamis.bundle import MANIFEST
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
-from tamis.taxonomy import ATTACK
-from tamis.verdict import Action, Verdict
+from tamis.taxonomy import ATTACK, taxonomy
+from tamis.verdict import Verdict
 
 logger = logging.getLogger("tamis.service")
 
@@ -41,13 +42,21 @@ class Explained:
     ms: float
 
 
+# Why an item with a verdict has no explanation.
+Unexplained = Literal["overloaded", "late"]
+NOTHING: Final = dict.fromkeys(
+    ("safety", "category", "reason", "agrees", "probability", "fault", "field")
+) | {"categories": {}, "tokens": 0, "cached_tokens": 0, "ms": None}
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question: where it stands in the request, and its form for the reasoner."""
+    """A question in its form for the reasoner, and where in the request it and the text stand."""
 
-    name: str
     policy: Policy
     note: str | None
+    where: str
+    text: str
 
 
 class Reasoning:
@@ -86,7 +95,7 @@ class Reasoning:
         settings = self._settings
         assert settings.reasoner is not None
         bundle = reasoner.load(settings.reasoner)
-        threads = settings.reasoner_threads or settings.threads or available_threads()
+        threads = settings.reasoner_threads or settings.threads or background_threads()
         return Explainer(
             lambda: Reasoner(bundle, threads, settings.reasoner_cache_bytes),
             max_waiting=settings.reasoner_max_waiting,
@@ -171,20 +180,27 @@ class Reasoning:
             if emit is not None:
                 loop.call_soon_threadsafe(emit, piece)
 
-        asked = Asked(name, policy, None)
+        asked = Asked(policy, None, "policy", name)
         best, found, waited = await self._run(explainer, asked, judged, True, seconds, tell)
         spent = waited + found.verdict_seconds + found.reason_seconds
-        return Explained(judged[best].field, found, _agrees(found, verdict), round(spent * 1e3, 2))
+        agrees = _agrees(found, verdict)
+        return Explained(judged[best].field, found, agrees, round(spent * 1e3, 2))
 
     async def decide(
-        self, asked: Asked, content: Content, reasoned: bool, seconds: float | None
+        self,
+        asked: Asked,
+        content: Content,
+        reasoned: bool,
+        seconds: float | None,
+        admitted: bool = False,
     ) -> Explanation:
-        """Answer one question about a content.
+        """Answer one question about a content; ``admitted`` as in ``Explainer.run``.
 
         Raises:
             RequestError, OverloadedError, DeadlineError: as ``explain``.
         """
-        found = await self._run(self.loaded(), asked, [content], reasoned, seconds)
+        run = self._run(self.loaded(), asked, [content], reasoned, seconds, admitted=admitted)
+        found = await run
         return found[1]
 
     async def _run(
@@ -195,6 +211,7 @@ class Reasoning:
         reasoned: bool,
         seconds: float | None,
         emit: Emit | None = None,
+        admitted: bool = False,
     ) -> tuple[int, Explanation, float]:
         most = self._settings.reasoner_max_tokens if reasoned else 0
         policy, note = asked.policy, asked.note
@@ -202,13 +219,15 @@ class Reasoning:
             (best, found), waited = await explainer.run(
                 lambda model, pause: model.explain(policy, contents, pause, most, emit, note),
                 seconds,
+                admitted,
             )
         except TooLongError as error:
+            raise _too_long(asked, error) from None
+        except SameLabelsError:
             raise RequestError(
-                f"{asked.name}: {error.tokens} tokens are over the limit of {error.limit} that "
-                "the reasoner reads beside this policy",
-                param=asked.name,
-                code="text_too_long",
+                f"{asked.where}: two categories are the same to the reasoner",
+                param=asked.where,
+                code="invalid_policy",
             ) from None
         self._metrics.explained(found, waited)
         return best, found, waited
@@ -221,13 +240,15 @@ class Reasoning:
             self.explainer = None
 
 
-def explanation_json(explained: Explained | None) -> dict[str, Any] | None:
+def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any] | None:
     """An explanation in the native contract; null for an item without text.
 
     What the model did not write in the agreed form is null, and ``status`` says why.
     """
     if explained is None:
         return None
+    if isinstance(explained, str):
+        return NOTHING | {"status": explained}
     found = explained.explanation
     reading = found.reading
     stands = found.status != "malformed"
@@ -247,10 +268,31 @@ def explanation_json(explained: Explained | None) -> dict[str, Any] | None:
     }
 
 
+def _too_long(asked: Asked, error: TooLongError) -> RequestError:
+    if not error.limit:
+        return RequestError(
+            f"{asked.where}: its categories leave the reasoner no room for a text",
+            param=asked.where,
+            code="invalid_policy",
+        )
+    return RequestError(
+        f"{asked.text}: {error.tokens} tokens are over the limit of {error.limit} that the "
+        "reasoner reads beside this policy",
+        param=asked.text,
+        code="text_too_long",
+    )
+
+
 def _agrees(found: Explanation, verdict: Verdict | None) -> bool | None:
+    """Whether both say the same of what both were asked; None where that is nothing."""
     if verdict is None or found.status == "malformed":
         return None
     if not verdict.categories and verdict.threshold is None:
-        return None  # categories of the caller's own alone: the classifier said nothing
-    acted = verdict.withheld or verdict.action
-    return (found.reading.safety == "unsafe") == (acted is not Action.ALLOW)
+        return None  # categories of the caller's own alone
+    category = found.reading.category
+    if category is not None and category not in taxonomy().categories:
+        return None  # for one of them
+    # Attacks are the classifier's to find, and no answer of the reasoner's.
+    overall = verdict.threshold is not None and verdict.score >= verdict.threshold
+    flagged = overall or any(score.flagged for score in verdict.categories.values())
+    return (category is not None) == flagged

@@ -123,10 +123,12 @@ def guidelines(categories: Mapping[str, str | None]) -> tuple[Guideline, ...]:
     found = tuple(Guideline(n, _definition(n, text)) for n, text in categories.items())
     for name, definition in found:
         # The name is the answer: it must survive being written between braces on one line.
-        if not name or name != " ".join(name.split()) or re.search(r"[{}\\]", name):
+        # What cannot be printed may have no token, and two names the same ones.
+        odd = re.search(r"[{}\\]", name) or not name.isprintable()
+        if not name or name != " ".join(name.split()) or odd:
             raise GuidelineError(
-                f"category {name[:MAX_NAME]!r}: a name is one line without braces, backslashes "
-                "and spare blanks"
+                f"category {name[:MAX_NAME]!r}: a name is one line of printable characters without "
+                "braces, backslashes and spare blanks"
             )
         if name == NOT_APPLICABLE:
             raise GuidelineError(f"category {name!r}: that is the answer where none applies")
@@ -168,7 +170,10 @@ def prefix(policy: Sequence[Guideline], form: Format, note: str | None = None) -
 def case(content: Content) -> Pieces:
     """The part that follows ``prefix``: the text, what of it is judged, and the answer's turn."""
     speaker, judged = SPEAKERS[content.question]
-    context = "" if content.context is None else f"User: {content.context}\n"
+    context = content.context or ""
+    if context and not _TURN.match(context):
+        context = f"User: {context}"
+    context += "\n" if context else ""
     return (
         Piece(f"{context}{speaker}: {content.text}\n\nIs the {judged} safe?"),
         Piece(END, True),
@@ -223,6 +228,9 @@ def as_text(pieces: Iterable[Piece]) -> str:
     """The pieces in one string, as a chat template would have written it."""
     return "".join(piece.text for piece in pieces)
 
+
+# What a conversation of several turns begins with (``/v1/decisions``).
+_TURN: Final = re.compile(r"(User|Agent|Agent calls|Rules|Tool): ")
 
 _LAYOUTS: Final[Mapping[Order, "re.Pattern[str]"]] = {
     "verdict-first": re.compile(r"\s*\\safety\{([^{}]*)\}\s*\\category\{([^{}]*)\}(.*)", re.DOTALL),

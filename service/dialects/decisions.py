@@ -7,9 +7,9 @@ for each question at the top level, since the contract's answers are closed.
 """
 
 import json
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain, count
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -25,6 +25,7 @@ from pydantic import (
 from starlette.responses import JSONResponse
 
 from service.dialects.direct import DirectRoute
+from service.engine.reasoner import Explanation
 from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
 from service.reasoning import Asked
@@ -153,14 +154,13 @@ async def decisions(request: Request) -> JSONResponse:
     answer: dict[str, Any] = {
         "model": bundle.name,
         "answers": [
-            answer_json(question, one.reading.unsafe, list(one.reading.categories.values()))
-            for question, one in zip(body.questions, found, strict=True)
+            answer_json(question, one) for question, one in zip(body.questions, found, strict=True)
         ],
         "usage": {
             "input_tokens": tokens,
             "input_tokens_details": {
                 "cached_tokens": cached,
-                "cache_write_tokens": sum(r.tokens - r.cached for r in read if not r.cached),
+                "cache_write_tokens": sum(r.prefix for r in read if not r.cached),
             },
             "output_tokens": written,
             "output_tokens_details": {"reasoning_tokens": written},
@@ -186,7 +186,9 @@ def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
     where = f"questions[{number}]"
     instructions = _limited(words_of(question.instructions, f"{where}.instructions"), where)
     if isinstance(question, Predicate):
-        return Asked(where, (Guideline(_label(question.name or "yes"), instructions),), None)
+        return Asked(
+            (Guideline(_label(question.name or "yes"), instructions),), None, where, "input"
+        )
     if isinstance(question, Choice):
         values = [option.value for option in question.choices]
         field, described = "choices", [option.description for option in question.choices]
@@ -199,18 +201,25 @@ def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
     for value in values:
         name = _label(str(value).lower() if isinstance(value, bool) else value)
         # "true" and true are distinct, and so are names that differ in what is not shown.
-        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+        others = chain([name], (f"{name} ({n})" for n in count(2)))
+        names.append(next(other for other in others if other not in names))
     texts = [None if text is None else _limited(text, where) for text in described]
-    return Asked(where, tuple(map(Guideline, names, texts)), instructions)
+    return Asked(tuple(map(Guideline, names, texts)), instructions, where, "input")
 
 
-def answer_json(
-    question: Predicate | Choice | Score, unsafe: float, probabilities: Sequence[float]
-) -> dict[str, Any]:
-    """An answer in the contract; a score's levels count from 0."""
+def answer_json(question: Predicate | Choice | Score, found: Explanation) -> dict[str, Any]:
+    """An answer in the contract; a score's levels count from 0.
+
+    A refusal where the model, left alone, would have written no answer: its probabilities then mean
+    little.
+    """
+    reading = found.reading
+    if reading.fault is not None:
+        return {"type": "refusal", "name": question.name}
     out: dict[str, Any] = {"type": question.type, "name": question.name}
     if isinstance(question, Predicate):
-        return out | {"probability": unsafe}
+        return out | {"probability": reading.unsafe}
+    probabilities = list(reading.categories.values())
     best = max(range(len(probabilities)), key=lambda n: probabilities[n])
     out["confidence"] = probabilities[best]
     if isinstance(question, Choice):
@@ -281,7 +290,8 @@ def _turn(turn: Turn, where: str) -> tuple[str, str]:
 
 def _label(name: str) -> str:
     """A name that can stand between braces on one line."""
-    return " ".join(re.sub(r"[{}\\]", " ", name).split())[:MAX_NAME] or "yes"
+    shown = "".join(c if c.isprintable() and c not in "{}\\" else " " for c in name)
+    return " ".join(" ".join(shown.split())[:MAX_NAME].split()) or "yes"
 
 
 def _limited(text: str, where: str) -> str:

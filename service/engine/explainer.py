@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -21,7 +22,10 @@ NICENESS: Final = 15
 # While the classifier has work, reasoning waits so long at most between two runs: it is put off,
 # not put out.
 YIELD: Final = 0.05
-PEEK: Final = 0.001
+# Long enough that a thread of low priority does not take Python's lock a thousand times a second.
+PEEK: Final = 0.005
+# Who has run out of time may say so by themselves, with what they have so far.
+GRACE: Final = 0.25
 # Weight of the past in the time that a request takes.
 MEMORY: Final = 0.8
 FIRST_GUESS: Final = 0.5
@@ -95,11 +99,15 @@ class Explainer:
         return self._waiting
 
     async def run(
-        self, work: Callable[[Reasoner, Pause], T], seconds: float | None = None
+        self,
+        work: Callable[[Reasoner, Pause], T],
+        seconds: float | None = None,
+        admitted: bool = False,
     ) -> tuple[T, float]:
         """Do work on the reasoner's thread; returns what it gives and the seconds it waited.
 
-        Cancelling the caller ends the work at its next pause.
+        Cancelling the caller ends the work at its next pause. ``admitted`` work goes on for a
+        request that was let in before, and is not refused however many wait.
 
         Raises:
             OverloadedError: at once, where too many wait.
@@ -109,18 +117,24 @@ class Explainer:
         loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
         patience = self._seconds if seconds is None else min(seconds, self._seconds)
+        if patience <= 0:
+            raise DeadlineError
         job = _Job(work, loop, loop.create_future(), arrived + patience)
         with self._lock:
-            if self._waiting > self._max_waiting:
+            if self._waiting > self._max_waiting and not admitted:
                 raise OverloadedError("capacity", self._usual * self._waiting)
             self._waiting += 1
         self._events.waiting(self._waiting)
         self._jobs.put(job)
         try:
-            result: T = await job.done
+            async with asyncio.timeout(patience + GRACE):
+                result: T = await job.done
         except asyncio.CancelledError:
             job.gone = True
             raise
+        except TimeoutError:
+            job.gone = True
+            raise DeadlineError from None
         return result, (job.started or arrived) - arrived
 
     def close(self) -> None:
@@ -133,8 +147,8 @@ class Explainer:
         load: Callable[[], Reasoner],
         loaded: "queue.SimpleQueue[Reasoner | BaseException]",
     ) -> None:
-        _stand_back()
         try:
+            _stand_back()
             reasoner = load()
         except BaseException as error:  # told to the caller, who waits for it
             loaded.put(error)
@@ -190,7 +204,11 @@ class Explainer:
 def _stand_back() -> None:
     """Lower this thread's priority; threads that it starts inherit it (Linux)."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        me = threading.get_native_id()
+        # Nobody may become less nice; where nothing may be set, so be it.
+        with suppress(OSError):
+            nice = os.getpriority(os.PRIO_PROCESS, me)
+            os.setpriority(os.PRIO_PROCESS, me, max(nice, NICENESS))
 
 
 def _settle(done: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

@@ -29,6 +29,10 @@ class Choice:
     free: list[bool]
 
 
+class SameLabelsError(ValueError):
+    """Labels that cannot be told apart by their tokens."""
+
+
 class Labels:
     """Alternatives as a trie of tokens.
 
@@ -42,7 +46,7 @@ class Labels:
         """Build the trie; options must end so that none is another's beginning.
 
         Raises:
-            ValueError: where one is.
+            SameLabelsError: where one is.
         """
         self._size = len(options)
         self._root = _Node()
@@ -50,10 +54,10 @@ class Labels:
             node = self._root
             for token in tokens:
                 if node.label is not None:
-                    raise ValueError("a label is the beginning of another")
+                    raise SameLabelsError("a label is the beginning of another")
                 node = node.children.setdefault(token, _Node())
             if node.children or node.label is not None:
-                raise ValueError("a label is the beginning of another")
+                raise SameLabelsError("a label is the beginning of another")
             node.label = label
 
     def choose(self, first: Floats, further: Logits, temperature: float = 1.0) -> Choice:

@@ -67,6 +67,8 @@ class Reading:
     categories: dict[str, float]
     fault: Fault | None
     tokens: int
+    prefix: int
+    """How many of them are the policy's."""
     cached: int
     """How many of them were in the cache."""
 
@@ -76,11 +78,14 @@ class Reading:
         return "unsafe" if self.unsafe >= 0.5 else "safe"
 
     @property
+    def best(self) -> str:
+        """The category that fits best, whether safe or not."""
+        return max(self.categories, key=lambda name: self.categories[name])
+
+    @property
     def category(self) -> str | None:
         """The category that fits best; None where it is safe."""
-        if self.safety == "safe":
-            return None
-        return max(self.categories, key=lambda name: self.categories[name])
+        return None if self.safety == "safe" else self.best
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,7 @@ class Reasoner:
 
         Raises:
             TooLongError: where both do not fit.
+            SameLabelsError: where two categories have the same tokens.
         """
         form = self.bundle.form
         prefix = self._encode(reasoning.prefix(policy, form, note))
@@ -199,6 +205,7 @@ class Reasoner:
             },
             fault=None if free else "layout",
             tokens=len(prefix) + len(case),
+            prefix=len(prefix),
             cached=cached,
         )
 
@@ -232,17 +239,19 @@ class Reasoner:
         if fault is not None:
             status = "malformed"
         else:
-            status, reason, fault, written = self._reason(reading, pause, max_reason, emit)
+            # An answer to a question is explained whatever the model thinks of its safety.
+            category = reading.category if note is None else reading.best
+            status, reason, fault, written = self._reason(category, pause, max_reason, emit)
         ended = time.perf_counter()
         return best, Explanation(
             reading, status, reason, fault, written, judged - began, ended - judged
         )
 
     def _reason(
-        self, reading: Reading, pause: Pause, max_reason: int, emit: Emit | None
+        self, category: str | None, pause: Pause, max_reason: int, emit: Emit | None
     ) -> tuple[Status, str | None, Fault | None, int]:
         """Decode greedily behind the verdict, to the end of the turn or the limit."""
-        safety, category = reading.safety, reading.category
+        safety: Safety = "safe" if category is None else "unsafe"
         said = (*reasoning.verdict(safety, category), Piece("\n"))
         # What is left to write of the verdict, behind what was read already.
         rest = said[1:] if safety == "safe" else said[3:]

@@ -41,6 +41,16 @@ def available_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(cores or 1, _quota(cgroup) or cores or 1))
 
 
+def background_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores for work of low priority beside the classifier.
+
+    All of them where the process has them to itself: priorities then decide. A quota on time is
+    used up by whoever runs, and the whole process waits for the next period: half, then.
+    """
+    cores = available_threads(cgroup)
+    return cores if _quota(cgroup) is None else max(1, cores // 2)
+
+
 def _quota(cgroup: Path) -> int | None:
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()

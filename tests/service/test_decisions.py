@@ -8,8 +8,12 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.settings import Settings
+from tamis import reasoning
+from tamis.reasoning import as_text
 from tests.service.test_app import wait_until_ready
-from tests.service.test_reasoning import wait_for_reasoner
+from tests.service.test_reasoning import obedient, wait_for_reasoner
+
+__all__ = ["obedient"]
 
 QUESTIONS: list[dict[str, Any]] = [
     {"type": "predicate", "name": "dose", "instructions": "Does it give dosing advice?"},
@@ -53,7 +57,7 @@ def ask(client: TestClient, status: int = 200, **body: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("given", ["Where is my tea?", TURNS])
-def test_answers_come_in_order_and_sum_to_one(client, given):
+def test_answers_come_in_order_and_sum_to_one(client, obedient, given):
     first, second, third = ask(client, input=given, questions=QUESTIONS)["answers"]
     assert (first["type"], first["name"]) == ("predicate", "dose")
     assert 0 < first["probability"] < 1
@@ -80,6 +84,35 @@ def test_a_question_is_read_once_and_usage_says_so(client):
     assert again["calibrated"] is False
 
 
+def test_what_the_model_would_not_have_answered_is_refused(client):
+    answer = ask(client, input="honk", questions=QUESTIONS[:2])
+    assert answer["answers"] == [
+        {"type": "refusal", "name": "dose"},
+        {"type": "refusal", "name": "area"},
+    ]
+    openai.types.Decision.model_validate(answer)
+
+
+def test_names_that_look_alike_stay_apart(client, obedient):
+    values = ["a", "a (2)", " a", "a\u0004"]
+    asked = {"type": "choice", "instructions": "?", "choices": [{"value": v} for v in values]}
+    (answer,) = ask(client, input="honk", questions=[asked])["answers"]
+    assert [p["value"] for p in answer["probabilities"]] == values
+
+
+def test_turns_are_read_as_they_were_taken(client, obedient, monkeypatch):
+    read: list[str] = []
+    case = reasoning.case
+    monkeypatch.setattr(
+        reasoning, "case", lambda content: read.append(as_text(case(content))) or case(content)
+    )
+    rules = {"role": "system", "content": "Be brief."}
+    ask(client, input=[rules, *TURNS], questions=QUESTIONS[:1])
+    ask(client, input=TURNS, questions=QUESTIONS[:1])
+    assert read[0].startswith("Rules: Be brief.\nUser: Where is my tea?\nAgent calls: find {}\n")
+    assert read[-1].startswith("User: Where is my tea?\n")
+
+
 def test_explanations_on_request(client):
     answer = ask(client, input="honk", questions=QUESTIONS[:1], explanations=True)
     assert answer["explanations"] == [{"name": "dose", "status": "malformed", "reason": None}]
@@ -104,7 +137,7 @@ def test_explanations_on_request(client):
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
             "input[0].content[0]",
         ),
-        ({"input": "tea " * 2_000}, "questions[0]"),
+        ({"input": "tea " * 2_000}, "input"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(client, body, param):
@@ -113,7 +146,7 @@ def test_what_cannot_be_answered_is_refused(client, body, param):
     assert "tea tea" not in error["message"]
 
 
-def test_openais_own_client_reads_it(client):
+def test_openais_own_client_reads_it(client, obedient):
     answer = ask(client, input="x", questions=QUESTIONS)
     parsed = openai.types.Decision.model_validate(answer)
     assert [a.type for a in parsed.answers] == ["predicate", "choice", "score"]
