@@ -1,6 +1,7 @@
 """``tamis evaluate-reasoner``: measure a reasoner on labelled rows and an invented policy."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,9 @@ def add_to(commands: Commands) -> None:
         "--data", type=Path, required=True, action="append", help="folder of rows; repeatable"
     )
     evaluate.add_argument("--checkpoint", type=Path, help="adapter (default: the bare base)")
+    evaluate.add_argument(
+        "--examples", type=Path, help="what was trained on (default: as the checkpoint says)"
+    )
     evaluate.add_argument("--base", help="what the adapter belongs to")
     evaluate.add_argument(
         "--mode",
@@ -64,6 +68,12 @@ def flags_of(bundle: Path | None) -> Any:
             return [decide([finding], policy, own, said).flagged for finding in findings]
 
     return flags
+
+
+def trained_on(examples: Path) -> tuple[str, ...]:
+    """The taxonomies that a folder of examples was drawn from."""
+    report = json.loads((examples / "report.json").read_text(encoding="utf-8"))
+    return tuple(report["examples.jsonl.gz"]["by_taxonomy"])
 
 
 def said_of(bundle: Path) -> str:
@@ -104,6 +114,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         names_only=args.names_only,
         seed=args.seed,
         only=tuple(args.only),
+        trained=None if args.examples is None else trained_on(args.examples),
     )
     flags = None if args.no_classifier else flags_of(args.bundle)
     says = None if args.served is None else served(args.served)

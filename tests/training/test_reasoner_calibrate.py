@@ -29,7 +29,7 @@ def world(count: int = 4000) -> list[Judged]:
         true = np.exp(log) / np.exp(log).sum()
         sure = np.exp(2 * log) / np.exp(2 * log).sum()
         truth = int(rng.choice(3, p=true)) if unsafe else None
-        found.append(Judged(squash(odds), sure.tolist(), truth))
+        found.append(Judged(squash(odds), sure.tolist(), truth, f"policy {len(found) // 8}"))
     return found
 
 
@@ -67,7 +67,9 @@ def test_the_command_calibrates_a_bundle_and_refuses_one_that_is(
 ):
     policy = (Guideline("Cheating", "Tricks people."), Guideline("Rudeness"))
     rows = [
-        Example(str(n), "v", "manners", policy, prompt(text), category, "", "invented", "own")
+        Example(
+            str(n), f"v{n % 2}", "manners", policy, prompt(text), category, "", "a magazine", "own"
+        )
         for n, (text, category) in enumerate(
             [("cheat at cards", "Cheating"), ("call uncle a goose", "Rudeness")] * 4
             + [("bake bread", None), ("water the roses", None)] * 4

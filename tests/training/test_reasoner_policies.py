@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from training.reasoner.examples import (
     Tally,
     draw,
     explained,
+    halved,
     is_sound,
     read_examples,
     whole,
@@ -279,6 +281,28 @@ def test_a_whole_policy_is_tested_with_both_labels_and_all_categories(rows_folde
     assert sum(e.category is None for e in found) == 7
     assert {e.category for e in found} == {"Biscuit theft", "Mockery", None}
     assert len({e.view for e in found}) == 1
+
+
+def test_half_a_policy_leaves_the_other_halfs_texts_safe(rows_folder: Path):
+    names = {"fraud": "Cheating", "race": "Rudeness", "violence": "Pushing"}
+    apart = {key: {"names": [name], "about": "Is bad."} for key, name in names.items()}
+    known = parse_library({"taxonomies": {"m": {"sources": ["sap200"], "categories": apart}}})
+    pools = pools_of(read_sourced([rows_folder], "all"), known, held_out_rows=False)
+    (found,) = halved([pools["m"]], 5, True, 0)
+    assert [name for name, _ in found[0].policy] == ["Cheating", "Pushing"]
+    assert Counter(e.category for e in found) == {None: 5, "Cheating": 3, "Pushing": 2}
+    assert {e.left_out for e in found if e.category is None} == {"Rudeness"}
+    # Where what is left out may be what is listed, no text is clearly safe.
+    near = pools_of(read_sourced([rows_folder], "all"), LIBRARY, held_out_rows=False)
+    (found,) = halved([near["manners"]], 5, True, 0)
+    assert all(e.category for e in found)
+
+
+def test_a_name_that_a_row_is_unsure_of_is_near_as_well():
+    taxonomy = LIBRARY.taxonomies["manners"]
+    view = usual_view(taxonomy, True, ["race"])
+    assert view.is_clear("fraud")
+    assert not view.is_clear("fraud", ["~race"])
 
 
 def test_preparing_parts_held_out_rows_and_reports_no_text(rows_folder: Path, tmp_path: Path):

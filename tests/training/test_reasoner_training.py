@@ -12,6 +12,7 @@ from tamis.reasoning import END, Format, Guideline, answer, case, prefix
 from tests.conftest import write_rows
 from tests.training.reasoner_world import make_causal, make_library, make_rows
 from training.reasoner import decode, packing, rewards, sft
+from training.reasoner import evaluate as evaluation
 from training.reasoner import model as models
 from training.reasoner.evaluate import Settings, evaluate, table
 from training.reasoner.examples import Example, write_examples
@@ -289,15 +290,23 @@ def test_figures_are_counted_as_the_paper_counts():
     assert grounded(rows, said) == 0.5
 
 
-def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(base: Path, tmp_path: Path):
+def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_rows(tmp_path / "rows.jsonl.gz", make_rows())
     arguments = {"base": str(base), "given": make_library()}
 
     def flags(contents):
         return ["bake" not in content.text for content in contents]
 
+    known = evaluate([tmp_path], None, Settings("scored", most=4), flags, **arguments)
+    # The shipped classifier learned from such rows; what it makes of them is no test.
+    assert known["means"]["unseen"]["classifier"] is None
+    monkeypatch.setattr(evaluation, "_taught", lambda _: False)
+    monkeypatch.setattr(evaluation, "FEW", 1)
     results = evaluate([tmp_path], None, Settings("scored", most=4), flags, **arguments)
     groups = {name: figures["group"] for name, figures in results["sets"].items()}
+    # Without every other category of either, no text is clearly safe: neither is halved.
     assert groups == {"manners": "trained", "biscuits": "unseen", "bank": "bank"}
     assert results["sets"]["bank"]["n"] == 40
     assert results["means"]["unseen"]["classifier"]["s_acc"] == 1.0
@@ -306,16 +315,21 @@ def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(base: Path
     assert "biscuits" in table(results)
     written = evaluate([tmp_path], None, Settings(most=2, only=("biscuits",)), None, **arguments)
     assert written["sets"]["biscuits"]["parsed"] == 0.0
+    learnt = Settings("scored", 2, only=("biscuits",), trained=("biscuits",))
+    assert evaluate([tmp_path], None, learnt, None, **arguments)["means"].keys() == {"trained"}
     assert sum(written["sets"]["biscuits"]["faults"].values()) == 4
     made = tmp_path / "measurements"
     made.mkdir()
-    for name, run in (("base", results), ("sft", written)):
+    for name, run in (("base", results), ("sft", known)):
         (made / f"{name}.json").write_text(json.dumps(run))
     (made / "findings.md").write_text("It reads policies.\n")
     page = render(made)
     assert "It reads policies." in page
     assert "| biscuits | prompts | 8 | 4 |" in page
-    assert "| SFT (cold start) | prompts | 4 |" in page
+    assert "| SFT (cold start) | prompts | 8 |" in page
+    (made / "grpo.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match="on other texts"):
+        render(made)
     assert "85.68/78.32" in page
     with pytest.raises(ValueError, match="no taxonomy 'sums'"):
         evaluate([tmp_path], None, Settings(only=("sums",)), None, **arguments)
@@ -380,7 +394,9 @@ def test_rollouts_keep_a_groups_policy_and_end_their_turns(loaded, base: Path):
     rows = [*world()][:3]
     chosen = grpo.Recipe(base=str(base), most_tokens=6)
     rollouts = grpo.Rollouts(rows, coder, FORM, chosen)
-    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(unwrap_model=lambda m: m))
+    accelerator = SimpleNamespace(unwrap_model=lambda m: m)
+    state = SimpleNamespace(global_step=0)
+    trainer = SimpleNamespace(model=model, accelerator=accelerator, state=state)
     made = rollouts(["0", "0", "2"], trainer)
     assert made["prompt_ids"][2] == grpo.question_ids(rows[2], coder, FORM)
     assert [len(ids) <= 6 for ids in made["completion_ids"]] == [True] * 3

@@ -45,7 +45,12 @@ def is_held_out(row: Row) -> bool:
     Hashing the prompt keeps all answers to one prompt on the same side, and keeps a row on its
     side whatever else the data contains.
     """
-    digest = hashlib.sha256(row.prompt.strip().lower().encode()).digest()
+    return is_held_out_prompt(row.prompt)
+
+
+def is_held_out_prompt(prompt: str) -> bool:
+    """The same of a row's prompt alone."""
+    digest = hashlib.sha256(prompt.strip().lower().encode()).digest()
     return int.from_bytes(digest[:4]) % 100 < HELD_OUT_PERCENT
 
 

@@ -31,6 +31,8 @@ class Judged:
     """P(category | unsafe), of the policy's categories in order."""
     truth: int | None
     """The right category's place; None where the example is safe."""
+    policy: str = ""
+    """Equal where the policy is the same."""
 
 
 def fit(judged: Sequence[Judged]) -> Calibration:
@@ -67,9 +69,10 @@ def fit(judged: Sequence[Judged]) -> Calibration:
 def report(judged: Sequence[Judged]) -> dict[str, Any]:
     """How well probabilities hold before and after, the latter on halves they were not fitted on.
 
-    Halves alternate by policy, as texts of one policy come one after the other.
+    All texts of a policy are in one half.
     """
-    halves = [list(judged[n::2]) for n in (0, 1)]
+    policies = {name: n % 2 for n, name in enumerate(dict.fromkeys(j.policy for j in judged))}
+    halves = [[j for j in judged if policies[j.policy] == n] for n in (0, 1)]
     fitted = [fit(half) for half in halves]
     after = [_apply(j, fitted[1 - n]) for n, half in enumerate(halves) for j in half]
     return {

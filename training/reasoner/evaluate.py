@@ -15,13 +15,14 @@ from tqdm import tqdm
 from tamis.content import Content, prompt
 from tamis.reasoning import Format, Guideline
 from training.classifier.inference import device, keep_memory
-from training.datasets.mixing import Variant
+from training.datasets.mixing import FREE, Variant, is_held_out_prompt
+from training.datasets.registry import sources
 from training.reasoner import decode
 from training.reasoner.cases import Pool, Sourced, pools_of, read_sourced
 from training.reasoner.decode import Said
-from training.reasoner.examples import Example, whole
+from training.reasoner.examples import Example, halved, whole
 from training.reasoner.measures import grounded, measure, pooled
-from training.reasoner.model import DEFAULT, load_reasoner
+from training.reasoner.model import DEFAULT, form_of, load_reasoner
 from training.reasoner.policies import Library, library
 
 Mode = Literal["scored", "generated"]
@@ -31,10 +32,15 @@ Flags = Callable[[Sequence[Content]], Sequence[bool]]
 # Answers to texts under one policy.
 Says = Callable[[Sequence[Example]], list[Said]]
 GROUPS: Final = {
-    "trained": "trained taxonomies, held-out rows",
+    "trained": "trained taxonomies, rows that were not trained on",
     "unseen": "taxonomies never trained on",
+    "halved": "policies without every other category, whose texts are safe under them",
     "bank": "an invented bank's policy",
 }
+# What is judged, by the question asked of it.
+NOUNS: Final = {"prompt": "prompts", "response": "responses", "toxicity": "posts"}
+# Of fewer texts than this that are new to the classifier, nothing is said.
+FEW: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Settings:
     seed: int = 0
     only: tuple[str, ...] = ()
     """Taxonomies (default: all)."""
+    trained: tuple[str, ...] | None = None
+    """The taxonomies trained on (default: the adapter's report says)."""
 
 
 def evaluate(
@@ -80,22 +88,23 @@ def evaluate(
         ValueError: for taxonomies that do not exist.
     """
     keep_memory()
-    known, form = given or library(), form or Format()
+    known, form = given or library(), form or form_of(adapter)
     if stray := set(settings.only) - set(known.taxonomies) - {"bank"}:
         raise ValueError(f"--only: no taxonomy {min(stray)!r}")
     rows = read_sourced(data, settings.variant)
-    work = list(_sets(rows, known, _trained(adapter, known), settings))
+    trained = frozenset(settings.trained or _trained(adapter, known))
+    work = list(_sets(rows, known, trained, settings))
     says = says or _model(base, adapter, form, settings.mode)
     sets: dict[str, Any] = {}
     began = time.monotonic()
-    for group, examples in tqdm(work, desc="evaluate", unit="policy"):
+    for group, title, examples in tqdm(work, desc="evaluate", unit="policy"):
         said = says(examples)
-        for name, members in _by_question(examples).items():
+        for name, members in _by_question(title, examples).items():
             chosen, answers = [examples[n] for n in members], [said[n] for n in members]
             figures = measure(chosen, answers) | {"group": group}
             figures["question"] = chosen[0].content.question
             figures["grounded"] = grounded(chosen, answers)
-            if flags is not None:
+            if flags is not None and group != "halved":
                 figures["classifier"] = _classifier(chosen, flags)
             sets[name] = figures
     means = {
@@ -105,8 +114,9 @@ def evaluate(
     }
     if flags is not None:
         for group, mean in means.items():
-            found = [f["classifier"] for f in sets.values() if f["group"] == group]
-            mean["classifier"] = pooled(found)
+            found = [f for f in sets.values() if f["group"] == group]
+            beside = [f["classifier"] for f in found if f.get("classifier")]
+            mean["classifier"] = pooled(beside) if beside else None
     return {
         "about": {
             "adapter": adapter.resolve().name if adapter else None,
@@ -161,25 +171,33 @@ def _trained(adapter: Path | None, known: Library) -> frozenset[str]:
 
 def _sets(
     rows: Sequence[Sourced], known: Library, trained: frozenset[str], settings: Settings
-) -> Iterator[tuple[str, list[Example]]]:
+) -> Iterator[tuple[str, str, list[Example]]]:
+    """Group, title and texts of every set."""
+
     def wanted(name: str) -> bool:
         return not settings.only or name in settings.only
 
     held = pools_of(rows, known, held_out_rows=True)
     seen = pools_of(rows, known, held_out_rows=False)
     tests = known.pools.get("test_requests", frozenset())
-    for name in filter(wanted, known.taxonomies):
+    defined, seed = not settings.names_only, settings.seed
+    for name, taxonomy in known.taxonomies.items():
+        if not wanted(name):
+            continue
         if name in trained:
             group, pool = "trained", held.get(name)
         else:
-            group, pool = "unseen", _joined(held.get(name), seen.get(name), tests)
+            group = "trained" if taxonomy.like in trained else "unseen"
+            pool = _joined(held.get(name), seen.get(name), tests)
         if pool is None:
             continue
-        for examples in whole([pool], settings.most, not settings.names_only, settings.seed):
-            if examples:
-                yield group, examples
+        for examples in whole([pool], settings.most, defined, seed):
+            yield group, name, examples
+        for examples in halved([pool], settings.most // 2, defined, seed):
+            if {True, False} == {example.category is None for example in examples}:
+                yield "halved", f"{name}, half", examples
     if wanted("bank"):
-        yield "bank", bank()
+        yield "bank", "bank", bank()
 
 
 def _joined(held: Pool | None, seen: Pool | None, tests: frozenset[str]) -> Pool | None:
@@ -207,18 +225,21 @@ def _model(base: str, adapter: Path | None, form: Format, mode: Mode) -> Says:
     return lambda examples: run(model, coder, form, examples)
 
 
-def _by_question(examples: Sequence[Example]) -> dict[str, list[int]]:
-    """Places of examples, by taxonomy and, where it has several, what is judged of them."""
+def _by_question(title: str, examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Places of examples, by the set's title and, where it has several, what is judged of them."""
     found: dict[str, list[int]] = {}
     for n, example in enumerate(examples):
         found.setdefault(example.content.question, []).append(n)
-    name = examples[0].taxonomy
     if len(found) == 1:
-        return {name: list(range(len(examples)))}
-    return {f"{name}, {question}s": members for question, members in found.items()}
+        return {title: list(range(len(examples)))}
+    return {f"{title}, {NOUNS[question]}": members for question, members in found.items()}
 
 
-def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any]:
+def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any] | None:
+    """The classifier's figures, on texts that it was not trained on; None where these are few."""
+    examples = [example for example in examples if not _taught(example)]
+    if len(examples) < FEW:
+        return None
     flagged = flags([example.content for example in examples])
     truth = [example.category is not None for example in examples]
     right = sum(t == f for t, f in zip(truth, flagged, strict=True))
@@ -232,6 +253,14 @@ def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any]:
     }
 
 
+def _taught(example: Example) -> bool:
+    """Whether the shipped classifier was trained on a text: permissive rows, not held out."""
+    content = example.content
+    asked = content.text if content.context is None else content.context
+    known = example.source in sources() and example.licence in FREE
+    return known and not is_held_out_prompt(asked)
+
+
 def table(results: dict[str, Any]) -> str:
     """The figures as an aligned text table."""
     columns = ("n", "unsafe", "parsed", "s_acc", "s_f1", "c_acc", "words")
@@ -242,7 +271,7 @@ def table(results: dict[str, Any]) -> str:
     rows += [(f"mean {group}", "", mean) for group, mean in results["means"].items()]
     for name, question, figures in rows:
         cells = "".join(_cell(figures.get(c)).rjust(8) for c in columns)
-        other = figures.get("classifier", {}).get("s_acc")
+        other = (figures.get("classifier") or {}).get("s_acc")
         lines.append(name.ljust(22) + question.ljust(17) + cells + _cell(other).rjust(12))
     return "\n".join(lines)
 

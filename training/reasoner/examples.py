@@ -89,27 +89,65 @@ def draw(pools: Sequence[Pool], plan: Plan) -> Iterator[list[Example]]:
 def whole(pools: Iterable[Pool], most: int, defined: bool, seed: int) -> Iterator[list[Example]]:
     """For tests: each taxonomy under its authors' own policy, up to ``most`` texts of either label.
 
-    Unsafe texts are spread evenly over the categories. A taxonomy of more categories than one
-    policy lists shows those with the most texts; the others' texts are left out.
+    That many for prompts, and as many for responses, where there are both. Unsafe texts are spread
+    evenly over the categories. A taxonomy of more categories than one policy lists shows those with
+    the most texts; the others' texts are left out.
     """
     for pool in pools:
-        taxonomy = pool.taxonomy
-        by_size = sorted(taxonomy.categories, key=lambda key: -len(pool.unsafe.get(key, ())))
-        kept = set(by_size[: taxonomy.most - bool(taxonomy.topics)])
-        view = usual_view(taxonomy, defined, [k for k in taxonomy.categories if k in kept])
-        digest = int(hashlib.sha256(taxonomy.name.encode()).hexdigest()[:8], 16)
-        rng = np.random.default_rng([seed, digest])
-        waiting = [_shuffled(pool.unsafe[key], rng) for key in view.shown if key in pool.unsafe]
-        unsafe: list[Case] = []
-        while len(unsafe) < most and any(waiting):
-            unsafe += [cases.pop() for cases in waiting if cases]
-        outside = [c for key in pool.unsafe if view.is_clear(key) for c in pool.unsafe[key]]
-        # In turns from each source, as the sources of safe rows differ more than their sizes say.
-        sources = [_shuffled(cases, rng) for _, cases in sorted(pool.safe.items())]
-        safe: list[Case] = _shuffled(outside, rng)[:most] if not sources else []
-        while len(safe) < most and any(sources):
-            safe += [cases.pop() for cases in sources if cases]
-        yield [_example(view, case) for case in (*unsafe[:most], *safe[:most])]
+        kept = _largest(pool, pool.taxonomy.most)
+        yield _under(pool, kept, most, defined, seed, left_out=False)
+
+
+def halved(pools: Iterable[Pool], most: int, defined: bool, seed: int) -> Iterator[list[Example]]:
+    """For tests: policies without every other category, whose texts are what is safe under them.
+
+    Only a model that reads the policy can tell: by themselves those texts are as bad as the others.
+    """
+    for pool in pools:
+        shown = _largest(pool, pool.taxonomy.most * 2)[::2]
+        if len(shown) > 1:
+            yield _under(pool, shown, most, defined, seed, left_out=True)
+
+
+def _largest(pool: Pool, most: int) -> list[str]:
+    """The categories with the most texts; on topics never all, as only the others' are safe."""
+    taxonomy = pool.taxonomy
+    by_size = sorted(taxonomy.categories, key=lambda key: -len(pool.unsafe.get(key, ())))
+    return by_size[: min(most, len(by_size)) - bool(taxonomy.topics)]
+
+
+def _under(
+    pool: Pool, kept: Sequence[str], most: int, defined: bool, seed: int, left_out: bool
+) -> list[Example]:
+    taxonomy = pool.taxonomy
+    view = usual_view(taxonomy, defined, [k for k in taxonomy.categories if k in kept])
+    digest = int(hashlib.sha256(taxonomy.name.encode()).hexdigest()[:8], 16)
+    rng = np.random.default_rng([seed, digest])
+    waiting = [_shuffled(pool.unsafe[key], rng) for key in view.shown if key in pool.unsafe]
+    unsafe = _in_turns(waiting, most)
+    outside = [
+        _shuffled([c for c in pool.unsafe[key] if view.is_clear(key, c.also)], rng)
+        for key in pool.unsafe
+        if key not in view.shown
+    ]
+    # In turns from each source, as the sources of safe rows differ more than their sizes say.
+    sources = [_shuffled(cases, rng) for _, cases in sorted(pool.safe.items())]
+    safe = _in_turns(outside if left_out or not sources else sources, most)
+    return [_example(view, case) for case in (*unsafe, *safe)]
+
+
+def _in_turns(waiting: Sequence[list[Case]], most: int) -> list[Case]:
+    """One from each pile in turns, up to ``most`` of each question; empties the piles."""
+    chosen: list[Case] = []
+    counts: Counter[str] = Counter()
+    while any(waiting):
+        for cases in waiting:
+            if cases:
+                case = cases.pop()
+                if counts[case.content.question] < most:
+                    counts[case.content.question] += 1
+                    chosen.append(case)
+    return chosen
 
 
 def _group(pool: Pool, view: View, size: int, rng: np.random.Generator) -> list[Example]:

@@ -1,8 +1,9 @@
 """GSPR's second stage: GRPO with trl, from the bare base or from a cold start.
 
 Hyperparameters are the paper's (section 4.1 and its launcher) where a small machine allows: groups
-of 5, temperature 0.7, top-p 0.8, KL 0.001, clip 0.2 with a dual clip of 3, mean over tokens, one
-epoch. An adapter learns at a rate of its own, and a CPU run takes fewer prompts a step than 128.
+of 5, temperature 0.7, top-p 0.8, KL 0.001, clip 0.2 with a dual clip of 3, mean over tokens. An
+adapter learns at a rate of its own; a CPU run takes fewer prompts a step than 128, and one update
+from them, so that nothing is ever clipped.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from tamis.reasoning import END, Format, case, prefix
@@ -26,7 +27,7 @@ from training.reasoner.decode import Sampling
 from training.reasoner.examples import Example, read_examples
 from training.reasoner.packing import Coder
 from training.reasoner.rewards import Reward, reward
-from training.reasoner.sft import EXAMPLES, METRICS
+from training.reasoner.sft import EXAMPLES, METRICS, cut, same_recipe
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one, and pinned
 
@@ -37,6 +38,7 @@ CURVES: Final = {
     "parsed": "format",
     "safety": "safety right",
     "category": "category right",
+    "frac_reward_zero_std": "groups of equal rewards",
 }
 
 
@@ -59,7 +61,9 @@ class Recipe:
     top_p: float = 0.8
     clip: float = 0.2
     dual_clip: float = 3.0
-    entropy: float = 0.001
+    entropy: float = 0.0
+    """The paper's is 0.001. Where all rewards of a step are equal it is the only gradient, which
+    Adam makes a full step towards random text."""
     most_tokens: int = 72
     most_question_tokens: int = 384
     rank: int = 16
@@ -77,12 +81,10 @@ class Rollouts:
 
     def __init__(self, examples: Sequence[Example], coder: Coder, form: Format, recipe: Recipe):
         self.examples, self.coder, self.form, self.recipe = examples, coder, form, recipe
-        self.calls = 0
         self.parts: list[Reward] = []
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """One rollout per prompt (the trainer repeats a prompt for its group), in their order."""
-        self.calls += 1
         chosen = [self.examples[int(prompt)] for prompt in prompts]
         model = trainer.accelerator.unwrap_model(trainer.model)
         found: dict[int, list[int]] = {}
@@ -94,7 +96,7 @@ class Rollouts:
                 self.recipe.temperature,
                 self.recipe.top_p,
                 # Another draw for every step and policy, and the same on the same run.
-                seed=hash((self.recipe.seed, self.calls, int(view[:8], 36))) % 2**31,
+                seed=hash((self.recipe.seed, trainer.state.global_step, int(view[:8], 36))) % 2**31,
             )
             with autocast(device()):
                 written = decode.write_ids(
@@ -168,11 +170,15 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, AdapterError: where data or cold start are missing.
+        ValueError: where ``out`` holds a run of another recipe.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     out.mkdir(parents=True, exist_ok=True)
+    same_recipe(out, recipe)
+    checkpoints = sorted((out / "trainer").glob("checkpoint-*"))
+    cut(out / METRICS, max((int(c.name.rpartition("-")[2]) for c in checkpoints), default=0))
     keep_memory()
     torch.manual_seed(recipe.seed)
     model, coder = models.load_base(recipe.base, torch.float32)
@@ -181,7 +187,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         # has to be part of that.
         model = PeftModel.from_pretrained(model, str(models.adapter_of(Path(recipe.init))))
         model = model.merge_and_unload()
-    form = Format()
+    form = models.form_of(Path(recipe.init)) if recipe.init else Format()
     examples = [
         example
         for example in read_examples(data / EXAMPLES)
@@ -228,7 +234,10 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         log_completions=False,
     )
     trainer = GRPOTrainer(
-        model=get_peft_model(model, lora),
+        model=model,
+        # Wrapped by trl: of a model that is wrapped already it would keep a second adapter as the
+        # reference, and a resumed run would begin with a fresh first one.
+        peft_config=lora,
         reward_funcs=[rollouts.reward],
         args=args,
         train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(examples))]}),
@@ -236,9 +245,9 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         rollout_func=rollouts,
         callbacks=[_Metrics(out / METRICS, rollouts)],
     )
-    result = trainer.train(resume_from_checkpoint=any((out / "trainer").glob("checkpoint-*")))
+    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
     models.save_adapter(trainer.model, recipe.base, out, folder=DELTA)
-    _combine(recipe, out)
+    _combine(recipe, out, form)
     report = {
         "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
         "taxonomies": sorted({example.taxonomy for example in examples}),
@@ -262,7 +271,7 @@ def _tokenizer(base: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _combine(recipe: Recipe, out: Path) -> None:
+def _combine(recipe: Recipe, out: Path, form: Format) -> None:
     """Write ``out/adapter``: what was learnt here on top of the cold start's, for the bare base.
 
     The sum of two low-rank updates is one whose factors stand side by side.
@@ -276,4 +285,4 @@ def _combine(recipe: Recipe, out: Path) -> None:
             parameter.data = parameter.data.float()
         first.add_weighted_adapter(["cold", "grpo"], [1.0, 1.0], "both", combination_type="cat")
         name = "both"
-    models.save_adapter(first, recipe.base, out, name)
+    models.save_adapter(first, recipe.base, out, name, form=form)

@@ -1,11 +1,13 @@
 """GSPR's figures (section 4.1): S-Acc, S-F1, C-Acc, and what the paper leaves out beside them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from training.evaluation.metrics import f1
 from training.reasoner.decode import Said
 from training.reasoner.examples import Example
+
+LEAST: Final = 10
 
 
 def measure(examples: Sequence[Example], said: Sequence[Said]) -> dict[str, Any]:
@@ -62,7 +64,11 @@ def grounded(examples: Sequence[Example], said: Sequence[Said]) -> float | None:
 
 
 def pooled(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over sets, each counting the same, as in the paper's tables."""
+    """Means over sets, each counting the same, as in the paper's tables.
+
+    A set with hardly any text of one label says little, and is left out where others say more.
+    """
+    figures = [f for f in figures if min(f["unsafe"], f["n"] - f["unsafe"]) >= LEAST] or figures
     keys = ("parsed", "s_acc", "s_acc_all", "s_f1", "c_acc", "c_acc_unsafe", "words", "grounded")
     mean = {}
     for key in keys:

@@ -1,6 +1,8 @@
 """The reasoner while it is trained: a causal language model with a LoRA adapter, run on trees."""
 
+import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from tamis.reasoning import Format
 from training.classifier import bases
 from training.classifier.inference import device
 from training.reasoner import attention
@@ -18,6 +21,8 @@ from training.reasoner.packing import Batch, Coder
 DEFAULT: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TARGETS: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTER: Final = "adapter"
+# What an export reads beside the adapter (``export.reasoner``).
+ANSWERS: Final = "format.json"
 
 
 class AdapterError(ValueError):
@@ -66,8 +71,19 @@ def adapter_of(folder: Path) -> Path:
     return found
 
 
+def form_of(folder: Path | None) -> Format:
+    """The form of answers that an adapter was taught; the default where there is none."""
+    file = None if folder is None else adapter_of(folder) / ANSWERS
+    return Format(**json.loads(file.read_text())) if file and file.exists() else Format()
+
+
 def save_adapter(
-    model: PeftModel, base: str, out: Path, name: str = "default", folder: str = ADAPTER
+    model: PeftModel,
+    base: str,
+    out: Path,
+    name: str = "default",
+    folder: str = ADAPTER,
+    form: Format | None = None,
 ) -> None:
     """Write an adapter of the model as ``out/folder``; its files appear when they are complete."""
     # Where the base lay is nobody's business; which one it was is.
@@ -79,6 +95,8 @@ def save_adapter(
         (out / folder).mkdir(exist_ok=True)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             (made / file).replace(out / folder / file)
+    if form is not None:
+        (out / folder / ANSWERS).write_text(json.dumps(asdict(form)) + "\n")
 
 
 def _public(base: str) -> str:

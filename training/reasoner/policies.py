@@ -23,8 +23,8 @@ SUBSET: Final = 0.75
 RENAMED: Final = 0.35
 
 _FIELDS: Final = frozenset(
-    {"sources", "own_safe", "safe", "held_out", "topics", "extra", "first", "any", "by", "most"}
-    | {"categories"}
+    {"sources", "own_safe", "safe", "held_out", "like", "topics", "extra", "first", "any", "by"}
+    | {"most", "categories"}
 )
 _CATEGORY_FIELDS: Final = frozenset({"names", "about", "from", "near"})
 
@@ -55,6 +55,7 @@ class Taxonomy:
     own_safe: bool = False
     safe: tuple[str, ...] = ()
     held_out: bool = False
+    like: str | None = None
     topics: bool = False
     extra: frozenset[str] = frozenset()
     first: tuple[str, ...] = ()
@@ -97,10 +98,12 @@ class View:
 
     def is_clear(self, key: str, also: Iterable[str] = ()) -> bool:
         """Whether nothing listed may cover a category that the policy leaves out."""
-        near = self.taxonomy.categories[key].near | set(also)
+        # A row's own names may be marked as uncertain (`~`): that is enough to be near.
+        named = {name.lstrip("~") for name in also}
+        near = self.taxonomy.categories[key].near | named
         if self.taxonomy.by_leaf:
             # Subtopics of one category, and of those that a row may belong to as well, overlap.
-            heads = {key.rpartition("/")[0], *(name.lstrip("~") for name in also)}
+            heads = {key.rpartition("/")[0], *named}
             near |= {k for k in self.shown if k.rpartition("/")[0] in heads}
         mutual = {k for k in self.shown if key in self.taxonomy.categories[k].near}
         return key not in self.shown and not mutual and not near.intersection(self.shown)
@@ -132,6 +135,8 @@ def parse_library(raw: Mapping[str, Any]) -> Library:
     for name, made in found.items():
         if stray := set(made.safe) - set(pools):
             raise TaxonomyError(f"{name}: unknown pools {sorted(stray)}")
+        if made.like is not None and made.like not in found:
+            raise TaxonomyError(f"{name}: like an unknown taxonomy {made.like!r}")
     return Library(found, pools)
 
 
@@ -168,6 +173,7 @@ def _taxonomy(name: str, raw: Mapping[str, Any]) -> Taxonomy:
         own_safe=bool(raw.get("own_safe")),
         safe=tuple(raw.get("safe", ())),
         held_out=bool(raw.get("held_out")),
+        like=raw.get("like"),
         topics=bool(raw.get("topics")),
         extra=frozenset(raw.get("extra", ())),
         first=tuple(raw.get("first", ())),

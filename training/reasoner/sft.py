@@ -145,7 +145,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         ValueError: where ``out`` holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _same_recipe(out, recipe)
+    same_recipe(out, recipe)
     keep_memory()
     torch.manual_seed(recipe.seed)
     model, coder = models.load_base(recipe.base)
@@ -170,7 +170,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         master.load(state["master"])
         start, seconds, cpu = state["step"], state["seconds"], state["cpu"]
         tokens, examples = state["tokens"], state["examples"]
-        _cut(out / METRICS, start)
+        cut(out / METRICS, start)
     began, began_cpu = time.monotonic() - seconds, time.process_time() - cpu
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="sft")
     with (out / METRICS).open("a", encoding="utf-8") as metrics:
@@ -190,7 +190,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
                 saved = {"master": master.state(), "step": step + 1, "tokens": tokens}
                 saved |= {"examples": examples, "seconds": time.monotonic() - began}
                 torch.save(saved | {"cpu": time.process_time() - began_cpu}, last)
-                models.save_adapter(model, recipe.base, out)
+                models.save_adapter(model, recipe.base, out, form=Format(recipe.order))
             metrics.write(json.dumps(said) + "\n")
             metrics.flush()
     if start < steps:
@@ -221,7 +221,8 @@ def load_trees(path: Path, coder: Coder, recipe: Recipe) -> list[Tree]:
     return list(pack(read_examples(path), coder, form, recipe.tree_tokens, recipe.reason_weight))
 
 
-def _same_recipe(out: Path, recipe: Recipe) -> None:
+def same_recipe(out: Path, recipe: Any) -> None:
+    """Note what decides a run; a run of anything else is refused with a ValueError."""
     path = out / "recipe.json"
     said = json.loads(json.dumps(asdict(recipe)))
     if path.exists() and json.loads(path.read_text()) != said:
@@ -229,7 +230,7 @@ def _same_recipe(out: Path, recipe: Recipe) -> None:
     path.write_text(json.dumps(said, indent=2) + "\n")
 
 
-def _cut(path: Path, steps: int) -> None:
+def cut(path: Path, steps: int) -> None:
     """Forget what was measured after the last checkpoint."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] <= steps]

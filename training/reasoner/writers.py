@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from tamis.reasoning import Format
 from training.reasoner import decode
 from training.reasoner.decode import Sampling
 from training.reasoner.examples import (
@@ -24,7 +23,7 @@ from training.reasoner.examples import (
     write_examples,
 )
 from training.reasoner.measures import grounded
-from training.reasoner.model import load_reasoner
+from training.reasoner.model import form_of, load_reasoner
 from training.reasoner.traces import MOST_WORDS
 from training.synthesis.generator import EndpointGenerator, GeneratorError
 from training.synthesis.generator import Sampling as Writing
@@ -86,7 +85,7 @@ def self_explained(
     at most ``MOST_WORDS`` words and a quotation that stands in the text is kept. Returns counts.
     """
     model, coder = load_reasoner(base, adapter)
-    form = Format()
+    form = form_of(adapter)
     by_view: dict[str, list[Example]] = defaultdict(list)
     for example in read_examples(data)[:count]:
         by_view[example.view].append(example)
