@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import yaml
 
+from tamis.reasoning import GuidelineError, guidelines
 from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 
 OVERALL: Final = "overall"
@@ -135,14 +136,24 @@ def load_policies(directory: Path) -> dict[str, Policy]:
     """Every ``*.yaml`` policy of a directory by its name.
 
     Raises:
-        PolicyError: where one cannot be read or two share a name.
+        PolicyError: where one cannot be read, two share a name, or one has categories of its own
+            that the reasoner cannot answer with, or for a shadow.
     """
     policies: dict[str, Policy] = {}
+    files: dict[str, str] = {}
     for path in sorted(directory.glob("*.yaml")):
         policy = Policy.load(path)
         if policy.name in policies:
             raise PolicyError(f"{path.name}: a policy named {policy.name!r} exists already")
-        policies[policy.name] = policy
+        _check_own(policy, path.name)
+        policies[policy.name], files[policy.name] = policy, path.name
+    for name, policy in policies.items():
+        shadow = policies.get(policy.shadow or "")
+        if shadow is not None and shadow.own:
+            raise PolicyError(
+                f"{files[name]}: field 'shadow': {shadow.name!r} has the category "
+                f"{shadow.own[0]!r} of its own, for which the classifier has no score"
+            )
     return policies
 
 
@@ -172,6 +183,16 @@ def _check_categories(rules: Mapping[str, Rule], where: str) -> None:
                     f"{where}: category {name!r} is your own: the classifier gives it no score "
                     "that 'flag' or 'block' could apply to"
                 ) from None
+
+
+def _check_own(policy: Policy, where: str) -> None:
+    """Categories of one's own are the reasoner's, which asks for all but the attack signal."""
+    if not policy.own:
+        return
+    try:
+        guidelines({n: r.definition for n, r in policy.categories.items() if n != ATTACK})
+    except GuidelineError as error:
+        raise PolicyError(f"{where}: {error}") from None
 
 
 def _only(data: Mapping[str, Any], known: set[str], where: str) -> None:

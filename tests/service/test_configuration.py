@@ -75,6 +75,33 @@ async def test_a_bad_file_leaves_everything_as_it_was(settings: Settings, folder
     assert value(metrics, "tamis_config_last_reload_successful") == 1
 
 
+OWN = "name: bank\ncategories: {NAME: {definition: TEXT}}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("'lo{an'", "A loan.", "bank.yaml: category 'lo{an': a name is one line .*braces"),
+        ("n" * 81, "A loan.", "bank.yaml: category .* the name has 81 characters, the limit is 80"),
+        ("loans", "a" * 601, "bank.yaml: category 'loans': the definition has 601 characters"),
+    ],
+)
+def test_what_the_reasoner_can_never_answer_is_refused_at_once(
+    settings: Settings, folder: Path, name: str, text: str, said: str
+):
+    (folder / "bank.yaml").write_text(OWN.replace("NAME", name).replace("TEXT", text))
+    with pytest.raises(PolicyError, match=said):
+        Configuration(settings, Metrics())
+
+
+def test_a_shadow_has_no_categories_of_its_own(settings: Settings, folder: Path):
+    (folder / "bank.yaml").write_text(OWN.replace("NAME", "loans").replace("TEXT", "A loan."))
+    Configuration(settings, Metrics())
+    (folder / "strict.yaml").write_text(STRICT.replace("lax", "bank"))
+    with pytest.raises(PolicyError, match=r"strict.yaml: field 'shadow': 'bank' has .* 'loans'"):
+        Configuration(settings, Metrics())
+
+
 async def test_a_folder_that_is_gone_leaves_everything_as_it_was(settings: Settings, folder: Path):
     configuration = Configuration(settings, Metrics())
     folder.rename(folder.with_name("elsewhere"))
