@@ -60,8 +60,19 @@ def load_reasoner(path: Path) -> "Reasoner":
 
 
 def policy_of(path: Path | None) -> Policy:
-    """The policy of a file, or the default."""
-    return Policy.load(path) if path else default_policy()
+    """The policy of a file, or the default.
+
+    Raises:
+        CommandError: where it has categories of its own: the classifier would let through all that
+            they are to stop.
+    """
+    policy = Policy.load(path) if path else default_policy()
+    if path is not None and policy.own:
+        raise CommandError(
+            f"{path.name}: category {policy.own[0]!r} is the policy's own: the reasoner alone "
+            "judges it, in `tamis serve`"
+        )
+    return policy
 
 
 def provenance_of(classifier: "Classifier", policy: Policy) -> Provenance:

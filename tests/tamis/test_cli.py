@@ -56,3 +56,19 @@ def test_a_row_outside_the_schema_is_named(capsys, tmp_path: Path):
     message = capsys.readouterr().err
     assert "bad.jsonl.gz line 1: field 'label'" in message
     assert "secret" not in message
+
+
+def test_policies_that_the_reasoner_alone_judges_are_refused(capsys, tmp_path: Path):
+    policy = tmp_path / "bank.yaml"
+    policy.write_text("name: bank\ncategories: {loan promises: {definition: Promises a loan.}}\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "hello"}\n')
+    for command in (
+        ["moderate", "hello"],
+        ["moderate", "--input", str(rows)],
+        ["evaluate", "--data", str(tmp_path)],
+    ):
+        assert main([*command, "--policy", str(policy)]) == 1
+        said = capsys.readouterr()
+        assert "bank.yaml: category 'loan promises'" in said.err
+        assert not said.out
