@@ -25,7 +25,7 @@ async def policies(request: Request) -> JSONResponse:
     offered = moderator.configuration.policies
     return JSONResponse(
         {
-            "default": moderator.policy(request).name,
+            "default": moderator.policy(request, reasoned=True).name,
             "policies": [policy_json(policy, bundle) for policy in offered.values()],
         }
     )
@@ -33,6 +33,8 @@ async def policies(request: Request) -> JSONResponse:
 
 def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
     """A policy as it decides on a bundle; thresholds are null for what the bundle was not taught.
+
+    ``own`` are the categories that the policy alone has, and the reasoner alone judges.
 
     ``overall`` has thresholds for each of the questions: of a prompt, a response, and a plain text.
     """
@@ -50,6 +52,7 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
         "mode": policy.mode,
         "deadline_ms": policy.deadline_ms,
         "shadow": policy.shadow,
+        "own": policy.own,
         "overall": overall and {q: asdict(overall.resolve(own[q])) for q in get_args(Question)},
         "categories": categories,
     }

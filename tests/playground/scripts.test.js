@@ -8,7 +8,7 @@ import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
 import { between, parse, quantile, snapshot } from "./metrics.js";
-import { asksSomething, draftOf, inForce, isEdited, limitsOf, setLimit, written, yaml } from "./policy.js";
+import { asksSomething, draftOf, inForce, isEdited, limitsOf, namesOf, setLimit, written, yaml } from "./policy.js";
 import { told } from "./reasons.js";
 import { codePoints, segments, utf16Offsets } from "./spans.js";
 
@@ -151,6 +151,19 @@ test("a policy without the overall question, and one that asks nothing", () => {
   });
   draft.categories.hate.on = false;
   assert.equal(asksSomething(draft), false);
+});
+
+test("categories of a policy's own stay its own, and keep their definitions", () => {
+  const rule = { flag: null, block: null, definition: "Promises a loan." };
+  const bank = { ...bare, name: "bank", own: ["loan promises"], categories: { ...bare.categories, "loan promises": rule } };
+  const offered = [{ ...usual, own: [] }, bank];
+  assert.ok(!("loan promises" in draftOf(offered[0], offered, "prompt").categories));
+  assert.deepEqual(namesOf(offered), ["hate", "toxicity", "weapons"]);
+  const draft = draftOf(bank, offered, "prompt");
+  assert.equal(isEdited(draft), false);
+  setLimit(draft.categories.hate, "flag", 0.3);
+  assert.deepEqual(written(draft).categories, { hate: { flag: 0.3, block: 0.5 }, "loan promises": { definition: rule.definition } });
+  assert.match(yaml(written(draft)), /\n  "loan promises": \{definition: "Promises a loan."\}\n/);
 });
 
 test("a policy as YAML", () => {

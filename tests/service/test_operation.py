@@ -109,6 +109,25 @@ def test_policies_are_listed_with_the_thresholds_that_hold(start: Start):
         assert (category["flag"] is not None) == taught
 
 
+def test_policies_are_listed_to_those_whose_policy_the_reasoner_judges(
+    start: Start, tmp_path: Path
+):
+    loans = {"loan promises": {"definition": "Promises a loan."}, "hate": {}}
+    bank = {"name": "bank", "categories": loans}
+    (tmp_path / "policies" / "bank.yaml").write_text(yaml.safe_dump(bank))
+    key, entry = new_key("app", policy="bank")
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    client = start(keys=tmp_path / "keys.yaml")
+    answer = client.get("/policies", headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["default"] == "bank"
+    offered = {policy["name"]: policy for policy in answer.json()["policies"]}
+    assert offered["bank"]["own"] == ["loan promises"]
+    unscored = loans["loan promises"] | {"flag": None, "block": None}
+    assert offered["bank"]["categories"]["loan promises"] == unscored
+    assert offered["default"]["own"] == []
+
+
 def test_keys_guard_everything_but_health(start: Start, tmp_path: Path):
     path = tmp_path / "keys.yaml"
     held = keys(path, app=["moderate"], prometheus=["metrics"], operator=["admin"])

@@ -9,7 +9,7 @@ import { feedbackForm, takesFeedback } from "./feedback.js";
 import { Input, MODE_NAMES, textsOf } from "./input.js";
 import { Judging } from "./judging.js";
 import { Live } from "./live.js";
-import { QUESTIONS, asksSomething, draftOf, inForce, isEdited, limitsOf, written } from "./policy.js";
+import { QUESTIONS, asksSomething, draftOf, inForce, isEdited, limitsOf, namesOf, written } from "./policy.js";
 import { Problem } from "./problem.js";
 import { Reasons } from "./reasons.js";
 import { shortcuts } from "./shortcuts.js";
@@ -108,8 +108,7 @@ function show(judged) {
   showScores();
   takesFeedback().then((does) => {
     if (!does || state.judged !== judged || !judged.verdict.windows) return;
-    const names = new Set(state.policies.flatMap((p) => Object.keys(p.categories)));
-    byId("verdict").append(feedbackForm(judged, [...names]));
+    byId("verdict").append(feedbackForm(judged, namesOf(state.policies)));
   });
 }
 
@@ -156,6 +155,7 @@ function choose(name) {
   const about = [policy.description];
   if (policy.mode === "score") about.push("It only scores: nothing is flagged or blocked.");
   if (policy.shadow) about.push(`“${policy.shadow}” is on trial beside it.`);
+  if (policy.own?.length) about.push("It has categories of its own, which the reasoner alone judges.");
   byId("policy-note").textContent = about.filter(Boolean).join(" ");
   drawEditor();
   edited();

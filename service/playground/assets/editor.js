@@ -85,7 +85,7 @@ function row(name, rule, definition, update) {
     el("label", { class: "name", title: definition }, on, el("span", {}, name)),
     known
       ? [el("div", { class: "track" }, of("range")), el("div", { class: "numbers" }, of("number"))]
-      : el("span", { class: "note" }, "not in this bundle"),
+      : el("span", { class: "note" }, rule.own ? "the reasoner's alone" : "not in this bundle"),
   );
   show();
   return { element };

@@ -9,6 +9,11 @@ export const QUESTIONS = {
   post: ["toxicity"],
 };
 
+/** The categories of policies, but those of their own. */
+export const namesOf = (policies) => [
+  ...new Set(policies.flatMap((p) => Object.keys(p.categories).filter((name) => !p.own?.includes(name)))),
+];
+
 /**
  * A draft of a policy, as GET /policies describes it.
  *
@@ -17,12 +22,13 @@ export const QUESTIONS = {
  */
 export function draftOf(policy, policies, question) {
   const others = [policy, ...policies];
-  const names = new Set(policies.flatMap((p) => Object.keys(p.categories)));
+  const names = [...new Set([...namesOf(policies), ...Object.keys(policy.categories)])];
   const overall = others.find((p) => p.overall)?.overall[question] ?? { flag: 0.5, block: 0.9 };
   const categories = {};
   for (const name of names) {
     const rule = others.find((p) => p.categories[name]).categories[name];
-    categories[name] = { ...rule, on: name in policy.categories, taught: rule.flag !== null };
+    const own = policy.own?.includes(name) ?? false;
+    categories[name] = { ...rule, on: name in policy.categories, taught: rule.flag !== null, own };
   }
   return { base: policy, overall: { ...overall, on: policy.overall !== null, edited: false }, categories };
 }
@@ -58,7 +64,7 @@ export function written({ base, overall, categories }) {
   if (overall.on) out.overall = overall.edited || !base.overall ? limits(overall) : shared(base.overall);
   out.categories = {};
   for (const [name, rule] of Object.entries(categories)) {
-    if (rule.on) out.categories[name] = rule.taught ? limits(rule) : {};
+    if (rule.on) out.categories[name] = rule.own ? { definition: rule.definition } : rule.taught ? limits(rule) : {};
   }
   return out;
 }
@@ -100,7 +106,7 @@ export function yaml(policy) {
   for (const [field, value] of Object.entries(policy)) {
     if (field !== "categories") lines.push(`${field}: ${typeof value === "object" ? flow(value) : scalar(value)}`);
   }
-  const rules = Object.entries(policy.categories).map(([name, rule]) => `  ${name}: ${flow(rule)}`);
+  const rules = Object.entries(policy.categories).map(([name, rule]) => `  ${scalar(name)}: ${flow(rule)}`);
   return [...lines, rules.length ? "categories:" : "categories: {}", ...rules, ""].join("\n");
 }
 
