@@ -57,7 +57,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
     && python -m tamis export reasoner --adapter adapter --out /opt/tamis/reasoner
 
-# What ships is put together here first: checksums hold, and the bundle gives a verdict.
+# What ships is put together here first: checksums hold, classifier and reasoner give a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
 ENV PYTHONPATH=/opt/tamis/app
@@ -65,8 +65,15 @@ COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
-    && /opt/tamis/env/bin/python -c "import pathlib, tamis.reasoner; \
-    print(tamis.reasoner.load(pathlib.Path('/opt/tamis/reasoner')).fingerprint)"
+    && /opt/tamis/env/bin/python -c "import pathlib; \
+    from service.engine.reasoner import go_on; \
+    from tamis.cli.common import load_reasoner; \
+    from tamis.content import prompt; \
+    from tamis.reasoning import guidelines; \
+    from tamis.taxonomy import taxonomy; \
+    reasoner = load_reasoner(pathlib.Path('/opt/tamis/reasoner')); \
+    policy = guidelines(taxonomy().categories); \
+    print(reasoner.bundle.fingerprint, reasoner.judge(policy, prompt('Good morning.'), go_on))"
 
 # A build machine has no GPU: the checksums hold, and the runtime can be imported.
 FROM env-gpu AS checked-gpu

@@ -130,3 +130,18 @@ def test_a_package_off_its_lock_is_noticed(tmp_path):
     assert unlocked({"pyyaml": "6.0.3", "pydantic-core": "2.50.4"}, lock) == {}
     found = unlocked({"pyyaml": "6.0.2", "torch": "2.13.0"}, lock)
     assert found == {"pyyaml": "6.0.2", "torch": "2.13.0"}
+
+
+def test_the_check_asks_the_reasoner(dockerfile, tiny_reasoner):
+    (run,) = (i for i in dockerfile.stages["checked-cpu"].instructions if i.name == "RUN")
+    command = run.value.partition("&&")[2]
+    for ours, there in (
+        (sys.executable, "/opt/tamis/env/bin/python"),
+        (tiny_reasoner, "/opt/tamis/reasoner"),
+    ):
+        assert there in command
+        command = command.replace(there, str(ours))
+    asked = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "Reading(unsafe=" in asked.stdout
