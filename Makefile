@@ -9,9 +9,12 @@ DEV := .venv-dev
 
 .PHONY: run test check format tools image-tree clean
 
-# The reasoner's bundle is made once, in a process of its own; the service serves meanwhile.
+# The reasoner's bundle is made once, in a process of its own; the service serves meanwhile. Shells
+# make such a process deaf to Ctrl-C, so it is ended when the service has: $$$$ is the shell's id,
+# and after exec the service's.
 run: $(SERVE)/.ready
-	nice -n 10 $(SERVE)/bin/tamis export reasoner --if-needed & \
+	( nice -n 10 $(SERVE)/bin/tamis export reasoner --if-needed & \
+	  exec 2>/dev/null; while kill -0 $$! && kill -0 $$$$; do sleep 1; done; kill $$! ) & \
 	exec $(SERVE)/bin/tamis serve --port $(PORT)
 
 test: check

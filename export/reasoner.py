@@ -4,7 +4,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,16 @@ from export import llama
 from export.decoder import decoder
 from export.quantize import quantize_embeddings
 from tamis import reasoning
-from tamis.bundle import MANIFEST, BundleError, sha256_of
+from tamis.building import building
+from tamis.bundle import MANIFEST, BundleError, models, sha256_of
 from tamis.content import prompt
-from tamis.reasoner import FORMAT, NAME, Calibration, default_reasoner, load
+from tamis.reasoner import FORMAT, NAME, Calibration, load
 from tamis.reasoning import Format
 from tamis.taxonomy import taxonomy
 from training.classifier import bases
 from training.classifier.bases import BaseMismatchError
 
-__all__ = ["BaseMismatchError", "build", "is_made_of", "shipped_adapter"]
+__all__ = ["BaseMismatchError", "build", "recipe_of", "shipped_adapter"]
 
 BASE: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BITS: Final = {"int4": 4, "int8": 8, "fp32": 32}
@@ -41,6 +43,8 @@ TOKENIZER: Final = "tokenizer.json"
 ANSWERS: Final = "format.json"
 CALIBRATION: Final = "calibration.json"
 LEAST_EXTERNAL: Final = 1 << 16
+# To be raised whenever the same weights come to give another graph: bundles are then built anew.
+LAYOUT: Final = 1
 
 Step = Callable[[str], None]
 
@@ -55,8 +59,12 @@ def build(
     block: int = BLOCK,
     positions: int = POSITIONS,
     progress: bool = True,
+    if_needed: bool = False,
 ) -> dict[str, Any]:
     """Write the bundle, all at once when it is complete, and return its manifest.
+
+    One process builds at a time. ``if_needed`` leaves alone what was made of the very same, even
+    if another process has just done so.
 
     Of an adapter's folder, ``adapter_config.json`` and ``adapter_model.safetensors`` are read, and
     where they are there ``format.json`` (``reasoning.Format``) and ``calibration.json``
@@ -65,25 +73,46 @@ def build(
     Raises:
         BundleError, BaseMismatchError: where base or adapter cannot be used.
     """
+    recipe = recipe_of(base, adapter, precision, block, positions)
+    if if_needed and (made := _made_of(out, recipe)) is not None:
+        return made
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tqdm(total=5, desc="reasoner", disable=not progress, unit="step") as bar,
-        # Beside the target, so that the last step is a rename; a reader never sees half a bundle.
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as tmp,
-    ):
-        folder = Path(tmp) / "bundle"
-        folder.mkdir()
+    with building(out):
+        if if_needed and (made := _made_of(out, recipe)) is not None:
+            return made
+        with (
+            _beside(out) as folder,
+            tqdm(total=5, desc="reasoner", disable=not progress, unit="step") as bar,
+        ):
+            new = folder / "new"
+            new.mkdir()
 
-        def step(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
+            def step(what: str) -> None:
+                bar.set_postfix_str(what)
+                bar.update()
 
-        manifest = _write(folder, base, adapter, name, precision, block, positions, step)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.replace(out)
-        bar.set_postfix_str("done")
+            manifest = _write(new, base, adapter, name, precision, block, positions, step)
+            if out.exists():
+                out.rename(folder / "old")
+            new.rename(out)
+            bar.set_postfix_str("done")
     return manifest
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder beside the target, so that the last step is a rename: nobody sees half a bundle.
+
+    It has one name, and one process builds: what is found there was left by a build that was
+    killed.
+    """
+    folder = out.with_name(f".{out.name}.building")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def _write(
@@ -122,6 +151,7 @@ def _write(
         "calibration": asdict(Calibration(**_optional(adapter, CALIBRATION))),
         "base": asdict(origin) | {"sha256": sha256_of(Path(source) / origin.weights)},
         "adapter": None if adapter is None else adapter_hashes(adapter),
+        "recipe": recipe_of(base, adapter, precision, block, positions),
         "quantisation": {"precision": precision, "block": block, "accuracy_level": ACCURACY},
         "made_with": {part: version(part) for part in ("onnx", "onnxruntime", "gguf")},
     }
@@ -173,17 +203,40 @@ def parity(
 
 def shipped_adapter() -> Path | None:
     """The adapter that is committed, where there is one."""
-    folder = default_reasoner().with_name(f"{NAME}-adapter")
+    folder = models() / f"{NAME}-adapter"
     return folder if (folder / "adapter_config.json").is_file() else None
 
 
-def is_made_of(out: Path, adapter: Path | None) -> bool:
-    """Whether a usable bundle is there that was made with the very adapter, or without one."""
+def recipe_of(
+    base: str, adapter: Path | None, precision: str, block: int, positions: int
+) -> dict[str, Any]:
+    """All that a bundle's graph depends on; a bundle of an equal recipe need not be built.
+
+    A pinned base is not fetched for it.
+    """
+    pinned = bases.BASES.get(base)
+    weights = None if pinned is None else pinned.sha256
+    if weights is None:
+        origin, source = bases.resolve(base)
+        weights = sha256_of(Path(source) / origin.weights)
+    return {
+        "layout": LAYOUT,
+        "base": base,
+        "weights": weights,
+        "adapter": None if adapter is None else adapter_hashes(adapter),
+        "precision": precision,
+        "block": block,
+        "positions": positions,
+    }
+
+
+def _made_of(out: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the bundle that is there, where it is usable and was made so."""
     try:
-        made: object = load(out).manifest["adapter"]
-    except (BundleError, KeyError):
-        return False
-    return made == (None if adapter is None else adapter_hashes(adapter))
+        made = dict(load(out).manifest)
+    except BundleError:
+        return None
+    return made if made.get("recipe") == recipe else None
 
 
 def adapter_hashes(adapter: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +18,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
 from tamis import reasoner, reasoning
+from tamis.building import is_being_built
 from tamis.bundle import MANIFEST
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
@@ -69,27 +71,42 @@ class Reasoning:
         self.failure: str | None = None
 
     async def watch(self) -> None:
-        """Wait for the bundle, which another process may be building, and load it."""
+        """Look for the bundle, which another process may build anew at any time, and load it."""
         path = self._settings.reasoner
         if path is None:
             return
-        while not (path / MANIFEST).is_file():
-            # The builder's own folder lies beside the bundle until it is complete.
-            building = next(path.parent.glob(f".{path.name}-*"), None) is not None
-            self.state = "building" if building else "absent"
+        seen = None
+        while True:
+            found = _stamp(path / MANIFEST)
+            if found != seen:
+                seen, self.failure = found, None
+                if found is not None:
+                    await self._take()
+            if self.explainer is None:
+                missing: State = "absent" if self.failure is None else "failed"
+                self.state = "building" if is_being_built(path) else missing
             await asyncio.sleep(LOOK)
-        self.state = "loading"
+
+    async def _take(self) -> None:
+        """Load the bundle; what has served until then finishes what it was asked."""
+        if self.explainer is None:
+            self.state = "loading"
         try:
-            self.explainer = await run_in_threadpool(self._load)
+            explainer = await run_in_threadpool(self._load)
         except Exception as error:
             # The classifier serves on; health and the answers to explain requests say why.
-            self.state, self.failure = "failed", str(error)
-            logger.error("no reasoner: %s", error)
+            self.failure = str(error)
+            logger.error("the reasoner's bundle cannot be loaded: %s", error)
             return
+        old, self.explainer = self.explainer, explainer
         self.state = "ready"
         self._metrics.reasoner_ready.set(1)
-        bundle = self.explainer.bundle
+        bundle = explainer.bundle
         logger.info("reasoner ready: %s@%s", bundle.name, bundle.fingerprint[:12])
+        if old is not None:
+            while old.waiting:  # nothing new comes, and everything has its deadline
+                await asyncio.sleep(LOOK)
+            await run_in_threadpool(old.close)
 
     def _load(self) -> Explainer:
         settings = self._settings
@@ -281,6 +298,15 @@ def _too_long(asked: Asked, error: TooLongError) -> RequestError:
         param=asked.text,
         code="text_too_long",
     )
+
+
+def _stamp(manifest: Path) -> tuple[int, int] | None:
+    """What changes when a bundle is replaced; None where there is none."""
+    try:
+        stat = manifest.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _agrees(found: Explanation, verdict: Verdict | None) -> bool | None:

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     audit_keep: int = Field(10, ge=0, description="Rotated files to keep.")
     reasoner: Path | None = Field(
         default_factory=default_reasoner,
-        description="Folder of the reasoner's bundle, looked for until it is there; empty: none.",
+        description="Folder of the reasoner's bundle, new ones are loaded; empty: none.",
     )
     reasoner_threads: int | None = Field(
         None, ge=1, description="Cores to reason on, at low priority; default: all."

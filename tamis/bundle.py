@@ -59,8 +59,13 @@ def default_bundle() -> Path:
     """The bundle to serve: ``TAMIS_BUNDLE``, else the one that ships with the package."""
     if chosen := os.environ.get("TAMIS_BUNDLE"):
         return Path(chosen)
-    packaged = Path(__file__).parent / "models" / "tamis-22m"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "models" / "tamis-22m"
+    return models() / "tamis-22m"
+
+
+def models() -> Path:
+    """The folder of what ships: within the package, else of the source tree."""
+    packaged = Path(__file__).parent / "models"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "models"
 
 
 def load(path: Path) -> Bundle:

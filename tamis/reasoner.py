@@ -1,5 +1,6 @@
 """A reasoner on disk: a decoder graph, its tokenizer, the format of its answers, calibration."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ from tamis.reasoning import Format
 
 FORMAT: Final = "tamis.reasoner/1"
 NAME: Final = "tamis-reasoner-135m"
+# The variable that says where the bundle is; empty: there is to be none.
+WHERE: Final = "TAMIS_REASONER"
 
 
 def default_reasoner() -> Path:
-    """Where the reasoner's bundle is looked for: beside the classifier's, built on first use."""
+    """Where the bundle is looked for: ``TAMIS_REASONER``, else beside the classifier's."""
+    if chosen := os.environ.get(WHERE):
+        return Path(chosen)
     return default_bundle().parent / NAME
 
 

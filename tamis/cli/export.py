@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Final
 
 from tamis.bundle import BundleError
 from tamis.cli.common import CommandError, Commands
-from tamis.reasoner import default_reasoner
+from tamis.reasoner import WHERE, default_reasoner
 
 CLASSIFIER: Final = ("int8", "fp16")
 REASONER: Final = ("int4", "int8", "fp32")
@@ -58,6 +60,9 @@ def _classifier(args: argparse.Namespace) -> int:
 
 def _reasoner(args: argparse.Namespace) -> int:
     _one_of(args.precision, REASONER)
+    if args.if_needed and args.out is None and os.environ.get(WHERE) == "":
+        print(f"no reasoner is wanted: {WHERE} is empty", file=sys.stderr)
+        return 0
     try:
         from export import reasoner
     except ModuleNotFoundError as error:
@@ -65,12 +70,18 @@ def _reasoner(args: argparse.Namespace) -> int:
             f"the package {error.name} is missing: pip install 'tamis[reasoner]'"
         ) from None
     adapter = args.adapter or reasoner.shipped_adapter()
+    if args.if_needed and adapter is None:
+        raise CommandError("--adapter: none is committed, and the base alone is no reasoner")
     out = args.out or default_reasoner()
-    if args.if_needed and reasoner.is_made_of(out, adapter):
-        return 0
     chosen = {n: getattr(args, n) for n in ("base", "name") if getattr(args, n) is not None}
     try:
-        manifest = reasoner.build(out, adapter=adapter, precision=args.precision, **chosen)
+        manifest = reasoner.build(
+            out,
+            adapter=adapter,
+            precision=args.precision,
+            if_needed=args.if_needed,
+            **chosen,
+        )
     except (BundleError, reasoner.BaseMismatchError, OSError, CalledProcessError) as error:
         raise CommandError(f"no reasoner: {error}") from None
     print(json.dumps({"out": str(out), "parity": manifest.get("parity")}, indent=2))

@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from safetensors.torch import save_file
 from export import llama, reasoner
 from service.engine.decoder import Decoder
 from tamis import reasoner as bundles
+from tamis.building import is_being_built
 from tamis.bundle import BundleError
+from tamis.cli import main
 from tests.reasoners import write_base
 
 
@@ -63,7 +66,7 @@ def test_a_quantised_bundle_is_complete_and_says_how_close_it_is(base, tmp_path,
     kinds = [node.op_type for node in onnx.load(bundle.graph, load_external_data=False).graph.node]
     assert kinds.count("MatMulNBits") == 2 * 5 + 1
     assert "MatMul" not in kinds
-    assert [path.name for path in out.parent.iterdir()] == ["bundle"]  # nothing is left behind
+    assert {path.name for path in out.parent.iterdir()} == {"bundle", ".bundle.lock"}
     (out / "weights.bin").write_bytes(b"x")
     with pytest.raises(BundleError, match="sha256"):
         bundles.load(out)
@@ -82,6 +85,82 @@ def adapter(folder: Path, **config: object) -> Path:
     save_file(parts, folder / "adapter_model.safetensors")
     (folder / "format.json").write_text(json.dumps({"order": "reason-first", "version": 1}))
     return folder
+
+
+def test_a_bundle_is_made_anew_only_of_something_else(base, tmp_path, monkeypatch):
+    folder, out = adapter(tmp_path / "a"), tmp_path / "bundle"
+
+    def made(given: Path | None = folder, precision: str = "int8", positions: int = 256) -> int:
+        reasoner.build(
+            *(out, str(base), given),
+            precision=precision,
+            positions=positions,
+            progress=False,
+            if_needed=True,
+        )
+        return out.stat().st_ino
+
+    first = made()
+    assert made() == first
+    for change in ({"given": None}, {"precision": "int4"}, {"positions": 300}):
+        other = made(**change)
+        assert other != first
+        first = made()
+        assert first != other
+    monkeypatch.setattr(reasoner, "LAYOUT", reasoner.LAYOUT + 1)
+    assert made() != first
+    first = made()
+    (folder / "calibration.json").write_text(json.dumps({"bias": 0.5}))
+    assert made() != first
+
+
+def test_who_waited_for_a_build_does_not_repeat_it(base, tmp_path, monkeypatch):
+    out, write, written = tmp_path / "bundle", reasoner._write, []
+
+    def slowly(*args: object) -> object:
+        written.append(args)
+        if len(written) == 1:  # a second one comes while the first is at it
+            other.start()
+            assert is_being_built(out)
+        return write(*args)
+
+    def build() -> None:
+        reasoner.build(out, str(base), positions=256, progress=False, if_needed=True)
+
+    monkeypatch.setattr(reasoner, "_write", slowly)
+    other = threading.Thread(target=build)
+    build()
+    other.join()
+    assert len(written) == 1
+    assert not is_being_built(out)
+
+
+def test_what_a_killed_build_left_behind_goes_and_other_bundles_builds_stay(base, tmp_path):
+    left, others = tmp_path / ".bundle.building", tmp_path / ".bundle-2.building"
+    for folder in (left, others):
+        (folder / "new").mkdir(parents=True)
+        (folder / "new" / "weights.bin").write_bytes(b"half")
+    reasoner.build(tmp_path / "bundle", str(base), positions=256, progress=False)
+    assert not left.exists()
+    assert others.exists()
+    bundles.load(tmp_path / "bundle")
+
+
+def test_the_command_writes_where_the_server_looks(base, tmp_path, monkeypatch, capsys):
+    folder, out = adapter(tmp_path / "a"), tmp_path / "served"
+    command = ["export", "reasoner", "--if-needed", "--base", str(base)]
+    monkeypatch.setenv("TAMIS_REASONER", "")
+    assert main([*command, "--adapter", str(folder)]) == 0
+    assert "TAMIS_REASONER is empty" in capsys.readouterr().err
+    monkeypatch.setenv("TAMIS_REASONER", str(out))
+    assert main([*command, "--adapter", str(folder)]) == 0
+    assert bundles.load(out).manifest["adapter"]
+    # The committed adapter lies with what ships, wherever bundles are served from.
+    monkeypatch.setattr(reasoner, "models", lambda: tmp_path)
+    assert main(command) == 1
+    assert "--adapter: none is committed" in capsys.readouterr().err
+    folder.rename(tmp_path / f"{bundles.NAME}-adapter")
+    assert reasoner.shipped_adapter() == tmp_path / f"{bundles.NAME}-adapter"
 
 
 def test_an_adapter_is_merged_as_peft_would(base, tmp_path):

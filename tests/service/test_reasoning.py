@@ -1,18 +1,25 @@
+import asyncio
 import dataclasses
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+import service.reasoning
 from service.app import create_app
 from service.engine import reasoner as engine
 from service.engine.explainer import Explainer
 from service.engine.scheduler import DeadlineError, OverloadedError
+from service.errors import RequestError
+from service.metrics import Metrics
+from service.reasoning import Reasoning
 from service.settings import Settings
+from tamis.building import building
 from tests.service.test_app import wait_until_ready
 
 BANK = {
@@ -24,9 +31,9 @@ BANK = {
 }
 
 
-def wait_for_reasoner(client: TestClient) -> None:
+def wait_for_reasoner(client: TestClient, *states: str) -> None:
     for _ in range(400):
-        if client.get("/health/ready").json().get("reasoner") in ("ready", "failed"):
+        if client.get("/health/ready").json().get("reasoner") in (states or ("ready", "failed")):
             return
         time.sleep(0.05)
     pytest.fail("the reasoner never came")
@@ -219,17 +226,68 @@ def test_the_classifier_serves_while_the_reasoner_is_being_built(
         assert "tamis export reasoner" in absent.json()["error"]["message"]
         assert "retry-after" not in absent.headers
         assert client.post("/moderate", json={"input": "x"}).status_code == 200
-        (tmp_path / ".reasoner-x1").mkdir()
-        for _ in range(100):
-            building = client.post("/moderate", json={"input": "x", "explain": "reason"})
-            if "retry-after" in building.headers:
-                break
-            time.sleep(0.05)
-        assert "being built" in building.json()["error"]["message"]
-        shutil.copytree(tiny_reasoner, tmp_path / "made")
-        (tmp_path / "made").rename(target)
-        wait_for_reasoner(client)
-        assert client.get("/health/ready").json()["reasoner"] == "ready"
+        with building(target):
+            wait_for_reasoner(client, "building")
+            answer = client.post("/moderate", json={"input": "x", "explain": "reason"})
+            assert "being built" in answer.json()["error"]["message"]
+            assert "retry-after" in answer.headers
+        # The builder was killed: what it leaves behind does not say that it still builds.
+        (tmp_path / ".reasoner.building").mkdir()
+        wait_for_reasoner(client, "absent")
+        put(tiny_reasoner, target)
+        wait_for_reasoner(client, "ready")
+
+
+def put(bundle: Path, target: Path) -> None:
+    """Make a copy appear at once, as a build does."""
+    made = target.with_name("made")
+    shutil.copytree(bundle, made)
+    if target.exists():
+        target.rename(target.with_name("old"))
+    made.rename(target)
+
+
+async def test_a_new_bundle_replaces_the_old_one_and_drops_nothing(
+    tiny_reasoner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service.reasoning, "LOOK", 0.02)
+    target = tmp_path / "reasoner"
+    target.mkdir()
+    (target / "manifest.json").write_text("{}")
+    reasoning = Reasoning(Settings(reasoner=target, reasoner_seconds=100), Metrics(), lambda: False)
+    watch = asyncio.create_task(reasoning.watch())
+
+    async def until(holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+    await until(lambda: reasoning.state == "failed")
+    with pytest.raises(RequestError, match="could not be loaded"):
+        reasoning.loaded()
+    put(tiny_reasoner, target)
+    await until(lambda: reasoning.state == "ready")
+    first = reasoning.loaded()
+    going, waiting = threading.Event(), threading.Event()
+    asked = [
+        asyncio.create_task(first.run(lambda *_: (going.set(), waiting.wait(60)))),
+        asyncio.create_task(first.run(lambda *_: "waited")),
+    ]
+    await until(going.is_set)
+    shutil.rmtree(tmp_path / "old")
+    put(tiny_reasoner, target)
+    await until(lambda: reasoning.loaded() is not first)
+    second = reasoning.loaded()
+    waiting.set()
+    assert [found for found, _ in await asyncio.gather(*asked)] == [(None, True), "waited"]
+    await until(lambda: not first._thread.is_alive())
+    # A bundle that cannot be loaded leaves the one that serves.
+    (target / "manifest.json").write_text("{}")
+    await until(lambda: reasoning.failure)
+    assert reasoning.loaded() is second
+    assert reasoning.state == "ready"
+    watch.cancel()
+    await asyncio.to_thread(reasoning.close)
 
 
 def test_a_broken_bundle_leaves_the_classifier_alone(bundle, tmp_path: Path):
