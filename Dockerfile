@@ -40,6 +40,7 @@ COPY service service
 COPY training training
 COPY export export
 COPY models/tamis-22m models/tamis-22m
+COPY models/tamis-reasoner-135m-adapter models/tamis-reasoner-135m-adapter
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
     && rm -r /opt/tamis/app/tamis/models /opt/tamis/app/bin \
