@@ -20,7 +20,6 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from benchmarks.record import Record, Row
@@ -163,8 +162,8 @@ def contestants(folder: Path, work: Path, threads: int) -> Iterator[tuple[str, C
             print(f"{name}: left out ({type(error).__name__})")
 
 
-def measure(found: dict[str, Contestant], ids: Sequence[int], threads: int) -> list[Row]:
-    """A row for each: best of several rounds in turns, and how often it agrees with the first."""
+def measure(found: dict[str, Contestant], ids: Sequence[int]) -> list[Row]:
+    """A row for each: medians of rounds in turns, and how often it agrees with the first."""
     asked, given = ids[:READ], ids[READ : READ + WRITTEN]
     read: dict[str, list[float]] = {name: [] for name in found}
     written: dict[str, list[float]] = {name: [] for name in found}
@@ -182,7 +181,6 @@ def measure(found: dict[str, Contestant], ids: Sequence[int], threads: int) -> l
     return [
         {
             "": name,
-            "threads": threads,
             "MB": round(contestant.bytes / 1e6),
             "read/s": round(READ / statistics.median(read[name])),
             "written/s": round(WRITTEN / statistics.median(written[name]), 1),
@@ -206,20 +204,19 @@ def main() -> None:
         "Ways to serve the reasoner's base",
         "python -m benchmarks.decoders FOLDER",
         notes=[
-            f"The bare base, {READ} tokens read in one run and {WRITTEN} one by one, the same for "
+            f"The bare base on {available_threads()} threads, {READ} tokens read in one run and {WRITTEN} one by one, the same for "
             f"all; medians of {ROUNDS} rounds in turns. Agreement: the likeliest next token at "
             f"{WRITTEN + 1} places. The base is published in 4 bits (Q4_1); ours and optimum's "
             "start from that, unpacked.",
         ],
     )
-    for threads in sorted({1, available_threads()}):
-        with tempfile.TemporaryDirectory() as tmp:
-            found = dict(contestants(folder, Path(tmp), threads))
-            text = Tokenizer.from_file(str(Path(tmp) / "int8" / "tokenizer.json"))
-            ids = text.encode(PAGE.read_text(encoding="utf-8"), add_special_tokens=False).ids
-            record.tables.append(measure(found, ids, threads))
+    with tempfile.TemporaryDirectory() as tmp:
+        found = dict(contestants(folder, Path(tmp), available_threads()))
+        text = Tokenizer.from_file(str(Path(tmp) / "int8" / "tokenizer.json"))
+        ids = text.encode(PAGE.read_text(encoding="utf-8"), add_special_tokens=False).ids
+        record.tables.append(measure(found, ids))
     served = bundles.load(bundles.default_bundle())
-    record.write(served, onnxruntime=ort.__version__)
+    record.write(served, bundle=reasoners.BASE)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m training.reasoner.report docs/measurements/reasoner
 
 The folder holds the JSON of ``tamis evaluate-reasoner`` by run (``RUNS``), the runs' own reports
-(``RUN.report.json``), the report of the examples (``examples.json``), of the calibration
-(``calibration.json``), and what follows from all that, in words (``findings.md``).
+(``RUN.report.json``), GRPO's rewards (``RUN.metrics.jsonl``; their charts are in ``docs/images``),
+the report of the examples (``examples.json``), of the calibration (``calibration.json``), and what
+follows from all that, in words (``findings.md``).
 """
 
 import argparse
@@ -58,6 +59,7 @@ def render(folder: Path) -> str:
     for group, title in GROUPS.items():
         if any(group in run["means"] for run in found.values()):
             parts += [f"## {title.capitalize()}\n", _means(found, group), _sets(found, group)]
+    parts += [_rewards(folder, name) for name in ("grpo", "grpo-cold")]
     if calibration := _read(folder / "calibration.json"):
         parts.append(_calibration(calibration))
     return "\n".join([*parts, PAPER])
@@ -178,6 +180,36 @@ def _sets(runs: Mapping[str, Run], group: str) -> str:
         head = f"| {taxonomy} | {asked} | {first['n']} | {first['unsafe']} | "
         lines.append(head + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _rewards(folder: Path, name: str) -> str:
+    """How a run of GRPO went: its first and its last third, and the curves."""
+    path = folder / f"{name}.metrics.jsonl"
+    if not path.exists():
+        return ""
+    steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    third = max(1, len(steps) // 3)
+    keys = {
+        "reward": "reward",
+        "parsed": "parsed",
+        "safety": "safety right",
+        "category": "category right",
+        "frac_reward_zero_std": "groups of equal rewards",
+        "kl": "KL",
+        "words": "words",
+    }
+    lines = [
+        f"## {RUNS[name]}: rewards\n",
+        f"Means over the first and the last {third} of {len(steps)} steps.\n",
+        f"| | {' | '.join(keys.values())} |",
+        "|---|" + "--:|" * len(keys),
+    ]
+    for title, part in (("first", steps[:third]), ("last", steps[-third:])):
+        means = (sum(step.get(key, 0.0) for step in part) / len(part) for key in keys)
+        lines.append(f"| {title} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    image = f"images/reasoner-{name}.png"
+    chart = [f"\n![Rewards of {RUNS[name]}, step by step]({image})"]
+    return "\n".join([*lines, *(chart if (PAGE.parent / image).exists() else []), ""])
 
 
 def _calibration(found: Mapping[str, Any]) -> str:
