@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import onnx
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from tokenizers import Tokenizer
 
 from benchmarks.record import Record, Row
@@ -149,8 +150,14 @@ def contestants(folder: Path, work: Path, threads: int) -> Iterator[tuple[str, C
     for precision, bits in (("int8", 8), ("int4", 4)):
         made = work / f"optimum-{precision}"
         made.mkdir()
-        small = reasoners.quantised(onnx.load(traced), bits, reasoners.BLOCK)
-        onnx.save(small, made / "model.onnx")
+        quantiser = MatMulNBitsQuantizer(
+            onnx.load(traced),
+            bits=bits,
+            block_size=reasoners.BLOCK,
+            accuracy_level=reasoners.ACCURACY,
+        )
+        quantiser.process()
+        onnx.save(quantiser.model.model, made / "model.onnx")
         yield f"optimum + MatMulNBits, {precision}", Traced(made / "model.onnx", threads)
     for name, made, of in (
         ("onnxruntime-genai's builder, int4", folder / "genai", Genai),
@@ -204,10 +211,10 @@ def main() -> None:
         "Ways to serve the reasoner's base",
         "python -m benchmarks.decoders FOLDER",
         notes=[
-            f"The bare base on {available_threads()} threads, {READ} tokens read in one run and {WRITTEN} one by one, the same for "
-            f"all; medians of {ROUNDS} rounds in turns. Agreement: the likeliest next token at "
-            f"{WRITTEN + 1} places. The base is published in 4 bits (Q4_1); ours and optimum's "
-            "start from that, unpacked.",
+            f"The bare base on {available_threads()} threads, {READ} tokens read in one run and "
+            f"{WRITTEN} one by one, the same for all; medians of {ROUNDS} rounds in turns. "
+            f"Agreement: the likeliest next token at {WRITTEN + 1} places. The base is published "
+            "in 4 bits (Q4_1); ours and optimum's start from that, unpacked.",
         ],
     )
     with tempfile.TemporaryDirectory() as tmp:

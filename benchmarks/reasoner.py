@@ -4,19 +4,22 @@ tamis bench reasoner
 """
 
 import json
+import re
 import statistics
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 import yaml
 
 from benchmarks import load
 from benchmarks.record import Record, Row
+from benchmarks.saturation import Traffic
 from benchmarks.server import Server
-from benchmarks.traffic import Traffic
 from service.engine.classifier import Classifier
 from service.engine.reasoner import Reasoner, go_on
 from service.engine.runtime import CpuRuntime, available_threads
@@ -46,7 +49,9 @@ def run(bundle_path: Path, reasoner_path: Path | None = None) -> None:
         f"The invented bank's policy and its {len(TEXTS)} requests; milliseconds. Warm: the policy "
         "was read before. An explanation is a warm verdict and its whole reason.",
         f"Then over HTTP: the classifier at {SHARE:.0%} of its saturating rate for {SECONDS} s, "
-        f"without and with {EXPLAINS:g} explain requests a second.",
+        f"without and with {EXPLAINS:g} explain requests a second, more than two cores can write "
+        "beside it: all get their verdict, and who is not counted under reasons is told that too "
+        "many wait or that time is over.",
     ]
     served = (f"{one.name}@{one.fingerprint[:12]}" for one in (bundle, ours))
     record.write(bundle, bundle=", ".join(served))
@@ -87,6 +92,7 @@ def _beside(bundle_path: Path, bundle: bundles.Bundle, ours: Path) -> list[Row]:
         while load.closed(server.port, asking, 1, 0.5).statuses.keys() - {200}:
             time.sleep(0.5)
         rate = SHARE * load.closed(server.port, singles, 8, 10).rate
+        before = _counted(server.port)
         for explains in (0.0, EXPLAINS):
             with ThreadPoolExecutor(1) as pool:
                 if explains:
@@ -98,13 +104,25 @@ def _beside(bundle_path: Path, bundle: bundles.Bundle, ours: Path) -> list[Row]:
                 "p50": round(result.percentile(50), 1),
                 "p99": round(result.percentile(99), 1),
             }
+            row |= dict.fromkeys(("explanation p50", "explanation p95", "answers", "reasons"), "–")
             if explains:
                 explained = asked.result()
                 row["explanation p50"] = round(explained.percentile(50))
                 row["explanation p95"] = round(explained.percentile(95))
                 row["answers"] = ", ".join(f"{s}: {n}" for s, n in explained.statuses.items())
+                after = _counted(server.port)
+                new = {status: after[status] - before[status] for status in after}
+                row["reasons"] = ", ".join(f"{s}: {n}" for s, n in new.items() if n)
             rows.append(row)
     return rows
+
+
+def _counted(port: int) -> Counter[str]:
+    """Explanations so far, by how they ended."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r'tamis_explanations_total{status="(\w+)"} (\S+)', text)
+    return Counter({status: int(float(count)) for status, count in found})
 
 
 def _since(began: float) -> float:

@@ -23,6 +23,7 @@ RUNS: Final = {
     "sft": "SFT (cold start)",
     "grpo": "GRPO without cold start",
     "grpo-cold": "GRPO with cold start",
+    "sft-written": "SFT, whole answers",
     "served": "as shipped: int8, calibrated",
 }
 HEAD: Final = """# The policy reasoner
