@@ -195,7 +195,8 @@ class Reasoner:
         unsafe = 1 / (1 + math.exp(-max(-700.0, min(700.0, odds))))
         chosen = int(np.argmax(category.scores))
         free = _follow(logits[:n], forced[0]) and int(logits[n].argmax()) in self._safety
-        if free and unsafe >= 0.5:
+        # A question has no "none of them": its options are weighed, whatever else would be written.
+        if free and unsafe >= 0.5 and note is None:
             free = _follow(logits[n + 1 : -1], tail[n + 1 :]) and category.free[chosen]
         return Reading(
             unsafe=unsafe,
