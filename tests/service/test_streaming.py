@@ -198,7 +198,8 @@ def test_logs_hold_nothing_of_text_or_reason(client, talkative, caplog):
             if records := [r for r in caplog.records if r.name == "tamis.access"]:
                 break
             time.sleep(0.02)
-    assert [vars(r)["fields"]["route"] for r in records] == ["/moderate"]
+    # The request before this one may be among them: it is written late, too.
+    assert {vars(r)["fields"]["route"] for r in records} == {"/moderate"}
     assert not [r for r in caplog.records if CANARY in f"{r.getMessage()} {vars(r)}"]
 
 
