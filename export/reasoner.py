@@ -91,7 +91,7 @@ def build(
                 bar.set_postfix_str(what)
                 bar.update()
 
-            manifest = _write(new, base, adapter, name, precision, block, positions, step)
+            manifest = _write(new, adapter, name, recipe, step)
             if out.exists():
                 out.rename(folder / "old")
             new.rename(out)
@@ -116,17 +116,11 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path,
-    base: str,
-    adapter: Path | None,
-    name: str,
-    precision: str,
-    block: int,
-    positions: int,
-    step: Step,
+    folder: Path, adapter: Path | None, name: str, recipe: Mapping[str, Any], step: Step
 ) -> dict[str, Any]:
+    precision, block, positions = (recipe[part] for part in ("precision", "block", "positions"))
     step("base")
-    origin, source = bases.resolve(base)
+    origin, source = bases.resolve(recipe["base"])
     model = llama.load(Path(source), origin.weights)
     if adapter is not None:
         llama.merge(model.weights, adapter)
@@ -149,9 +143,9 @@ def _write(
         "positions": positions,
         "answers": asdict(form),
         "calibration": asdict(Calibration(**_optional(adapter, CALIBRATION))),
-        "base": asdict(origin) | {"sha256": sha256_of(Path(source) / origin.weights)},
-        "adapter": None if adapter is None else adapter_hashes(adapter),
-        "recipe": recipe_of(base, adapter, precision, block, positions),
+        "base": asdict(origin) | {"sha256": recipe["weights"]},
+        "adapter": recipe["adapter"],
+        "recipe": recipe,
         "quantisation": {"precision": precision, "block": block, "accuracy_level": ACCURACY},
         "made_with": {part: version(part) for part in ("onnx", "onnxruntime", "gguf")},
     }

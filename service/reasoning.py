@@ -17,12 +17,12 @@ from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
-from tamis import reasoner, reasoning
+from tamis import reasoner
 from tamis.building import is_being_built
 from tamis.bundle import MANIFEST
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
-from tamis.taxonomy import ATTACK, taxonomy
+from tamis.taxonomy import taxonomy
 from tamis.verdict import Verdict
 
 logger = logging.getLogger("tamis.service")
@@ -147,15 +147,11 @@ class Reasoning:
     def guidelines(self, policy: policies.Policy) -> Policy:
         """A policy as the reasoner reads it.
 
-        The attack signal is left out: asked for as one category among others, it costs the others
-        accuracy (GSPR, jailbreak ablation).
-
         Raises:
             RequestError: 400 where the reasoner cannot answer with its categories.
         """
-        named = {n: r.definition for n, r in policy.categories.items() if n != ATTACK}
         try:
-            return reasoning.guidelines(named)
+            return policy.guidelines
         except GuidelineError as error:
             raise RequestError(f"policy: {error}", param="policy", code="invalid_policy") from None
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import yaml
 
-from tamis.reasoning import GuidelineError, guidelines
+from tamis.reasoning import Guideline, GuidelineError, guidelines
 from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 
 OVERALL: Final = "overall"
@@ -71,6 +71,18 @@ class Policy:
         """Categories that the taxonomy does not have: the reasoner alone can judge them."""
         known = taxonomy().categories
         return tuple(name for name in self.categories if name not in known and name != ATTACK)
+
+    @cached_property
+    def guidelines(self) -> tuple[Guideline, ...]:
+        """The policy as the reasoner reads it.
+
+        The attack signal is left out: asked for as one category among others, it costs the others
+        accuracy (GSPR, jailbreak ablation).
+
+        Raises:
+            GuidelineError: where the reasoner cannot answer with its categories.
+        """
+        return guidelines({n: r.definition for n, r in self.categories.items() if n != ATTACK})
 
     @cached_property
     def version(self) -> str:
@@ -186,11 +198,11 @@ def _check_categories(rules: Mapping[str, Rule], where: str) -> None:
 
 
 def _check_own(policy: Policy, where: str) -> None:
-    """Categories of one's own are the reasoner's, which asks for all but the attack signal."""
+    """Categories of one's own are the reasoner's, which has to be able to answer with them."""
     if not policy.own:
         return
     try:
-        guidelines({n: r.definition for n, r in policy.categories.items() if n != ATTACK})
+        _ = policy.guidelines
     except GuidelineError as error:
         raise PolicyError(f"{where}: {error}") from None
 

@@ -1,6 +1,5 @@
 """What is judged: rows of the data, and requests to invented organisations, in one shape."""
 
-import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ import yaml
 from tamis.content import Content
 from tamis.reasoning import guidelines
 from training.datasets.mixing import FREE, Variant, is_held_out
-from training.datasets.schema import Row, data_files, parse_row
+from training.datasets.schema import Row, data_files, read_pairs
 from training.evaluation.suite import content_of
 from training.reasoner.policies import Category, Library, Taxonomy
 from training.synthesis.seeds import Leaf, Seeds, Tier
@@ -70,16 +69,13 @@ class Sourced:
 
 def read_sourced(directories: Iterable[Path], variant: Variant) -> list[Sourced]:
     """The rows of a variant, in file order; raises as ``schema.read_rows``."""
-    found = []
-    for directory in directories:
-        for path in data_files(directory):
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        row = parse_row(line, f"{path.name} line {number}")
-                        if variant == "all" or row.licence in FREE:
-                            found.append(Sourced(row, json.loads(line).get("leaf")))
-    return found
+    return [
+        Sourced(row, json.loads(line).get("leaf"))
+        for directory in directories
+        for path in data_files(directory)
+        for line, row in read_pairs(path)
+        if variant == "all" or row.licence in FREE
+    ]
 
 
 def pools_of(rows: Iterable[Sourced], library: Library, held_out_rows: bool) -> dict[str, Pool]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from tamis.content import Content
 from tamis.reasoning import Answer, Format, Guideline, answer, as_text, parse
+from training.datasets.schema import write_lines
 from training.reasoner.cases import Case, Pool
 from training.reasoner.policies import View, draw_view, usual_view
 
@@ -271,11 +272,7 @@ def is_sound(example: Example, most_words: int) -> bool:
 
 def write_examples(path: Path, groups: Iterable[list[Example]]) -> None:
     """One JSON object a line, groups together; the file appears when it is complete."""
-    partial = path.with_name(f"{path.name}.part")
-    with gzip.open(partial, "wt", encoding="utf-8") as lines:
-        for group in groups:
-            lines.writelines(json.dumps(_as_json(example)) + "\n" for example in group)
-    partial.replace(path)
+    write_lines(path, (json.dumps(_as_json(example)) for group in groups for example in group))
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from tamis.reasoning import END, Format, case, prefix
@@ -193,13 +193,6 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         for example in read_examples(data / EXAMPLES)
         if len(question_ids(example, coder, form)) <= recipe.most_question_tokens
     ]
-    lora = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=0.0,
-        target_modules=models.TARGETS,
-        task_type="CAUSAL_LM",
-    )
     rollouts = Rollouts(examples, coder, form, recipe)
     rollouts_a_step = recipe.prompts * recipe.group
     on_cpu = device().type == "cpu"
@@ -237,7 +230,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         model=model,
         # Wrapped by trl: of a model that is wrapped already it would keep a second adapter as the
         # reference, and a resumed run would begin with a fresh first one.
-        peft_config=lora,
+        peft_config=models.lora(recipe.rank, recipe.alpha),
         reward_funcs=[rollouts.reward],
         args=args,
         train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(examples))]}),

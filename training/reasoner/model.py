@@ -52,11 +52,15 @@ def load_base(name: str = DEFAULT, dtype: torch.dtype | None = None) -> tuple[An
 
 
 def with_adapter(model: Any, rank: int, alpha: int) -> PeftModel:
-    """A fresh adapter on all linear layers, in the base's precision."""
-    config = LoraConfig(
+    """A fresh adapter, in the base's precision."""
+    return get_peft_model(model, lora(rank, alpha), autocast_adapter_dtype=False)
+
+
+def lora(rank: int, alpha: int) -> LoraConfig:
+    """An adapter on all linear layers."""
+    return LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def adapter_of(folder: Path) -> Path:
