@@ -52,7 +52,13 @@ def environment(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_the_builder_ends_with_the_server(environment: Path, sent: signal.Signals):
-    make = subprocess.Popen(["make", "run", f"SERVE={environment}"], cwd=ROOT, process_group=0)
+    make = subprocess.Popen(
+        ["make", "run", f"SERVE={environment}"],
+        cwd=ROOT,
+        process_group=0,
+        # Tests that run in the background may have been started deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     files = [environment / "bin" / f"{name}.pid" for name in ("export", "serve")]
     until(lambda: all(file.is_file() for file in files))
     builder, server = (int(file.read_text()) for file in files)
