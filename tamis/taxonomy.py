@@ -11,6 +11,8 @@ import yaml
 
 ATTACK: Final = "attack"
 TOXICITY: Final = "toxicity"
+REFUSAL: Final = "refusal"
+SEVERITY: Final = "severity"
 
 
 class UnknownCategoryError(ValueError):

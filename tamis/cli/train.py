@@ -25,6 +25,13 @@ def add_to(commands: Commands) -> None:
     classifier.add_argument("--steps", type=whole, help="so many steps, instead of epochs")
     classifier.add_argument("--lr", type=float, dest="encoder_lr", help="of the encoder")
     classifier.add_argument("--head-lr", type=float)
+    classifier.add_argument(
+        "--cooldown", type=float, help="share of the steps in which the learning rate falls"
+    )
+    classifier.add_argument("--check-every", type=whole, help="steps between held-out checks")
+    classifier.add_argument(
+        "--borderline", type=float, help="how unsafe a borderline row is, 0 to 1"
+    )
     classifier.add_argument("--seed", type=int)
     classifier.add_argument(
         "--teacher", action="append", default=[], help="finished checkpoint to learn from, too"
@@ -62,7 +69,10 @@ def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
     from training.datasets import feedback
 
-    names = ("base", "init", "epochs", "steps", "encoder_lr", "head_lr", "seed", "teaching")
+    names = (
+        "base", "init", "epochs", "steps", "encoder_lr", "head_lr", "seed", "teaching",
+        "cooldown", "check_every", "borderline",
+    )  # fmt: skip
     chosen: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) is not None
     }

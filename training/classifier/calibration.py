@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from training.datasets import mixing
-from training.datasets.batches import UNKNOWN
+from training.datasets.batches import UNKNOWN, settled
 from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS, source_of
 from training.datasets.schema import Row
 
@@ -128,9 +128,11 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
 
     Args:
         rows: held-out rows.
-        labels: (rows, heads), 1, 0 or UNKNOWN.
+        labels: (rows, heads), 0 to 1 or UNKNOWN; only what is 0 or 1 counts.
         logits: (rows, heads).
     """
+    unsure = (labels > 0) & (labels < 1)
+    labels = settled(labels)
     weights = mixing.probabilities(rows)
     speaks = np.array([source_of(row).calibrates for row in rows])
     genuine = np.array([not source_of(row).synthetic for row in rows])
@@ -146,9 +148,13 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         found[name] = _calibration(name, z, y, w, scale, bias, p[both], y[both], w[both])
         mine = asked == head
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
-    safe = labels[np.arange(len(rows)), asked] == 0
+    # Every safe row is one: "none of our categories" is known of it. A document is never asked.
+    answer = labels[np.arange(len(rows)), asked]
+    document = np.array([row.target == "document" for row in rows])
+    safe, unsure = (answer == 0) & ~document, unsure.any(axis=1) | document
     for column, name in enumerate(HEADS[len(QUESTIONS) :], len(QUESTIONS)):
-        told = labels[:, column] != UNKNOWN
+        # "Given that it is unsafe": rows with complete categories say it of safe texts as well.
+        told = (labels[:, column] != UNKNOWN) & ~safe & ~unsure
         pool = genuine if _enough(labels[told & genuine, column]) else np.ones_like(genuine)
         known = told & pool
         if not _enough(labels[known, column]):

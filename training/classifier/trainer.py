@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -30,9 +31,13 @@ from training.classifier.inference import (
 from training.classifier.model import GuardClassifier
 from training.datasets import batches, feedback, mixing
 from training.datasets.batches import UNKNOWN, Example
-from training.datasets.registry import HEADS, QUESTIONS, source_of
+from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
+
+
+# At most so much work is lost by an interruption.
+SAVE_SECONDS: Final = 420
 
 
 class RecipeError(ValueError):
@@ -55,6 +60,9 @@ class Recipe:
     head_lr: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.06
+    # The share of the steps over which the learning rate falls to zero, at their end. Below 1 it is
+    # constant before: such a run can be prolonged by more steps, and nothing of it was in vain.
+    cooldown: float = 1.0
     # A row of a rich taxonomy has up to nine known categories but only one overall label.
     category_weight: float = 0.2
     seed: int = 0
@@ -65,6 +73,8 @@ class Recipe:
     # to those it has, and half of the optimiser's work is saved.
     train_embeddings: bool = False
     check_every: int = 500
+    # How unsafe a borderline row is to its question; 0 and 1 teach it as safe and as unsafe.
+    borderline: float = BORDERLINE
     # Finished checkpoints to learn from, and how much their opinion counts beside the labels.
     teachers: tuple[str, ...] = ()
     teaching: float = 0.5
@@ -74,6 +84,10 @@ class Recipe:
             raise RecipeError(f"steps must be at least 1, not {self.steps}")
         if self.epochs <= 0:
             raise RecipeError(f"epochs must be above 0, not {self.epochs}")
+        if not 0 < self.cooldown <= 1:
+            raise RecipeError(f"cooldown must be a share above 0, not {self.cooldown}")
+        if not 0 <= self.borderline <= 1:
+            raise RecipeError(f"borderline must be between 0 and 1, not {self.borderline}")
         if not 0 <= self.teaching <= 1:
             raise RecipeError(f"teaching must be a share between 0 and 1, not {self.teaching}")
 
@@ -98,7 +112,7 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
     Only within one source does a label say where the boundary lies; across sources a model may
     simply recognise the source.
     """
-    labels = np.stack([example.labels for example in examples])
+    labels = batches.settled(np.stack([example.labels for example in examples]))
     names = np.array([f"{row.source}/{row.target}" for row in rows])
     values = []
     for name in sorted(set(names)):
@@ -113,7 +127,8 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
 def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     """Train and write ``out/model.pt``, ``tokenizer.json`` and ``training.json``.
 
-    Interrupted, the same call goes on from the last checkpoint in ``out``. Started by ``accelerate
+    Interrupted, the same call goes on from the last checkpoint in ``out``, at most SAVE_SECONDS old.
+    With another number of steps it goes on from before the learning rate fell. Started by ``accelerate
     launch``, every process takes its share of the batches, and a step has as many as there are
     processes.
 
@@ -138,6 +153,9 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
 
     rows, held = _rows(data, out, recipe)
     examples = batches.encode(rows, tokenizer, shape)
+    if recipe.borderline != BORDERLINE:
+        for example in examples:
+            example.labels[example.labels == np.float32(BORDERLINE)] = recipe.borderline
     genuine = [row for row in held if not source_of(row).synthetic]
     held_examples = batches.encode(genuine, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     plan = _plan(rows, examples, recipe, accelerator.num_processes)
@@ -154,14 +172,14 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     quality = -1.0
     start, best, seconds = 0, {"step": 0, "quality": quality}, 0.0
     resume = out / "last.pt"
-    if resume.exists():
-        state = torch.load(resume, map_location=accelerator.device, weights_only=True)
+    if (state := _state(out, len(plan), accelerator.device)) is not None:
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         start, best, seconds = state["step"], state["best"], state["seconds"]
 
     began = time.monotonic() - seconds
+    saved, falling = time.monotonic(), _falling_from(recipe, len(plan))
     bar = tqdm(
         range(start, len(plan)),
         initial=start,
@@ -187,28 +205,32 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         schedule.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % recipe.check_every and step + 1 < len(plan):
+        check = (step + 1) % recipe.check_every == 0 or step + 1 == len(plan)
+        stable = step + 1 == falling
+        if not (check or stable or time.monotonic() - saved > SAVE_SECONDS):
             continue
+        saved = time.monotonic()
         if accelerator.is_main_process:
             # A run too short to have a choice is measured once, by its calibration.
-            if len(plan) > recipe.check_every:
+            if check and len(plan) > recipe.check_every:
                 logits = predict(plain, held_examples)
                 quality = held_out_quality(genuine, held_examples, logits)
                 bar.write(f"step {step + 1}: held-out mean average precision {quality:.4f}")
-            if len(plan) <= recipe.check_every or quality > best["quality"]:
+            if check and (len(plan) <= recipe.check_every or quality > best["quality"]):
                 best = {"step": step + 1, "quality": quality}
                 torch.save(plain.state_dict(), out / "model.pt")
-            torch.save(
-                {
-                    "model": plain.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "step": step + 1,
-                    "best": best,
-                    "seconds": time.monotonic() - began,
-                },
-                resume,
-            )
+            state = {
+                "model": plain.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+                "steps": len(plan),
+                "best": best,
+                "seconds": time.monotonic() - began,
+            }
+            _save(state, resume)
+            if stable and recipe.cooldown < 1:
+                _save(state, out / "stable.pt")
         accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
@@ -239,6 +261,29 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         (out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return out
+
+
+def _state(out: Path, steps: int, on: torch.device) -> dict[str, Any] | None:
+    """Where a run of so many steps goes on: None where it begins."""
+    for name in ("last.pt", "stable.pt"):
+        if (out / name).exists():
+            state: dict[str, Any] = torch.load(out / name, map_location=on, weights_only=True)
+            # What a shorter run forgot its learning rate for is not gone on from.
+            if state["steps"] == steps or not (out / "stable.pt").exists() or name == "stable.pt":
+                return state
+    return None
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole, or not at all."""
+    unfinished = path.with_name(f"{path.name}.part")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def _falling_from(recipe: Recipe, steps: int) -> int:
+    """The step from which the learning rate falls."""
+    return steps - round(recipe.cooldown * steps)
 
 
 def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
@@ -299,7 +344,7 @@ def _plan(
 def _optimizer(
     model: GuardClassifier, recipe: Recipe, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with a linear warm-up and decay; no weight decay on biases and norms."""
+    """AdamW with a linear warm-up and cool-down; no weight decay on biases and norms."""
     if not recipe.train_embeddings:
         model.encoder.get_input_embeddings().requires_grad_(False)
     # BERT's own pooler is not asked; several processes would wait for its gradient.
@@ -315,6 +360,7 @@ def _optimizer(
         [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
     )
     warm = max(1, round(recipe.warmup * steps))
+    cool = max(1, steps - max(warm, _falling_from(recipe, steps)))
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+        optimizer, lambda step: min((step + 1) / warm, 1.0, (steps - step) / cool)
     )

@@ -26,7 +26,7 @@ HELD_OUT_WINDOWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised row: all its windows, and a label per head (1, 0 or UNKNOWN)."""
+    """One tokenised row: all its windows, and a label per head (0 to 1, or UNKNOWN)."""
 
     windows: list[Window]
     labels: np.ndarray
@@ -66,16 +66,21 @@ def encode(
     for at in range(0, len(rows), POOL):
         chunk = rows[at : at + POOL]
         judged = ids([row.judged for row in chunk])
-        context = ids([row.prompt if row.target == "response" else "" for row in chunk])
+        context = ids([row.behind or "" for row in chunk])
         for row, tokens, before in zip(chunk, judged, context, strict=True):
-            behind = before if row.target == "response" else None
+            behind = None if row.behind is None else before
             examples.append(Example(windows(tokens, shape, behind)[:most], _label_vector(row)))
     return examples
 
 
 def _label_vector(row: Row) -> np.ndarray:
     labels = source_of(row).labels_of(row)
-    return np.array([labels.get(head, UNKNOWN) for head in HEADS], dtype=np.int8)
+    return np.array([labels.get(head, UNKNOWN) for head in HEADS], dtype=np.float32)
+
+
+def settled(labels: np.ndarray) -> np.ndarray:
+    """Labels without those that are neither yes nor no: borderline rows measure nothing."""
+    return np.where((labels > 0) & (labels < 1), UNKNOWN, labels)
 
 
 def draws(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:

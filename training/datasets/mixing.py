@@ -19,11 +19,13 @@ HELD_OUT_PERCENT: Final = 8
 # do not drown small, rich ones.
 TEMPERATURE: Final = 0.75
 # Short posts outnumber prompts by three to one; prompts are what the service mostly sees.
-TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.0, "text": 0.6}
+TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.4, "text": 0.6, "document": 1.0}
 
 
 def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = None) -> list[Row]:
     """The training rows of a variant that teach at least one head, in file order.
+
+    A row that was labelled anew retires the one that it replaces.
 
     ``permissive`` keeps rows whose licence allows the weights to be shipped, and the trainer's own;
     ``all`` keeps all. Rows of ``feedback``, a file that need not exist, come last.
@@ -31,21 +33,23 @@ def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = 
     files = [path for directory in directories for path in data_files(directory)]
     if feedback is not None and feedback.exists():
         files.append(feedback)
-    rows = (row for path in files for row in read_rows(path))
+    rows = [row for path in files for row in read_rows(path)]
+    superseded = {row.replaces for row in rows if row.replaces is not None}
     return [
         row
         for row in rows
-        if (variant == "all" or row.licence in FREE) and source_of(row).labels_of(row)
+        if row.id not in superseded
+        and (variant == "all" or row.licence in FREE) and source_of(row).labels_of(row)
     ]
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether a row belongs to the held-out slice: by a hash of its prompt.
+    """Whether a row belongs to the held-out slice: by a hash of its group, or of its prompt.
 
-    Hashing the prompt keeps all answers to one prompt on the same side, and keeps a row on its
+    Twins of a group stay together. Hashing the prompt keeps all answers to one prompt on the same side, and keeps a row on its
     side whatever else the data contains.
     """
-    return is_held_out_prompt(row.prompt)
+    return is_held_out_prompt(row.group or row.prompt)
 
 
 def is_held_out_prompt(prompt: str) -> bool:

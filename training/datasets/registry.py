@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import yaml
 
-from tamis.taxonomy import ATTACK, TOXICITY, taxonomy
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY, taxonomy
 from training.datasets.schema import Row
 
-# The four questions, then one head per category: "given that it is unsafe, is it this?". Toxicity
-# is a question of its own, so it has no such head.
-QUESTIONS: Final = ("prompt", "response", TOXICITY, ATTACK)
+# The questions, then one head per category: "given that it is unsafe, is it this?". Toxicity is a
+# question of its own, so it has no such head. ``refusal`` asks whether an answer declines, and
+# ``severity`` whether a text is borderline at least.
+QUESTIONS: Final = ("prompt", "response", TOXICITY, ATTACK, REFUSAL, SEVERITY)
 CATEGORIES: Final = tuple(c for c in taxonomy().categories if c != TOXICITY)
 HEADS: Final = (*QUESTIONS, *CATEGORIES)
 # Which head answers "is it unsafe?" for a row's target.
@@ -21,7 +22,11 @@ QUESTION_OF: Final[Mapping[str, str]] = {
     "prompt": "prompt",
     "response": "response",
     "text": TOXICITY,
+    "document": ATTACK,
 }
+# How unsafe a borderline row is to its question. Reasonable policies differ about such rows: taught
+# as 0 they cost recall on sets that call them unsafe, taught as 1 precision on ordinary requests.
+BORDERLINE: Final = 0.4
 
 
 class UnknownSourceError(KeyError):
@@ -63,10 +68,15 @@ class Source:
         unknown = frozenset().union(*(t.unknown for t in tags)) - present
         return {c: int(c in present) for c in sorted(self.covers - unknown)}
 
-    def labels_of(self, row: Row) -> dict[str, int]:
-        """Known head labels of a row; heads that are absent are masked out of the loss."""
+    def labels_of(self, row: Row) -> dict[str, float]:
+        """Known head labels of a row; heads that are absent are masked out of the loss.
+
+        A row that was read under our guide says what it says, whatever its source.
+        """
+        if row.severity is not None or row.target == "document":
+            return _labels_as_read(row)
         aside = bool(self.aside.intersection(row.categories))
-        labels = dict(self.known)
+        labels: dict[str, float] = dict(self.known)
         if not aside:
             labels |= dict.fromkeys(self.unsafe if row.label else self.safe, row.label)
         # A prompt row cannot teach the response head, nor the other way round.
@@ -81,6 +91,25 @@ class Source:
         if row.label or aside:
             labels |= self.categories_of(row)
         return labels
+
+
+def _labels_as_read(row: Row) -> dict[str, float]:
+    """Labels of a row that was read: every category, severity, stance and attack are known."""
+    if row.target == "document":
+        return {ATTACK: float(row.label)}
+    assert row.severity is not None
+    labels: dict[str, float] = {
+        QUESTION_OF[row.target]: (0.0, BORDERLINE, 1.0)[row.severity],
+        SEVERITY: float(row.severity > 0),
+    }
+    labels |= {category: float(category in row.categories) for category in CATEGORIES}
+    if row.stance is not None:
+        labels[REFUSAL] = float(row.stance == "refuses")
+    if row.target == "text":
+        labels[ATTACK] = 0.0
+    elif row.attack is not None and row.target == "prompt":
+        labels[ATTACK] = float(row.attack)
+    return labels
 
 
 def _tag(names: list[str]) -> Tag:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-Target = Literal["prompt", "response", "text"]
+Target = Literal["prompt", "response", "text", "document"]
+Stance = Literal["refuses", "deflects", "complies"]
 
 
 class SchemaError(ValueError):
@@ -17,7 +18,11 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled text. ``label`` is 1 unsafe, 0 safe, under the source's own policy."""
+    """One labelled text. ``label`` is 1 unsafe, 0 safe, under the source's own policy.
+
+    A row with a ``severity`` (0 safe, 1 borderline, 2 unsafe; ``label`` is 1 only for 2) was read
+    under this project's own guide: its categories are our names, and complete.
+    """
 
     id: str
     source: str
@@ -27,6 +32,23 @@ class Row:
     response: str | None
     categories: tuple[str, ...]
     licence: str | None
+    severity: int | None = None
+    stance: Stance | None = None
+    """What an answer does with its request."""
+    attack: bool | None = None
+    """Whether the text tries to make a model break its rules; None where that was not judged."""
+    group: str | None = None
+    """Twins and neighbours share a group, and never straddle a split."""
+    replaces: str | None = None
+    """The id of the row whose label this one supersedes."""
+    context: tuple[str, ...] = ()
+    """Earlier turns of the conversation, in whose light the text was judged."""
+
+    @property
+    def behind(self) -> str | None:
+        """What the judged text is read behind: earlier turns and the prompt that it answers."""
+        turns = [*self.context, self.prompt] if self.target == "response" else [*self.context]
+        return "\n".join(turns) if turns or self.target == "response" else None
 
     @property
     def judged(self) -> str:
@@ -46,6 +68,7 @@ def parse_row(line: str, where: str) -> Row:
         raise SchemaError(f"{where}: not JSON ({error.msg})") from None
     if not isinstance(raw, dict):
         raise SchemaError(f"{where}: not a JSON object")
+    raw = _flat(raw)
     for field in ("id", "source", "target", "label", "prompt"):
         if field not in raw:
             raise SchemaError(f"{where}: field {field!r} is missing")
@@ -53,6 +76,10 @@ def parse_row(line: str, where: str) -> Row:
         raise SchemaError(f"{where}: field 'target' must be one of {', '.join(get_args(Target))}")
     if raw["label"] not in (0, 1):
         raise SchemaError(f"{where}: field 'label' must be 0 or 1")
+    if raw.get("severity") not in (None, 0, 1, 2):
+        raise SchemaError(f"{where}: field 'severity' must be 0, 1 or 2")
+    if raw.get("stance") not in (None, *get_args(Stance)):
+        raise SchemaError(f"{where}: field 'stance' must be one of {', '.join(get_args(Stance))}")
     response = raw.get("response")
     if not isinstance(response, str | None):
         raise SchemaError(f"{where}: field 'response' must be a text or null")
@@ -66,7 +93,32 @@ def parse_row(line: str, where: str) -> Row:
         response=(response or "") if raw["target"] == "response" else None,
         categories=tuple(str(c) for c in raw.get("categories") or ()),
         licence=raw.get("licence"),
+        severity=raw.get("severity"),
+        stance=raw.get("stance"),
+        attack=raw.get("attack"),
+        group=raw.get("group"),
+        replaces=raw.get("replaces"),
+        context=tuple(str(turn["content"]) for turn in raw.get("context") or ()),
     )
+
+
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+    """A conversation whose last turn is judged, or what a tool returned, as a row.
+
+    Both are written by this project, so their licence is its own.
+    """
+    if "messages" in raw and "judge" in raw:
+        *context, last = raw["messages"]
+        turn = {"target": raw["judge"], "prompt": last["content"]}
+        if raw["judge"] == "response":
+            turn["response"] = last["content"]
+            turn["prompt"] = context.pop()["content"] if context else ""
+        return {"licence": "own", **raw, **turn, "context": context}
+    if "document" in raw:
+        asked = [{"content": raw["user"]}] if raw.get("user") else []
+        judged = {"target": "document", "prompt": raw["document"], "context": asked}
+        return {"licence": "own", "label": int(bool(raw.get("attack"))), **raw, **judged}
+    return raw
 
 
 def read_rows(path: Path) -> Iterator[Row]:
