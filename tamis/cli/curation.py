@@ -1,4 +1,4 @@
-"""``tamis train clean | plant | judge | hard``: which rows are worth training on."""
+"""``tamis train clean | plant | judge | hard | disagree``: which rows are worth training on."""
 
 import argparse
 from collections.abc import Sequence
@@ -57,6 +57,15 @@ def add_to(stages: Commands) -> None:
     hard.add_argument("--variant", choices=variants)
     hard.add_argument("--limit", type=whole, help="only so many rows, drawn at random")
     hard.set_defaults(run=_hard)
+
+    disagree = stages.add_parser("disagree", help="list rows whose label a classifier contradicts")
+    disagree.add_argument("--data", type=Path, nargs="+", required=True, help="folders of rows")
+    disagree.add_argument("--out", type=Path, required=True, help="folder of the list; resumes")
+    disagree.add_argument("--checkpoint", type=Path, required=True, help="a calibrated one")
+    disagree.add_argument("--count", type=whole, help="rows to list at most (default 1500)")
+    disagree.add_argument("--variant", choices=variants)
+    disagree.add_argument("--limit", type=whole, help="ask about so many rows, drawn at random")
+    disagree.set_defaults(run=_disagree)
 
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +127,19 @@ def _hard(args: argparse.Namespace) -> int:
     for name, target in report["targets"].items():
         cut = target["cut"]
         print(f"{name:<10} {cut['hard']:>6} hard, {cut['dropped']:>6} dropped of {target['rows']}")
+    return 0
+
+
+def _disagree(args: argparse.Namespace) -> int:
+    from training.curation.disagree import disagree
+
+    options = chosen(args, "count", "variant", "limit")
+    report = disagree(args.data, args.out, args.checkpoint, **options)
+    for name, rows in report["listed_by"]["source"].items():
+        if rows["chosen"]:
+            print(f"{name:<40} {rows['chosen']:>6} of {rows['rows']}")
+    rows = report["rows"]
+    print(f"{rows['listed']} listed, {report['contradicted']} contradicted of {rows['asked']}")
     return 0
 
 

@@ -1,18 +1,21 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import row, write_rows
 from training.classifier import bases, inference, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
 from training.datasets import batches
 from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS
+from training.datasets.schema import parse_row
 
 
 def inputs(ids: list[int], judged: list[int]) -> dict[str, torch.Tensor]:
@@ -62,7 +65,7 @@ def test_training_learns_and_resumes_to_the_same_weights(
     def stop_after_first_check(state: object, path: Path) -> None:
         nonlocal count
         saved(state, path)
-        if Path(path).name == "last.pt":
+        if Path(path).name == "last.pt.part":
             count += 1
             if count == 1:
                 raise InterruptedRunError
@@ -78,6 +81,52 @@ def test_training_learns_and_resumes_to_the_same_weights(
     report = json.loads((whole / "training.json").read_text())
     assert report["best"]["quality"] > 0.9
     assert report["rows"]["held_out"] > 0
+
+
+def test_a_prolonged_run_goes_on_from_before_its_learning_rate_fell(
+    data: Path, recipe: Recipe, tmp_path: Path
+):
+    def run(steps: int, out: str) -> dict[str, torch.Tensor]:
+        chosen = replace(recipe, steps=steps, cooldown=0.5, warmup=0.01, check_every=steps)
+        folder = trainer.train([data], tmp_path / out, chosen)
+        return torch.load(folder / "model.pt", weights_only=True)
+
+    short = run(12, "prolonged")
+    prolonged, whole = run(20, "prolonged"), run(20, "whole")
+    assert all(torch.equal(prolonged[name], whole[name]) for name in whole)
+    assert not all(torch.equal(short[name], whole[name]) for name in whole)
+
+
+def test_the_learning_rate_is_held_and_falls_at_the_end(tiny_base: Path, recipe: Recipe):
+    model = GuardClassifier.from_base(tiny_base, len(HEADS))
+
+    def rates(**chosen: float) -> list[float]:
+        optimizer, schedule = trainer._optimizer(model, replace(recipe, **chosen), 20)
+        found = []
+        for _ in range(20):
+            found.append(optimizer.param_groups[0]["lr"] / recipe.encoder_lr)
+            optimizer.step()
+            schedule.step()
+        return found
+
+    held = rates(warmup=0.1, cooldown=0.25)
+    assert held[:2] == pytest.approx([0.5, 1.0])
+    assert held[2:15] == pytest.approx([1.0] * 13)
+    assert held[15:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert rates(warmup=0.1, cooldown=1.0)[11] == pytest.approx(0.5)
+
+
+def test_how_unsafe_a_borderline_row_is_can_be_chosen(data: Path, recipe: Recipe, tmp_path: Path):
+    soft = row(1, "written_prompts", "prompt", 0, "how to peek at cookie 1", severity=1)
+    write_rows(tmp_path / "soft.jsonl.gz", [soft] * 40)
+    runs = []
+    for share in (0.0, 1.0):
+        chosen = replace(recipe, steps=20, borderline=share, check_every=20)
+        folder = trainer.train([data, tmp_path], tmp_path / str(share), chosen)
+        runs.append(inference.Checkpoint(folder).logits([parse_row(json.dumps(soft), "here")]))
+    assert runs[0][0, HEADS.index("prompt")] < runs[1][0, HEADS.index("prompt")]
+    with pytest.raises(trainer.RecipeError, match="borderline must be"):
+        replace(recipe, borderline=2.0)
 
 
 def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recipe):

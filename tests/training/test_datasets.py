@@ -1,21 +1,21 @@
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tamis.taxonomy import taxonomy
 from tamis.windows import WindowShape
 from tests.conftest import row, write_rows
-from training.datasets import batches, mixing
+from training.datasets import batches, mixing, readings
 from training.datasets.batches import UNKNOWN, Example
-from training.datasets.registry import HEADS, sources
+from training.datasets.registry import BORDERLINE, CATEGORIES, HEADS, sources
 from training.datasets.schema import SchemaError, data_files, parse_row, read_rows
 
 
 def parsed(source: str, target: str = "prompt", label: int = 1, categories=(), **more):
     raw = row(0, source, target, label, "text", categories=list(categories), **more)
-    import json
-
     return parse_row(json.dumps(raw), "here")
 
 
@@ -60,9 +60,7 @@ def test_categories_that_a_source_can_express_are_0_and_others_unknown():
 
 
 def test_safe_rows_carry_no_category_and_aside_rows_no_overall_label():
-    assert labels("diasafety_train", "response", 0, ["Offending User"], response="x") == {
-        "response": 0
-    }
+    assert labels("gptfuzz_responses_train", "response", 0, response="x") == {"response": 0}
     found = labels("hatexplain_train_2of3", "text", 0, ["offensive"])
     assert "toxicity" not in found
     assert found["hate"] == 0
@@ -71,6 +69,70 @@ def test_safe_rows_carry_no_category_and_aside_rows_no_overall_label():
 def test_a_response_row_teaches_the_response_head_only():
     assert labels("coconot_pref", "response", 0, response="no") == {"response": 0}
     assert "response" not in labels("coconot_pref", "prompt", 0)
+
+
+def test_a_row_that_was_read_says_for_itself_what_it_teaches():
+    read = {"severity": 2, "stance": "complies", "categories": ["cyber"], "response": "here you go"}
+    found = labels("gptfuzz_responses_train_annotated", "response", **read)
+    assert (found["response"], found["severity"], found["refusal"]) == (1, 1, 0)
+    assert {name for name in found if name in taxonomy().categories and found[name]} == {"cyber"}
+    assert {c for c in CATEGORIES if found[c] == 0} == {*CATEGORIES} - {"cyber"}
+    mild = labels("written_prompts", label=0, severity=1, attack=False)
+    assert (mild["prompt"], mild["severity"], mild["attack"]) == (BORDERLINE, 1, 0)
+    assert "refusal" not in mild
+    calm = labels("written_texts", "text", label=0, severity=0, attack=None)
+    assert (calm["toxicity"], calm["severity"], calm["attack"]) == (0, 0, 0)
+
+
+def test_borderline_rows_measure_nothing():
+    given = np.array([0, BORDERLINE, 1, UNKNOWN], dtype=np.float32)
+    assert batches.settled(given).tolist() == [0, UNKNOWN, 1, UNKNOWN]
+
+
+def test_a_row_labelled_anew_retires_the_one_it_replaces(tmp_path: Path):
+    old = row(1, "aart", "prompt", 1, "how to bake a cookie")
+    new = row(1, "aart_annotated", "prompt", 0, "how to bake a cookie", severity=0)
+    write_rows(tmp_path / "rows.jsonl.gz", [old, new | {"replaces": old["id"]}])
+    assert [r.source for r in mixing.load([tmp_path], "permissive")] == ["aart_annotated"]
+
+
+def test_twins_of_a_group_stay_on_one_side():
+    def side(n: int, group: str | None) -> bool:
+        return mixing.is_held_out(parsed("written_prompts", prompt=f"sentence {n}", group=group))
+
+    assert {side(n, None) for n in range(100)} == {True, False}
+    assert all(len({side(n, f"twins {g}") for n in range(20)}) == 1 for g in range(30))
+
+
+def test_the_last_turn_of_a_conversation_is_judged_behind_the_earlier_ones():
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    raw = {"id": "1", "source": "written_conversations", "label": 0, "severity": 0}
+    raw["messages"] = [{"role": role, "content": text} for role, text in turns]
+    answer = parse_row(json.dumps(raw | {"judge": "response"}), "here")
+    assert (answer.judged, answer.behind) == ("four", "one\ntwo\nthree")
+    raw["messages"].pop()
+    request = parse_row(json.dumps(raw | {"judge": "prompt"}), "here")
+    assert (request.judged, request.behind, request.licence) == ("three", "one\ntwo", "own")
+
+
+def test_a_document_is_judged_for_attack_alone_behind_what_was_asked():
+    raw = {"id": "1", "source": "written_documents", "user": "Sum it up", "document": "Dear all"}
+    found = parse_row(json.dumps(raw | {"attack": True}), "here")
+    assert (found.target, found.judged, found.behind) == ("document", "Dear all", "Sum it up")
+    assert sources()[found.source].labels_of(found) == {"attack": 1}
+
+
+def test_what_was_read_outranks_what_the_source_says(monkeypatch: pytest.MonkeyPatch):
+    line = {"id": "aart-0", "severity": "0", "categories": "", "stance": "", "attack": "0"}
+    monkeypatch.setattr(readings, "readings", lambda: {"aart-0": readings.parse(line)})
+    (found,) = readings.as_read([parsed("aart", categories=["murder"])])
+    assert sources()[found.source].labels_of(found)["prompt"] == 0
+    with pytest.raises(ValueError, match="aart-0: severity must be"):
+        readings.parse(line | {"severity": "3"})
+
+
+def test_every_reading_is_one():
+    assert all(reading.severity in (0, 1, 2) for reading in readings.readings().values())
 
 
 def test_licences_choose_the_variant(data: Path):
@@ -125,7 +187,8 @@ def test_every_source_of_the_data_is_registered_and_teaches_something():
             seen[found.source] = seen.get(found.source, 0) + bool(
                 sources()[found.source].labels_of(found)
             )
-    assert all(seen.values()), seen
+    # Registered all the same: rows that were read replace some of it.
+    assert {name for name, teaches in seen.items() if not teaches} == {"diasafety_train"}
 
 
 def test_a_folder_without_data_says_so(tmp_path: Path):

@@ -35,7 +35,6 @@ from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
 
-
 # At most so much work is lost by an interruption.
 SAVE_SECONDS: Final = 420
 
@@ -127,10 +126,10 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
 def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     """Train and write ``out/model.pt``, ``tokenizer.json`` and ``training.json``.
 
-    Interrupted, the same call goes on from the last checkpoint in ``out``, at most SAVE_SECONDS old.
-    With another number of steps it goes on from before the learning rate fell. Started by ``accelerate
-    launch``, every process takes its share of the batches, and a step has as many as there are
-    processes.
+    Interrupted, the same call goes on from the last checkpoint in ``out``, at most SAVE_SECONDS
+    old. With another number of steps it goes on from before the learning rate fell. Started by
+    ``accelerate launch``, every process takes its share of the batches, and a step has as many as
+    there are processes.
 
     Raises:
         RecipeError: where the recipe cannot be followed.

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from training.datasets.readings import as_read
 from training.datasets.registry import source_of
 from training.datasets.schema import Row, data_files, read_rows
 
@@ -25,7 +26,7 @@ TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.4, "text": 0.6, "document":
 def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = None) -> list[Row]:
     """The training rows of a variant that teach at least one head, in file order.
 
-    A row that was labelled anew retires the one that it replaces.
+    A row that was labelled anew retires the one that it replaces; ``readings`` outrank labels.
 
     ``permissive`` keeps rows whose licence allows the weights to be shipped, and the trainer's own;
     ``all`` keeps all. Rows of ``feedback``, a file that need not exist, come last.
@@ -33,21 +34,22 @@ def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = 
     files = [path for directory in directories for path in data_files(directory)]
     if feedback is not None and feedback.exists():
         files.append(feedback)
-    rows = [row for path in files for row in read_rows(path)]
+    rows = list(as_read(row for path in files for row in read_rows(path)))
     superseded = {row.replaces for row in rows if row.replaces is not None}
     return [
         row
         for row in rows
         if row.id not in superseded
-        and (variant == "all" or row.licence in FREE) and source_of(row).labels_of(row)
+        and (variant == "all" or row.licence in FREE)
+        and source_of(row).labels_of(row)
     ]
 
 
 def is_held_out(row: Row) -> bool:
     """Whether a row belongs to the held-out slice: by a hash of its group, or of its prompt.
 
-    Twins of a group stay together. Hashing the prompt keeps all answers to one prompt on the same side, and keeps a row on its
-    side whatever else the data contains.
+    Twins of a group stay together. Hashing the prompt keeps all answers to one prompt on the same
+    side, and keeps a row on its side whatever else the data contains.
     """
     return is_held_out_prompt(row.group or row.prompt)
 
