@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,7 +27,7 @@ from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from tamis import bundle as bundles
-from tamis.content import Content
+from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
@@ -127,6 +127,33 @@ class Moderator:
                 code="invalid_policy",
             )
         return policy
+
+    def select(
+        self,
+        items: Sequence[tuple[str, Sequence[Content]]],
+        policy: Policy,
+        asked: Collection[Side] | None = None,
+    ) -> Sequence[tuple[str, Sequence[Content]]]:
+        """Items with those contents alone that the request, else the policy, wants judged.
+
+        Raises:
+            RequestError: naming the item that lacks one of them; or as ``check_lengths``, since
+                what is not judged is read as context.
+        """
+        sides = policy.judge if asked is None else asked
+        if sides is None:
+            return items
+        self.check_lengths(items)
+        found = []
+        for name, contents in items:
+            try:
+                found.append((name, judged(contents, sides)))
+            except NotThereError as error:
+                who = "the policy's 'judge'" if asked is None else "'judge'"
+                raise RequestError(
+                    f"{name}: {error}, which {who} asks for", param=name, code="nothing_to_judge"
+                ) from None
+        return found
 
     def _busy(self) -> bool:
         return self.engine is not None and self.engine.scheduler.queued_tokens > 0

@@ -6,16 +6,20 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from tamis.policy import Thresholds
-from tamis.taxonomy import taxonomy
+from tamis.policy import CalibratedThresholds, Thresholds
+from tamis.taxonomy import REFUSAL, SEVERITY, taxonomy
 from tamis.windows import WindowShape
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "tamis.classifier/1"
-QUESTIONS: Final = ("prompt", "response", "toxicity", "attack")
+# Heads that every bundle has, and questions that a bundle may be able to answer; all other heads
+# are categories.
+REQUIRED: Final = ("prompt", "response", "toxicity", "attack")
+QUESTIONS: Final = (*REQUIRED, REFUSAL, SEVERITY)
 
 
 class BundleError(RuntimeError):
@@ -27,7 +31,8 @@ class Head:
     """One output of the graph: p = sigmoid(scale * logit + bias), and the thresholds on p.
 
     A category head answers "given that it is unsafe, is it this?"; its thresholds apply to the
-    product with the overall probability, which is the score that verdicts carry.
+    product with the overall probability, which is the score that verdicts carry. ``thresholds``
+    knows a set for each sensitivity where the manifest does.
     """
 
     name: str
@@ -156,15 +161,41 @@ def head_of(raw: Mapping[str, Any]) -> Head:
     Raises:
         KeyError, ValueError: where a field is missing or the thresholds are out of order.
     """
-    thresholds = Thresholds(float(raw["flag"]), float(raw["block"]))
-    if not 0 < thresholds.flag <= thresholds.block <= 1:
-        raise ValueError(f"head {raw['name']!r}: thresholds must satisfy 0 < flag <= block <= 1")
-    return Head(str(raw["name"]), float(raw["scale"]), float(raw["bias"]), thresholds)
+    return Head(str(raw["name"]), float(raw["scale"]), float(raw["bias"]), thresholds_of(raw))
+
+
+def thresholds_of(raw: Mapping[str, Any]) -> Thresholds:
+    """A head's own thresholds: ``flag`` and ``block``, and under ``sensitivities`` further sets.
+
+    A set that is not there is the plain one.
+
+    Raises:
+        KeyError, ValueError: where a threshold is missing or out of order.
+    """
+    plain, more = _set_of(raw, raw), raw.get("sensitivities") or {}
+    if not more:
+        return plain
+    if stray := set(more) - {"strict", "loose"}:
+        raise ValueError(f"head {raw['name']!r}: unknown sensitivity {min(stray)!r}")
+    strict, loose = (_set_of(more.get(name, raw), raw) for name in ("strict", "loose"))
+    for one, other in pairwise((strict, plain, loose)):
+        if one.flag > other.flag or one.block > other.block:
+            raise ValueError(
+                f"head {raw['name']!r}: thresholds must not fall from strict to balanced to loose"
+            )
+    return CalibratedThresholds(plain.flag, plain.block, strict, loose)
+
+
+def _set_of(raw: Mapping[str, Any], head: Mapping[str, Any]) -> Thresholds:
+    found = Thresholds(float(raw["flag"]), float(raw["block"]))
+    if not 0 < found.flag <= found.block <= 1:
+        raise ValueError(f"head {head['name']!r}: thresholds must satisfy 0 < flag <= block <= 1")
+    return found
 
 
 def _check_heads(bundle: Bundle) -> None:
     names = [head.name for head in bundle.heads]
-    if missing := [q for q in QUESTIONS if q not in names]:
+    if missing := [q for q in REQUIRED if q not in names]:
         raise BundleError(f"{bundle.path / MANIFEST}: head {missing[0]!r} is missing")
     try:
         taxonomy().check(n for n in names if n not in QUESTIONS)

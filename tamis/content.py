@@ -1,10 +1,20 @@
 """What is judged: a prompt, a response to a prompt, a plain text, or a conversation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Question = Literal["prompt", "response", "toxicity"]
+Side = Literal["prompt", "response"]
+"""A side of an exchange, as ``judge`` names it."""
+
+
+class NotThereError(ValueError):
+    """A side of an exchange that is to be judged, and that an item does not have."""
+
+    def __init__(self, side: Side) -> None:
+        super().__init__(f"has no {side} to judge")
+        self.side = side
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,24 @@ def conversation(messages: Sequence[Message]) -> tuple[Content, ...]:
     request = messages[at].content if at is not None else ""
     answers = _assistant_turns(messages, after=-1 if at is None else at)
     return (*asked, *(response(m.content, request, _field(i)) for i, m in answers))
+
+
+def judged(contents: Sequence[Content], sides: Collection[Side] | None) -> tuple[Content, ...]:
+    """Of an item's contents those of the sides that are to be judged; None judges all.
+
+    What is left out is context only: a response is still read behind its prompt.
+
+    Raises:
+        NotThereError: where the item lacks one of the sides. To pass it unjudged would look like a
+            verdict of "safe".
+    """
+    if sides is None:
+        return tuple(contents)
+    there = {content.question for content in contents}
+    for side in sides:
+        if side not in there:
+            raise NotThereError(side)
+    return tuple(content for content in contents if content.question in sides)
 
 
 def _assistant_turns(messages: Sequence[Message], after: int) -> Iterable[tuple[int, Message]]:

@@ -3,20 +3,34 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 import yaml
 
+from tamis.content import Side
 from tamis.reasoning import Guideline, GuidelineError, guidelines
 from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 
 OVERALL: Final = "overall"
+FIELDS: Final = {
+    *("name", "description", "categories", "deadline_ms", "mode", "shadow", "sensitivity"),
+    *("severity", "judge", OVERALL),
+}
+# What policies did not always have counts in their version where it is not the default, so that
+# versions from before hold.
+ADDED: Final = {"mode", "sensitivity", "severity", "judge"}
 
 Mode = Literal["enforce", "score"]
 """Whether a verdict carries the action that the policy asks for, or scores alone."""
+
+Sensitivity = Literal["strict", "balanced", "loose"]
+"""Which of a bundle's own sets of thresholds holds: strict misses less, loose alarms less."""
+
+Act = Literal["allow", "flag", "block"]
+"""What a policy may ask for by name."""
 
 
 class PolicyError(ValueError):
@@ -29,6 +43,37 @@ class Thresholds:
 
     flag: float
     block: float
+
+    def at(self, sensitivity: Sensitivity) -> "Thresholds":  # noqa: ARG002
+        """The set for a sensitivity; plain thresholds are the same at each."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedThresholds(Thresholds):
+    """A head's own thresholds, which are ``balanced``, with the sets for less and more of them."""
+
+    strict: Thresholds
+    loose: Thresholds
+
+    def at(self, sensitivity: Sensitivity) -> Thresholds:
+        """The set for a sensitivity."""
+        match sensitivity:
+            case "strict":
+                return self.strict
+            case "loose":
+                return self.loose
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SeverityRule:
+    """What a policy does with contents by their severity.
+
+    Of an unsafe content ``overall`` and the categories decide, by its score.
+    """
+
+    borderline: Act = "allow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +110,11 @@ class Policy:
     """How long an answer is worth waiting for, where the request does not say."""
     shadow: str | None = None
     """The policy by whose rules the same findings are judged on trial, for the metrics only."""
+    sensitivity: Sensitivity = "balanced"
+    """Which of the bundle's sets fills what the rules leave open."""
+    severity: SeverityRule = SeverityRule()
+    judge: tuple[Side, ...] | None = None
+    """The sides of an exchange that are judged, the other being context; None judges both."""
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -89,8 +139,9 @@ class Policy:
         """A hash of everything the policy decides by: the same version gives the same verdicts."""
         said = asdict(self)
         del said["deadline_ms"], said["shadow"]
-        if self.mode == "enforce":
-            del said["mode"]  # Versions from before there were modes hold.
+        for field in fields(self):
+            if field.name in ADDED and getattr(self, field.name) == field.default:
+                del said[field.name]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
@@ -101,14 +152,10 @@ class Policy:
             PolicyError: naming ``where`` and the field that is unknown, missing or out of range.
         """
         data = _mapping(raw, where)
-        fields = {"name", "description", "categories", "deadline_ms", "mode", "shadow", OVERALL}
-        _only(data, fields, where)
+        _only(data, FIELDS, where)
         name = data.get("name")
         if not isinstance(name, str) or not name:
             raise PolicyError(f"{where}: field 'name' must be a non-empty text")
-        mode = data.get("mode", "enforce")
-        if mode not in get_args(Mode):
-            raise PolicyError(f"{where}: field 'mode' must be one of {', '.join(get_args(Mode))}")
         shadow = data.get("shadow")
         if shadow is not None and (not isinstance(shadow, str) or shadow in ("", name)):
             raise PolicyError(f"{where}: field 'shadow' must be the name of another policy")
@@ -123,7 +170,10 @@ class Policy:
             raise PolicyError(f"{where}: field 'deadline_ms' must be a whole number above 0")
         return cls(
             name=name,
-            mode=cast("Mode", mode),
+            mode=_one_of(data, "mode", Mode, "enforce", where),
+            sensitivity=_one_of(data, "sensitivity", Sensitivity, "balanced", where),
+            severity=_severity(data, where),
+            judge=_sides(data, where),
             deadline_ms=deadline,
             shadow=shadow,
             description=str(data.get("description", "")),
@@ -211,6 +261,30 @@ def _only(data: Mapping[str, Any], known: set[str], where: str) -> None:
     if stray := sorted(set(data) - known):
         allowed = ", ".join(sorted(known))
         raise PolicyError(f"{where}: unknown field {stray[0]!r}; known: {allowed}")
+
+
+def _one_of(data: Mapping[str, Any], field: str, names: Any, default: str, where: str) -> Any:
+    value = data.get(field, default)
+    if value not in get_args(names):
+        raise PolicyError(f"{where}: field {field!r} must be one of {', '.join(get_args(names))}")
+    return value
+
+
+def _severity(data: Mapping[str, Any], where: str) -> SeverityRule:
+    raw = _mapping(data.get("severity", {}), f"{where}: field 'severity'")
+    where = f"{where}: 'severity'"
+    _only(raw, {"borderline"}, where)
+    return SeverityRule(borderline=_one_of(raw, "borderline", Act, "allow", where))
+
+
+def _sides(data: Mapping[str, Any], where: str) -> tuple[Side, ...] | None:
+    raw, known = data.get("judge"), get_args(Side)
+    if raw is None:
+        return None
+    if not isinstance(raw, list) or not raw or any(side not in known for side in raw):
+        raise PolicyError(f"{where}: field 'judge' must be a list of {', '.join(known)}")
+    # Versions do not depend on the order.
+    return tuple(side for side in known if side in raw)
 
 
 def _rule(raw: Any, where: str) -> Rule:

@@ -1,16 +1,19 @@
 """A verdict: what was found in an item, what the policy makes of it, and who says so."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
-from tamis.taxonomy import ATTACK, TOXICITY
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 
-# The label of evidence for the overall question.
+# The labels of evidence for the overall question, and for being borderline.
 UNSAFE: Final = "unsafe"
+BORDERLINE: Final = "borderline"
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class Action(StrEnum):
@@ -19,6 +22,17 @@ class Action(StrEnum):
     ALLOW = "allow"
     FLAG = "flag"
     BLOCK = "block"
+
+
+class Severity(StrEnum):
+    """How bad a content is, whatever the policy does about it; ordered from mild to severe.
+
+    Reasonable policies differ about what is borderline.
+    """
+
+    SAFE = "safe"
+    BORDERLINE = "borderline"
+    UNSAFE = "unsafe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +48,9 @@ class CategoryScore:
 class Evidence:
     """Words that decided: ``text == field[start:end]``, offsets in characters (code points).
 
-    ``category`` is a category of the taxonomy, ``attack``, or ``unsafe`` for the overall question.
-    ``score`` is the calibrated probability that these words alone argue for.
+    ``category`` is a category of the taxonomy, ``attack``, ``unsafe`` for the overall question, or
+    ``borderline`` where the policy acts on that. ``score`` is the calibrated probability that these
+    words alone argue for.
     """
 
     start: int
@@ -51,7 +66,9 @@ class Finding:
     """What a classifier says of one content, before any policy.
 
     ``overall`` answers the content's question; ``categories`` holds calibrated probabilities of
-    the categories that the model was taught. ``windows`` is how many were read.
+    the categories that the model was taught. ``windows`` is how many were read. ``severity`` is
+    the probability that the text is at least borderline; ``refusal``, of a response, that it
+    declines from its beginning to its end. Both are None where the model was not taught them.
     """
 
     question: Question
@@ -61,6 +78,9 @@ class Finding:
     windows: int
     tokens: int
     evidence: Sequence[Evidence] = ()
+    refusal: float | None = None
+    severity: float | None = None
+    field: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +94,28 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldVerdict:
+    """The judgement of one content, on its own: a prompt's harm is not its response's.
+
+    ``action`` is that of everything the policy asks of the content, ``score`` and ``threshold`` are
+    those of its overall question. ``refusal`` is None where no response was judged, or where the
+    bundle has no such head.
+    """
+
+    question: Question
+    flagged: bool
+    action: Action
+    score: float
+    threshold: float | None
+    severity: Severity
+    refusal: CategoryScore | None = None
+    withheld: Action | None = None
+    """What the policy would have done, where it only scores."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one item under one policy."""
+    """The judgement of one item under one policy: the worst of its contents' (``fields``)."""
 
     flagged: bool
     action: Action
@@ -87,8 +127,23 @@ class Verdict:
     windows: int
     tokens: int
     provenance: Provenance
+    severity: Severity
+    fields: Mapping[str, FieldVerdict]
+    """By where the contents stood in the request, in the order in which they were judged."""
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One content's finding under a policy."""
+
+    finding: Finding
+    verdict: FieldVerdict
+    scores: Mapping[str, CategoryScore]
+    """Of categories and attack."""
+    shown: Collection[str]
+    """Labels whose evidence is shown."""
 
 
 def decide(
@@ -99,10 +154,11 @@ def decide(
 ) -> Verdict:
     """Apply a policy to the findings of one item's contents.
 
-    A category's score is its highest over the contents. Where the policy asks the overall question,
-    a category is flagged only along with it: the categories say what an unsafe item is about, and
-    do not overrule the head that was taught to tell unsafe from safe. Toxicity and attack are
-    questions of their own and need no company.
+    Every content is judged on its own, and the item is as bad as its worst content. A category's
+    score is its highest over the contents. Where the policy asks the overall question, a category
+    is flagged only along with it: the categories say what an unsafe content is about, and do not
+    overrule the head that was taught to tell unsafe from safe. Toxicity and attack are questions of
+    their own and need no company.
 
     Args:
         findings: one per content; none (an empty conversation) is allowed.
@@ -110,49 +166,108 @@ def decide(
         own: the bundle's thresholds by head, for what the policy leaves open.
         provenance: goes into the verdict as it is.
     """
-    actions = [Action.ALLOW]
+    read = [_read(_as_answered(finding, own), policy, own) for finding in findings]
+    verdicts = [one.verdict for one in read]
     # Of several contents the one furthest above (or least below) its threshold speaks for the item.
-    score, threshold = max((f.overall for f in findings), default=0.0), None
-    unsafe = policy.overall is None
-    if policy.overall is not None and findings:
-        judged = [(f.overall, policy.overall.resolve(own[f.question])) for f in findings]
-        score, limits = max(judged, key=lambda pair: pair[0] - pair[1].flag)
-        threshold = limits.flag
-        actions += [_action(value, limit) for value, limit in judged]
-        unsafe = any(value >= limit.flag for value, limit in judged)
-
-    def scored(name: str, rule: Rule, values: Sequence[float]) -> CategoryScore:
-        value, limits = max(values), rule.resolve(own[name])
-        counts = unsafe or name in (ATTACK, TOXICITY)
-        if counts:
-            actions.append(_action(value, limits))
-        return CategoryScore(value, counts and value >= limits.flag, limits.flag)
-
-    categories: dict[str, CategoryScore] = {}
-    attack: CategoryScore | None = None
-    for name, rule in policy.categories.items():
-        if name == ATTACK:
-            if values := [f.attack for f in findings if f.attack is not None]:
-                attack = scored(name, rule, values)
-        elif values := [f.categories[name] for f in findings if name in f.categories]:
-            categories[name] = scored(name, rule, values)
-
-    action = max(actions, key=list(Action).index)
-    shown = {name for name, c in categories.items() if c.flagged}
-    shown |= {UNSAFE} if unsafe and policy.overall is not None else set()
-    shown |= {ATTACK} if attack is not None and attack.flagged else set()
+    loudest = max(verdicts, key=lambda v: v.score - (v.threshold or 0.0), default=None)
+    action = _worst(Action, (v.action for v in verdicts))
+    scores: dict[str, CategoryScore] = {}
+    for name in policy.categories:
+        if found := [one.scores[name] for one in read if name in one.scores]:
+            highest, flagged = max(f.score for f in found), any(f.flagged for f in found)
+            scores[name] = CategoryScore(highest, flagged, found[0].threshold)
+    attack = scores.pop(ATTACK, None)
     return Verdict(
         flagged=action is not Action.ALLOW,
         action=action,
-        score=score,
-        threshold=threshold,
-        categories=categories,
+        score=0.0 if loudest is None else loudest.score,
+        threshold=None if loudest is None else loudest.threshold,
+        categories=scores,
         attack=attack,
-        evidence=[e for f in findings for e in f.evidence if e.category in shown],
+        evidence=[e for one in read for e in one.finding.evidence if e.category in one.shown],
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
         provenance=provenance,
+        severity=_worst(Severity, (v.severity for v in verdicts)),
+        fields={one.finding.field: one.verdict for one in read},
     )
+
+
+def _as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
+    """A response's finding in the light of its refusal.
+
+    To decline is safe by definition, so a response is no likelier to be unsafe, or borderline, than
+    not to decline: P(unsafe) <= 1 - P(refusal). That is applied where the refusal reaches its
+    head's *block* threshold (nine in ten of such answers decline) and to no milder one, and
+    ``Finding.refusal`` is that of the window that declines least, so that neither a polite opening
+    nor an answer that goes on behind it passes for a refusal. The bound never is zero: a policy
+    with low thresholds still hears what the response's own question says.
+    """
+    refusal, limits = finding.refusal, own.get(REFUSAL)
+    if refusal is None or limits is None or refusal < limits.block:
+        return finding
+    most = 1 - refusal
+    share = min(1.0, most / finding.overall) if finding.overall else 1.0
+    return replace(
+        finding,
+        overall=finding.overall * share,
+        categories={name: score * share for name, score in finding.categories.items()},
+        severity=None if finding.severity is None else min(finding.severity, most),
+    )
+
+
+def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _Read:
+    """What a policy makes of one content."""
+
+    def limits_of(name: str, rule: Rule) -> Thresholds:
+        return rule.resolve(own[name].at(policy.sensitivity))
+
+    # How bad a content is can be told by a policy, too, that does not ask the overall question.
+    overall = limits_of(finding.question, policy.overall or Rule())
+    severity = _severity(finding, overall, limits_of)
+    actions, shown = [Action.ALLOW], set[str]()
+    if policy.overall is not None:
+        actions.append(_action(finding.overall, overall))
+        if severity is Severity.UNSAFE:
+            shown.add(UNSAFE)
+    if severity is Severity.BORDERLINE and policy.severity.borderline != "allow":
+        actions.append(Action(policy.severity.borderline))
+        shown.add(BORDERLINE)
+    unsafe = severity is Severity.UNSAFE or policy.overall is None
+    scores: dict[str, CategoryScore] = {}
+    for name, rule in policy.categories.items():
+        score = finding.attack if name == ATTACK else finding.categories.get(name)
+        if score is None:
+            continue
+        limits = limits_of(name, rule)
+        flagged = score >= limits.flag and (unsafe or name in (ATTACK, TOXICITY))
+        scores[name] = CategoryScore(score, flagged, limits.flag)
+        if flagged:
+            actions.append(_action(score, limits))
+            shown.add(name)
+
+    action = _worst(Action, actions)
+    declines = finding.refusal
+    verdict = FieldVerdict(
+        question=finding.question,
+        flagged=action is not Action.ALLOW,
+        action=action,
+        score=finding.overall,
+        threshold=None if policy.overall is None else overall.flag,
+        severity=severity,
+        refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
+    )
+    return _Read(finding, verdict, scores, shown)
+
+
+def _severity(
+    finding: Finding, overall: Thresholds, limits_of: Callable[[str, Rule], Thresholds]
+) -> Severity:
+    if finding.overall >= overall.flag:
+        return Severity.UNSAFE
+    if finding.severity is None or finding.severity < limits_of(SEVERITY, Rule()).flag:
+        return Severity.SAFE
+    return Severity.BORDERLINE
 
 
 def withhold(verdict: Verdict) -> Verdict:
@@ -167,8 +282,21 @@ def withhold(verdict: Verdict) -> Verdict:
         action=Action.ALLOW,
         categories={name: scored(found) for name, found in verdict.categories.items()},
         attack=None if verdict.attack is None else scored(verdict.attack),
+        fields={
+            name: replace(field, flagged=False, action=Action.ALLOW, withheld=field.action)
+            for name, field in verdict.fields.items()
+        },
         withheld=verdict.action,
     )
+
+
+def _reached(score: float, flag: float) -> CategoryScore:
+    return CategoryScore(score, score >= flag, flag)
+
+
+def _worst(kind: type[E], found: Iterable[E]) -> E:
+    order = list(kind)
+    return max(found, key=order.index, default=order[0])
 
 
 def _action(score: float, limits: Thresholds) -> Action:

@@ -74,10 +74,35 @@ def invented() -> Iterator[dict[str, Any]]:
         yield row(n, "hateval_train", "text", 1, rude, licence="unknown")
 
 
+def graded() -> Iterator[dict[str, Any]]:
+    """Rows that were read: how bad they are, and whether an answer declines."""
+
+    def read(n: int, target: str, severity: int, text: str, **more: Any) -> dict[str, Any]:
+        about = ["illicit"] if severity == 2 else []
+        told = {"severity": severity, "categories": about} | more
+        return row(n, f"written_{target}s", target, int(severity == 2), text, **told)
+
+    for n in range(120):
+        steal, bake, borrow = (f"how to {do} cookie {n}" for do in ("steal", "bake", "borrow"))
+        yield read(3 * n, "prompt", 2, steal, attack=False)
+        yield read(3 * n + 1, "prompt", 1, borrow, attack=False)
+        yield read(3 * n + 2, "prompt", 0, bake, attack=False)
+        for at, (stance, severity, asked, said) in enumerate(
+            (
+                ("refuses", 0, steal, f"sorry I can not help with cookie {n}"),
+                ("refuses", 0, bake, f"sorry I do not know cookie {n}"),
+                ("complies", 2, steal, f"sure {steal}"),
+                ("complies", 1, borrow, f"sure {borrow}"),
+                ("complies", 0, bake, f"sure {bake}"),
+            )
+        ):
+            yield read(5 * n + at, "response", severity, asked, response=said, stance=stance)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "train.jsonl.gz", list(invented()))
+    write_rows(folder / "train.jsonl.gz", [*invented(), *graded()])
     return folder
 
 
@@ -89,7 +114,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("base")
-    words = sorted({w for r in invented() for w in f"{r['prompt']} {r['response']}".split()})
+    rows = [*invented(), *graded()]
+    words = sorted({w for r in rows for w in f"{r['prompt']} {r['response']}".lower().split()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -125,6 +151,23 @@ def recipe(tiny_base: Path) -> "Recipe":
         context_tokens=8,
         check_every=20,
     )
+
+
+@pytest.fixture(scope="session")
+def graded_bundle(
+    data: Path, recipe: "Recipe", tmp_path_factory: pytest.TempPathFactory
+) -> bundles.Bundle:
+    """A bundle of invented sentences that knows what is borderline, and what declines."""
+    from export import bundle as exporting
+    from training.classifier import trainer
+
+    folder = tmp_path_factory.mktemp("graded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "CALIBRATION_ROWS", 32)
+        checkpoint = trainer.train([data], folder / "checkpoint", recipe)
+        trainer.calibrate([data], checkpoint)
+        exporting.build(checkpoint, [data], folder / "bundle", "graded")
+    return bundles.load(folder / "bundle")
 
 
 @pytest.fixture(scope="session")

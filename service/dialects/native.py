@@ -13,7 +13,7 @@ from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
-from tamis.verdict import CategoryScore, Verdict
+from tamis.verdict import CategoryScore, FieldVerdict, Verdict
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -99,6 +99,12 @@ class ModerateRequest(Strict):
     policy: str | dict[str, Any] | None = Field(
         None, description="A policy by name, or written out; the default policy where absent."
     )
+    judge: list[content.Side] | None = Field(
+        None,
+        min_length=1,
+        description="The sides of an exchange to judge, the other being context; the policy's "
+        "choice where absent, else both.",
+    )
     explain: Literal["evidence", "reason"] | None = Field(
         None,
         description='"evidence" adds the words that decided, "reason" what the reasoner says.',
@@ -134,9 +140,10 @@ async def moderate(request: Request) -> Response:
     names = (
         [f"input[{n}]" for n in range(len(batch))] if isinstance(body.input, list) else ["input"]
     )
-    items = list(zip(names, map(contents_of, batch), strict=True))
     reasoned = body.explain == "reason"
     policy = moderator.policy(request, body.policy, reasoned)
+    contents = map(contents_of, batch)
+    items = moderator.select(list(zip(names, contents, strict=True)), policy, body.judge)
     if reasoned:
         # Said before anything is judged.
         moderator.reasoning.check_items(len(batch))
@@ -202,6 +209,8 @@ def verdict_json(
         "action": verdict.action.value,
         "score": round(verdict.score, 4),
         "threshold": _rounded(verdict.threshold),
+        "severity": verdict.severity.value,
+        "fields": {name: _field_json(field) for name, field in verdict.fields.items()},
         "categories": {name: _score_json(c) for name, c in verdict.categories.items()},
         "attack": None if verdict.attack is None else _score_json(verdict.attack),
         "evidence": [
@@ -224,6 +233,25 @@ def verdict_json(
         out["withheld"] = verdict.withheld.value
     if timings is not None:
         out["timings"] = timings
+    return out
+
+
+def _field_json(field: FieldVerdict) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "flagged": field.flagged,
+        "action": field.action.value,
+        "score": round(field.score, 4),
+        "threshold": _rounded(field.threshold),
+        "severity": field.severity.value,
+    }
+    if field.question == "response":
+        refusal = field.refusal
+        out["refusal"] = refusal and {
+            "score": round(refusal.score, 4),
+            "flagged": refusal.flagged,
+        }
+    if field.withheld is not None:
+        out["withheld"] = field.withheld.value
     return out
 
 

@@ -81,7 +81,8 @@ async def moderations(request: Request) -> JSONResponse:
         raise from_validation(error, TAGS) from None
     items = _items(body.input)
     moderator.check_items(len(items))
-    judged = await moderator.judge(request, items, moderator.policy(request))
+    policy = moderator.policy(request)
+    judged = await moderator.judge(request, moderator.select(items, policy), policy)
     return JSONResponse(
         {
             "id": f"modr-{request.state.request_id}",

@@ -62,9 +62,8 @@ class Cache:
         """Keep a finding, at the cost of the least recently used ones."""
         if key in self._found:
             return
-        if finding.evidence:
-            bare = tuple(dataclasses.replace(e, text="", field="") for e in finding.evidence)
-            finding = dataclasses.replace(finding, evidence=bare)
+        bare = tuple(dataclasses.replace(e, text="", field="") for e in finding.evidence)
+        finding = dataclasses.replace(finding, evidence=bare, field="")
         self._found[key] = finding
         self._bytes += _size(finding)
         while self._bytes > self._max_bytes:
@@ -72,14 +71,12 @@ class Cache:
 
 
 def quoting(finding: Finding, content: Content) -> Finding:
-    """The finding with its evidence read off a content: for one found for an equal content."""
-    if not finding.evidence:
-        return finding
+    """The finding as one of a content: for one found for an equal content, of another field."""
     evidence = tuple(
         dataclasses.replace(e, text=content.text[e.start : e.end], field=content.field)
         for e in finding.evidence
     )
-    return dataclasses.replace(finding, evidence=evidence)
+    return dataclasses.replace(finding, evidence=evidence, field=content.field)
 
 
 def _size(finding: Finding) -> int:

@@ -13,8 +13,8 @@ from service.engine import evidence as ev
 from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
-from tamis.taxonomy import ATTACK, TOXICITY
-from tamis.verdict import UNSAFE, Evidence, Finding
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
+from tamis.verdict import BORDERLINE, UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
 
 INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
@@ -126,22 +126,27 @@ class Classifier:
     def finding(self, encoded: Encoded, scored: Sequence[Scored]) -> Finding:
         """Pool the windows of one content: the most unsafe window speaks for the text.
 
-        A category's score is P(unsafe) * P(category | unsafe) within one window, at its highest.
+        A category's score is P(unsafe) * P(category | unsafe) within one window, at its highest. An
+        answer declines only where all of it does, so its refusal is that of the least window.
         """
-        question = encoded.content.question
+        question, field = encoded.content.question, encoded.content.field
         if not scored:
-            return Finding(question, 0.0, {}, None, windows=0, tokens=0)
-        answers = self._answers(question, [self._probabilities(s.logits) for s in scored])
+            return Finding(question, 0.0, {}, None, windows=0, tokens=0, field=field)
+        p = [self._probabilities(s.logits) for s in scored]
+        answers = self._answers(question, p)
         highest = {label: max(score) for label, (_, score) in answers.items()}
-        overall, attack = highest.pop(UNSAFE), highest.pop(ATTACK, None)
+        declines = self._column.get(REFUSAL) if question == "response" else None
         return Finding(
             question=question,
-            overall=overall,
+            overall=highest.pop(UNSAFE),
+            attack=highest.pop(ATTACK, None),
+            severity=highest.pop(BORDERLINE, None),
+            refusal=None if declines is None else min(row[declines] for row in p),
             categories=highest,
-            attack=attack,
             windows=len(scored),
             tokens=encoded.tokens,
             evidence=self._evidence(encoded, scored, answers) if encoded.encoding else (),
+            field=field,
         )
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
@@ -171,8 +176,9 @@ class Classifier:
         if question != "response":
             # What a model answered is neither an attack on it nor was toxicity taught on it.
             for name in (TOXICITY, ATTACK):
-                at = column[name]
-                answers[name] = at, [row[at] for row in p]
+                answers[name] = column[name], [row[column[name]] for row in p]
+        if SEVERITY in column:
+            answers[BORDERLINE] = column[SEVERITY], [row[column[SEVERITY]] for row in p]
         return answers
 
     def _evidence(

@@ -7,7 +7,8 @@ from tamis.verdict import Evidence, Finding
 
 def finding(n: float = 0.5, evidence: tuple[Evidence, ...] = ()) -> Finding:
     scores = {f"category{i}": n + i * 1e-3 for i in range(11)}
-    return Finding("prompt", n, scores, n / 2, windows=1, tokens=12, evidence=evidence)
+    more = {"evidence": evidence, "severity": n, "field": "prompt"}
+    return Finding("prompt", n, scores, n / 2, windows=1, tokens=12, **more)
 
 
 def test_a_finding_comes_back_for_the_same_content_only():
@@ -35,6 +36,7 @@ def test_where_a_text_stood_does_not_matter_and_evidence_quotes_it_again():
     assert found is not None
     (again,) = found.evidence
     assert (again.text, again.field) == ("stupid", "messages[3].content")
+    assert found.field == "messages[3].content"
 
 
 def test_no_text_is_kept_and_keys_differ_between_processes():

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tamis import bundle as bundles
-from tamis.bundle import Bundle, BundleError, load
+from tamis.bundle import Bundle, BundleError, head_of, load
+from tamis.policy import Thresholds
 
 
 @pytest.fixture
@@ -78,3 +79,48 @@ def test_no_bundle_and_no_json(tmp_path: Path):
 def test_the_environment_chooses_the_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("TAMIS_BUNDLE", str(tmp_path))
     assert bundles.default_bundle() == tmp_path
+
+
+def head(**more: object) -> dict[str, object]:
+    return {"name": "prompt", "scale": 1, "bias": 0, "flag": 0.5, "block": 0.8} | more
+
+
+def test_a_head_may_know_a_set_of_thresholds_for_each_sensitivity():
+    sets = {"strict": {"flag": 0.3, "block": 0.6}, "loose": {"flag": 0.7, "block": 0.9}}
+    found = head_of(head(sensitivities=sets)).thresholds
+    assert (found.flag, found.block) == (0.5, 0.8)
+    assert found.at("strict") == Thresholds(0.3, 0.6)
+    assert found.at("loose") == Thresholds(0.7, 0.9)
+    # What is left out is the plain set.
+    found = head_of(head(sensitivities={"strict": sets["strict"]})).thresholds
+    assert found.at("loose") == Thresholds(0.5, 0.8)
+    assert head_of(head()).thresholds.at("strict") == Thresholds(0.5, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"harsh": {"flag": 0.3, "block": 0.6}}, "unknown sensitivity 'harsh'"),
+        ({"balanced": {"flag": 0.3, "block": 0.6}}, "unknown sensitivity 'balanced'"),
+        ({"strict": {"flag": 0.6, "block": 0.8}}, "must not fall from strict to balanced"),
+        ({"loose": {"flag": 0.6, "block": 0.7}}, "must not fall from strict to balanced"),
+        ({"loose": {"flag": 0.9, "block": 0.8}}, "0 < flag <= block <= 1"),
+        ({"strict": {"flag": 0.2}}, "block"),
+    ],
+)
+def test_sets_that_make_no_sense_are_refused(sets: dict, message: str):
+    with pytest.raises((ValueError, KeyError), match=message):
+        head_of(head(sensitivities=sets))
+
+
+def test_refusal_and_severity_are_questions_that_a_bundle_may_lack(copy: Path, bundle: Bundle):
+    heads = [dict(head) for head in bundle.manifest["heads"]]
+    lacking = {head["name"] for head in heads} & {"refusal", "severity"}
+    further = [dict(heads[0], name=name) for name in {"refusal", "severity"} - lacking]
+    change(copy, heads=heads + further)
+    assert {"refusal", "severity"} <= set(load(copy).thresholds)
+    change(copy, heads=[head for head in heads if head["name"] not in ("refusal", "severity")])
+    assert not {"refusal", "severity"} & set(load(copy).thresholds)
+    change(copy, heads=[head for head in heads if head["name"] != "attack"])
+    with pytest.raises(BundleError, match="head 'attack' is missing"):
+        load(copy)

@@ -1,4 +1,6 @@
-from tamis.content import Message, conversation, exchange
+import pytest
+
+from tamis.content import Message, NotThereError, conversation, exchange, judged, plain, prompt
 
 
 def test_an_exchange_judges_the_prompt_and_the_response_in_its_light():
@@ -28,3 +30,29 @@ def test_an_opening_by_the_assistant_is_judged_on_its_own():
 
 def test_system_and_tool_messages_are_not_judged():
     assert conversation([Message("system", "x"), Message("tool", "y")]) == ()
+
+
+def test_one_side_is_judged_and_the_other_is_its_context():
+    contents = exchange("How are you?", "Fine.")
+    assert judged(contents, None) == contents
+    assert judged(contents, ["response", "prompt"]) == contents
+    (answer,) = judged(contents, ["response"])
+    assert (answer.text, answer.context) == ("Fine.", "How are you?")
+    (asked,) = judged(contents, ["prompt"])
+    assert asked.text == "How are you?"
+
+
+@pytest.mark.parametrize(
+    ("contents", "side"),
+    [
+        ((prompt("hello"),), "response"),
+        ((plain("hello"),), "prompt"),
+        (conversation([Message("assistant", "Hello!")]), "prompt"),
+        ((), "response"),
+    ],
+)
+def test_a_side_that_is_not_there_is_never_passed_over(contents, side):
+    with pytest.raises(NotThereError, match=f"has no {side} to judge"):
+        judged(contents, [side])
+    with pytest.raises(NotThereError):
+        judged(contents, ["prompt", "response"])

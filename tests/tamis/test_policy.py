@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from tamis.policy import Policy, PolicyError, Rule, Thresholds, default_policy, load_policies
+from tamis.policy import (
+    CalibratedThresholds,
+    Policy,
+    PolicyError,
+    Rule,
+    Thresholds,
+    default_policy,
+    load_policies,
+)
 from tamis.taxonomy import ATTACK, taxonomy
 
 
@@ -26,6 +34,16 @@ def test_the_default_policy_names_every_category_and_leaves_thresholds_to_the_bu
         ({"name": "x", "categories": {"hate": {"flag": 0.9, "block": 0.5}}}, "must not be above"),
         ({"name": "x", "overall": {}, "categroies": {}}, "unknown field 'categroies'"),
         ({"name": "x", "categories": {"hate": {"definition": 3}}}, "'definition'"),
+        (
+            {"name": "x", "overall": {}, "sensitivity": "high"},
+            "'sensitivity' must be one of strict",
+        ),
+        ({"name": "x", "overall": {}, "severity": "flag"}, "'severity' must be a mapping"),
+        ({"name": "x", "overall": {}, "severity": {"unsafe": "flag"}}, "unknown field 'unsafe'"),
+        ({"name": "x", "overall": {}, "severity": {"borderline": "stop"}}, "must be one of allow"),
+        ({"name": "x", "overall": {}, "judge": "response"}, "'judge' must be a list of prompt"),
+        ({"name": "x", "overall": {}, "judge": []}, "'judge' must be a list of prompt, response"),
+        ({"name": "x", "overall": {}, "judge": ["answer"]}, "'judge' must be a list of prompt"),
     ],
 )
 def test_faults_are_refused_by_name(raw: object, message: str):
@@ -39,6 +57,36 @@ def test_the_version_changes_with_the_content_and_only_with_it():
 
     assert version(0.4) == version(0.4)
     assert version(0.4) != version(0.5)
+
+
+def test_versions_from_before_a_field_hold_as_long_as_it_is_left_alone():
+    def version(**more: object) -> str:
+        raw = {"name": "x", "categories": {"hate": {"flag": 0.4}}}
+        return Policy.parse(raw | more).version
+
+    # Of the release before sensitivity, severity and judge came.
+    assert version() == "1fe372fa7faf"
+    assert (
+        version(sensitivity="balanced", severity={"borderline": "allow"}, judge=None) == version()
+    )
+    changed = [
+        version(sensitivity="strict"),
+        version(sensitivity="loose"),
+        version(severity={"borderline": "flag"}),
+        version(judge=["response"]),
+        version(judge=["prompt", "response"]),
+    ]
+    assert len({version(), *changed}) == 6
+    assert version(judge=["response", "prompt"]) == changed[-1]
+
+
+def test_the_sensitivity_fills_what_the_rules_leave_open():
+    own = CalibratedThresholds(0.5, 0.8, strict=Thresholds(0.3, 0.6), loose=Thresholds(0.7, 0.95))
+    assert [own.at(s) for s in ("strict", "loose")] == [own.strict, own.loose]
+    assert (own.at("balanced").flag, own.at("balanced").block) == (0.5, 0.8)
+    assert Rule(flag=0.4).resolve(own.at("strict")) == Thresholds(0.4, 0.6)
+    plain = Thresholds(0.5, 0.9)
+    assert plain.at("strict") == plain.at("loose") == plain
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-from tamis.policy import Policy, Thresholds, default_policy
-from tamis.verdict import Action, Evidence, Finding, Provenance, decide
+import pytest
+
+from tamis.policy import CalibratedThresholds, Policy, Thresholds, default_policy
+from tamis.verdict import Action, Evidence, Finding, Provenance, Severity, decide, withhold
 
 OWN = {
     name: Thresholds(0.5, 0.9)
@@ -8,8 +10,12 @@ OWN = {
 WHO = Provenance("m", "f", "p", "v")
 
 
+# A bundle that knows refusals and severities; a refusal is sure from 0.8 on.
+KNOWING = OWN | {"refusal": Thresholds(0.5, 0.8), "severity": Thresholds(0.4, 0.9)}
+
+
 def finding(question: str = "prompt", overall: float = 0.0, **more: object) -> Finding:
-    given = {"categories": {}, "attack": None, "windows": 1, "tokens": 3} | more
+    given = {"categories": {}, "attack": None, "windows": 1, "tokens": 3, "field": question} | more
     return Finding(question, overall, **given)
 
 
@@ -63,3 +69,143 @@ def test_evidence_is_shown_for_what_is_flagged():
     verdict = decide([found], default_policy(), OWN, WHO)
     assert {e.category for e in verdict.evidence} == {"unsafe", "hate"}
     assert not decide([finding(evidence=spans)], default_policy(), OWN, WHO).evidence
+
+
+def test_every_content_is_judged_on_its_own_and_the_item_is_as_bad_as_its_worst():
+    asked, answered = finding("prompt", 0.95), finding("response", 0.1)
+    verdict = decide([asked, answered], default_policy(), OWN, WHO)
+    assert list(verdict.fields) == ["prompt", "response"]
+    mine, its = verdict.fields["prompt"], verdict.fields["response"]
+    assert (mine.flagged, mine.action, mine.severity) == (True, Action.BLOCK, Severity.UNSAFE)
+    assert (its.flagged, its.action, its.severity) == (False, Action.ALLOW, Severity.SAFE)
+    assert (its.score, its.threshold) == (0.1, 0.5)
+    assert (verdict.action, verdict.severity) == (Action.BLOCK, Severity.UNSAFE)
+    alone = decide([answered], default_policy(), OWN, WHO)
+    assert (alone.action, alone.fields) == (Action.ALLOW, {"response": its})
+
+
+def test_what_is_flagged_besides_the_overall_question_is_its_fields_own():
+    asked = finding("prompt", 0.1, attack=0.95)
+    verdict = decide([asked, finding("response", 0.1)], default_policy(), OWN, WHO)
+    assert [field.action for field in verdict.fields.values()] == [Action.BLOCK, Action.ALLOW]
+    assert verdict.action is Action.BLOCK
+    assert verdict.severity is Severity.SAFE
+
+
+def test_a_category_needs_the_company_of_its_own_field():
+    asked = finding("prompt", 0.7, categories={"hate": 0.1, "violence": 0.6})
+    answered = finding("response", 0.45, categories={"hate": 0.44, "violence": 0.0})
+    policy = Policy.parse(
+        {"name": "x", "overall": {}, "categories": {"hate": {"flag": 0.4}, "violence": {}}}
+    )
+    verdict = decide([asked, answered], policy, OWN, WHO)
+    assert (verdict.categories["hate"].score, verdict.categories["hate"].flagged) == (0.44, False)
+    assert verdict.categories["violence"].flagged
+    spans = [Evidence(0, 1, "a", "unsafe", 0.9, name) for name in ("prompt", "response")]
+    read = [
+        finding("prompt", 0.7, evidence=spans[:1]),
+        finding("response", 0.45, evidence=spans[1:]),
+    ]
+    assert [e.field for e in decide(read, policy, OWN, WHO).evidence] == ["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("overall", "severity", "expected"),
+    [(0.1, 0.39, "safe"), (0.1, 0.4, "borderline"), (0.5, 0.0, "unsafe"), (0.5, 1.0, "unsafe")],
+)
+def test_severity_is_of_three(overall: float, severity: float, expected: str):
+    found = finding("prompt", overall, severity=severity)
+    verdict = decide([found], default_policy(), KNOWING, WHO)
+    assert verdict.severity == verdict.fields["prompt"].severity == expected
+    # Alone it changes nothing about what is done.
+    assert verdict.flagged == (overall >= 0.5)
+    # A policy that does not ask the overall question is told as well, by the bundle's threshold.
+    policy = Policy.parse({"name": "x", "categories": {"violence": {}}})
+    verdict = decide([found], policy, KNOWING, WHO)
+    assert (verdict.severity, verdict.flagged) == (expected, False)
+
+
+def test_a_bundle_without_the_head_knows_safe_and_unsafe_only():
+    for score, expected in ((0.49, Severity.SAFE), (0.5, Severity.UNSAFE)):
+        assert decide([finding(overall=score)], default_policy(), OWN, WHO).severity is expected
+
+
+@pytest.mark.parametrize("act", ["allow", "flag", "block"])
+def test_a_policy_may_act_on_what_is_borderline(act: str):
+    policy = Policy.parse({"name": "x", "overall": {}, "severity": {"borderline": act}})
+    spans = (Evidence(0, 1, "a", "borderline", 0.9, "prompt"),)
+    found = finding("prompt", 0.2, severity=0.7, evidence=spans)
+    verdict = decide([found], policy, KNOWING, WHO)
+    assert verdict.action == verdict.fields["prompt"].action == act
+    assert verdict.flagged == (act != "allow")
+    assert list(verdict.evidence) == (list(spans) if act != "allow" else [])
+    # It is no excuse for what is worse than borderline.
+    assert decide([finding("prompt", 0.95)], policy, KNOWING, WHO).action is Action.BLOCK
+
+
+def answer(overall: float, refusal: float | None, **more: object) -> Finding:
+    return finding("response", overall, refusal=refusal, **more)
+
+
+def test_a_sure_refusal_is_no_likelier_to_be_unsafe_than_not_to_be_one():
+    found = answer(0.9, 0.95, categories={"hate": 0.6}, severity=0.9)
+    verdict = decide([finding("prompt", 0.95), found], default_policy(), KNOWING, WHO)
+    its = verdict.fields["response"]
+    assert (its.action, its.severity, its.flagged) == (Action.ALLOW, Severity.SAFE, False)
+    assert its.score == pytest.approx(0.05)
+    assert its.refusal is not None
+    assert (its.refusal.score, its.refusal.flagged) == (0.95, True)
+    assert verdict.categories["hate"].score == pytest.approx(0.6 * 0.05 / 0.9)
+    # The exchange speaks for its prompt, too.
+    assert verdict.action is Action.BLOCK
+    assert verdict.fields["prompt"].refusal is None
+
+
+def test_what_declines_a_little_is_judged_by_what_it_says():
+    # Past its flag threshold, not past its block threshold.
+    verdict = decide([answer(0.9, 0.79)], default_policy(), KNOWING, WHO)
+    its = verdict.fields["response"]
+    assert (its.score, its.action) == (0.9, Action.BLOCK)
+    assert its.refusal is not None
+    assert its.refusal.flagged
+    # Nor is a sure one a pass: low thresholds still hear the response's own question.
+    strict = Policy.parse({"name": "x", "overall": {"flag": 0.1, "block": 0.4}})
+    assert decide([answer(0.9, 0.85)], strict, KNOWING, WHO).action is Action.FLAG
+    assert decide([answer(0.05, 0.85)], strict, KNOWING, WHO).score == 0.05
+
+
+def test_a_bundle_that_does_not_know_refusals_says_nothing_of_them():
+    its = decide([answer(0.9, None)], default_policy(), OWN, WHO).fields["response"]
+    assert (its.refusal, its.score) == (None, 0.9)
+
+
+def test_a_sensitivity_chooses_among_the_bundles_own_thresholds():
+    own = OWN | {
+        "prompt": CalibratedThresholds(0.5, 0.9, Thresholds(0.3, 0.7), Thresholds(0.8, 0.95)),
+        "hate": CalibratedThresholds(0.5, 0.9, Thresholds(0.2, 0.7), Thresholds(0.6, 0.95)),
+    }
+    found = finding("prompt", 0.72, categories={"hate": 0.55})
+
+    def judged(**more: object) -> tuple[str, float | None, bool]:
+        policy = Policy.parse({"name": "x", "overall": {}, "categories": {"hate": {}}} | more)
+        verdict = decide([found], policy, own, WHO)
+        return verdict.action, verdict.threshold, verdict.categories["hate"].flagged
+
+    assert judged() == judged(sensitivity="balanced") == ("flag", 0.5, True)
+    assert judged(sensitivity="strict") == ("block", 0.3, True)
+    assert judged(sensitivity="loose") == ("allow", 0.8, False)
+    # What a policy says itself wins.
+    said = {"sensitivity": "loose", "overall": {"flag": 0.6}}
+    assert judged(**said) == ("flag", 0.6, False)
+
+
+def test_withheld_of_every_field():
+    found = [finding("prompt", 0.95), finding("response", 0.6)]
+    verdict = withhold(decide(found, default_policy(), OWN, WHO))
+    assert (verdict.action, verdict.withheld) == (Action.ALLOW, Action.BLOCK)
+    fields = verdict.fields.values()
+    assert [(f.action, f.flagged, f.withheld) for f in fields] == [
+        ("allow", False, "block"),
+        ("allow", False, "flag"),
+    ]
+    assert verdict.severity is Severity.UNSAFE

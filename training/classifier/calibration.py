@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from tamis.bundle import REQUIRED
 from training.datasets import mixing
 from training.datasets.batches import UNKNOWN, settled
 from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS, source_of
@@ -143,6 +144,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     for head, name in enumerate(QUESTIONS):
         known = (labels[:, head] != UNKNOWN) & speaks
         z, y, w = logits[known, head], labels[known, head], weights[known]
+        if name not in REQUIRED and not _enough(y):
+            continue
         scale, bias = fit_platt(z, y, w)
         p, both = sigmoid(scale * z + bias), _holds_both(np.array(names)[known], y)
         found[name] = _calibration(name, z, y, w, scale, bias, p[both], y[both], w[both])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from tamis.taxonomy import REFUSAL
 from tamis.windows import WindowShape
 from training.classifier import bases
 from training.classifier.model import GuardClassifier
@@ -53,20 +54,22 @@ def keep_memory() -> None:
 def predict(
     model: GuardClassifier, examples: list[Example], batch_tokens: int = 4096, fast: bool = True
 ) -> np.ndarray:
-    """Logits of shape (rows, H): the highest over a row's windows, as in serving.
+    """Logits of shape (rows, H), pooled over a row's windows as in serving.
 
-    ``fast=False`` computes in fp32, for calibration and parity.
+    The highest window speaks for a row, but the lowest for its refusal: an answer declines only
+    where all of it does. ``fast=False`` computes in fp32, for calibration and parity.
     """
     model.eval()
     on = next(model.parameters()).device
     picks = [(i, window) for i, example in enumerate(examples) for window in example.windows]
     picks.sort(key=lambda pick: len(pick[1].ids))
     out = np.full((len(examples), len(HEADS)), -np.inf, dtype=np.float32)
+    sign = np.where(np.array(HEADS) == REFUSAL, -1, 1).astype(np.float32)
     for batch in batches.by_tokens(picks, batch_tokens):
         with autocast(on) if fast else torch.autocast(on.type, enabled=False):
             scores = model(**to_tensors(batches.collate(batch, examples), on))
-        np.maximum.at(out, [i for i, _ in batch], scores.logits.cpu().numpy())
-    return out
+        np.maximum.at(out, [i for i, _ in batch], sign * scores.logits.cpu().numpy())
+    return np.where(np.isinf(out), out, sign * out)
 
 
 def load_model(checkpoint: Path) -> GuardClassifier:

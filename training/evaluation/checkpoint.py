@@ -9,7 +9,7 @@ import numpy as np
 from tamis.bundle import head_of
 from tamis.content import Content
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, TOXICITY
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 from tamis.verdict import Finding
 from training.classifier.calibration import read, sigmoid
 from training.classifier.inference import Checkpoint, keep_memory, predict
@@ -60,16 +60,31 @@ class CheckpointJudge:
     def _finding(self, content: Content, p: np.ndarray) -> Finding:
         """Windows pooled as the serving engine pools them; p: (windows, H)."""
         if not content.text.strip():
-            return Finding(content.question, 0.0, {}, None, windows=0, tokens=0)
+            return Finding(content.question, 0.0, {}, None, 0, 0, field=content.field)
         unsafe = p[:, HEADS.index(content.question)]
         found: dict[str, Any] = {
             name: float((unsafe * p[:, HEADS.index(name)]).max()) for name in self._taught
         }
-        attack = None
+        attack = declines = None
+        if content.question == "response" and REFUSAL in self.thresholds:
+            declines = float(p[:, HEADS.index(REFUSAL)].min())
         if content.question != "response":
             found[TOXICITY] = float(p[:, HEADS.index(TOXICITY)].max())
             attack = float(p[:, HEADS.index(ATTACK)].max())
-        return Finding(content.question, float(unsafe.max()), found, attack, len(p), tokens=0)
+        severity = None
+        if SEVERITY in self.thresholds:
+            severity = float(p[:, HEADS.index(SEVERITY)].max())
+        return Finding(
+            content.question,
+            float(unsafe.max()),
+            found,
+            attack,
+            windows=len(p),
+            tokens=0,
+            refusal=declines,
+            severity=severity,
+            field=content.field,
+        )
 
 
 def _row_of(content: Content) -> Row:
