@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, processors
 
+from tamis.tokens import plain_tokenizer
 from training.classifier import inference, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
@@ -80,7 +82,7 @@ def test_training_learns_and_resumes_to_the_same_weights(
 
 def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recipe):
     model = GuardClassifier.from_base(tiny_base, len(HEADS)).eval()
-    tokenizer = batches.plain_tokenizer(tiny_base / "tokenizer.json")
+    tokenizer = plain_tokenizer(tiny_base / "tokenizer.json")
     shape = trainer.window_shape(tokenizer, recipe)
     from training.datasets.schema import Row
 
@@ -90,3 +92,16 @@ def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recip
 
     words = "you silly goose number what a lovely garden " * 6
     assert np.all(score(words) >= score(" ".join(words.split()[:30])) - 1e-5)
+
+
+def test_windows_begin_and_end_as_the_base_was_pretrained(tmp_path: Path):
+    """MPNet's vocabulary holds BERT's commands as well, as dead pieces."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", "[CLS]", "[SEP]", "a"]
+    tokenizer = Tokenizer(models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    sizes = {"max_tokens": 16, "overlap": 4, "context_tokens": 4}
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
+    shape = inference.shape_of(tokenizer, **sizes)
+    assert (shape.cls, shape.sep) == (4, 5)
+    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0))
+    shape = inference.shape_of(tokenizer, **sizes)
+    assert (shape.cls, shape.sep) == (0, 2)
