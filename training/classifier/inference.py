@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tamis.taxonomy import REFUSAL
+from tamis.tokens import plain_tokenizer
 from tamis.windows import WindowShape
 from training.classifier import bases
 from training.classifier.model import GuardClassifier
@@ -87,6 +88,9 @@ def shape_of(
 ) -> WindowShape:
     """Window sizes, in tokens, with the tokenizer's own special tokens.
 
+    Its post-processor says which they are, where it has one: all-mpnet-base-v2 opens with ``<s>``,
+    though its vocabulary has a ``[CLS]`` as well, which it never met.
+
     Raises:
         ValueError: where the tokenizer has none that can open and close a text.
     """
@@ -98,9 +102,15 @@ def shape_of(
         except StopIteration:
             raise ValueError(f"the tokenizer has none of {', '.join(names)}") from None
 
+    around = tokenizer.encode("").ids
+    if len(around) == 2:
+        cls, sep = around
+    else:
+        cls = first_of("[CLS]", "<s>", "<bos>", "<|im_start|>", "<|endoftext|>")
+        sep = first_of("[SEP]", "</s>", "<eos>", "<|im_end|>", "<|endoftext|>")
     return WindowShape(
-        cls=first_of("[CLS]", "<s>", "<|im_start|>", "<|endoftext|>"),
-        sep=first_of("[SEP]", "</s>", "<|im_end|>", "<|endoftext|>"),
+        cls=cls,
+        sep=sep,
         max_tokens=max_tokens,
         overlap=overlap,
         context_tokens=context_tokens,
@@ -113,7 +123,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.training: dict[str, Any] = json.loads((folder / "training.json").read_text())
         self.model = load_model(folder).to(device())
-        self.tokenizer = batches.plain_tokenizer(folder / "tokenizer.json")
+        self.tokenizer = plain_tokenizer(folder / "tokenizer.json")
 
     def encode(self, rows: Sequence[Row], most: int = batches.HELD_OUT_WINDOWS) -> list[Example]:
         """Rows as its own tokens, in windows as it was trained on."""

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
+from tamis.tokens import plain_tokenizer
 from tamis.windows import Window, WindowShape
 from training.classifier import bases, calibration, distillation
 from training.classifier.calibration import Calibration
@@ -144,7 +145,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
 
     with accelerator.main_process_first():
         base, path = bases.resolve(recipe.base)
-        tokenizer = batches.plain_tokenizer(bases.tokenizer_file(path))
+        tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments())
     if recipe.init:
         model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))

@@ -10,9 +10,10 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModel
 
+from tamis.tokens import plain_tokenizer
 from training.classifier import bases
 from training.classifier.inference import autocast, device, keep_memory
-from training.datasets.batches import WIDTH_STEP, plain_tokenizer
+from training.datasets.batches import WIDTH_STEP
 
 # What a text is about shows in its beginning; 128 tokens are what the encoder was trained on.
 MAX_TOKENS: Final = 128

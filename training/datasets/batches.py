@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -41,17 +40,6 @@ class Batch:
     token_type_ids: np.ndarray
     judged: np.ndarray
     labels: np.ndarray
-
-
-def plain_tokenizer(path: Path) -> Tokenizer:
-    """A ``tokenizer.json`` without the truncation and padding it may carry.
-
-    all-MiniLM-L6-v2 ships with both set to 128 tokens, which would silently drop text.
-    """
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def encode(

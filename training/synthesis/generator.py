@@ -130,7 +130,7 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def base_name(base: Base, given: str) -> str:
     """The name that rows carry: a package's own, or the last part of a path or hub id."""
-    return base.name if base.package else given.rstrip("/").rsplit("/", 1)[-1]
+    return base.name if base.wheels else given.rstrip("/").rsplit("/", 1)[-1]
 
 
 def base_of(adapter: Path) -> str:

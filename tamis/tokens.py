@@ -1,0 +1,41 @@
+"""Tokenizers that read every text as text, the same in training and in serving."""
+
+import re
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+
+def plain_tokenizer(path: Path) -> Tokenizer:
+    """A ``tokenizer.json`` that drops nothing of a text and takes nothing of it for a command.
+
+    all-MiniLM-L6-v2 ships with truncation and padding set to 128 tokens, which would silently drop
+    text. And every tokenizer maps its special tokens wherever they are written: a text that holds
+    ``[SEP]`` or ``</s>`` could pretend to end. Windows put them where they belong; in a text they
+    are the characters that they are written with.
+    """
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    added = {token.content: at for at, token in tokenizer.get_added_tokens_decoder().items()}
+    # Runs of blanks are added tokens of some, and text like any other.
+    commands = {content: at for content, at in added.items() if content.strip()}
+    tokenizer.add_special_tokens(list(commands))
+    tokenizer.encode_special_tokens = True
+    # A lattice of pieces (XLM-R's) holds them as pieces too, the best ones there are.
+    pieces = [content for content, at in commands.items() if _is_piece(tokenizer, content, at)]
+    if pieces:
+        torn = "|".join(f"{re.escape(piece[0])}(?={re.escape(piece[1:])})" for piece in pieces)
+        split = pre_tokenizers.Split(Regex(torn), "merged_with_previous")
+        first = tokenizer.pre_tokenizer
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, split]) if first else split
+    return tokenizer
+
+
+def _is_piece(tokenizer: Tokenizer, command: str, at: int) -> bool:
+    """Whether the model itself reads the written command as its token (of unknown signs: no)."""
+    found = tokenizer.encode(command, add_special_tokens=False)
+    return any(
+        token == at and stop - start == len(command) > 1
+        for token, (start, stop) in zip(found.ids, found.offsets, strict=True)
+    )
