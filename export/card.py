@@ -45,7 +45,7 @@ def render(manifest: Mapping[str, Any]) -> str:
             "it this? Its thresholds and F1 are those of P(unsafe) × P(category | unsafe). ECE is",
             "the expected calibration error before and after (cross-fitted) calibration. A block",
             "threshold of 1 means that a precision of nine in ten was never reached. False alarms",
-            "are the share at `flag` of benign rows, every source weighing the same, for questions,",
+            "are the share at `flag` of benign rows (sources weighing the same) for questions,",
             "and of negative rows for categories. Strict and loose are the flag thresholds of a",
             "policy's `sensitivity`.\n",
             "| head | rows | positive | flag | block | F1 | false alarms | strict | loose | "
