@@ -144,9 +144,9 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         score = overall[judged] * sigmoid(scale * logits[judged, column] + bias)
         truth = np.where(known, labels[:, column], 0)[judged]
         chosen = plain(Scored(score, truth, weights[judged]), CATEGORY_COST)
-        head = _calibration(name, z, y, w, scale, bias, chosen)
-        if head.f1 >= LEAST_F1:
-            found[name] = replace(head, synthetic=pool is not genuine)
+        offered = _calibration(name, z, y, w, scale, bias, chosen)
+        if offered.f1 >= LEAST_F1:
+            found[name] = replace(offered, synthetic=pool is not genuine)
     return list(found.values())
 
 
@@ -174,8 +174,8 @@ def _calibration(
     bias: float,
     chosen: Chosen,
 ) -> Calibration:
-    own, others = chosen.sets["balanced"], ("strict", "loose")
-    further = {name: chosen.sets[name]._asdict() for name in others if name in chosen.sets}
+    own = chosen.sets["balanced"]
+    further = {str(n): limits._asdict() for n, limits in chosen.sets.items() if n != "balanced"}
     half = np.arange(len(z)) % 2 == 0
     fitted = np.empty(len(z))
     for part in (half, ~half):
