@@ -363,6 +363,14 @@ class Moderator:
                         param=param,
                         code="text_too_long",
                     )
+                if content.context is not None and len(content.context) > limit:
+                    # Read, too, and not always judged as well.
+                    raise RequestError(
+                        f"{name}: what comes before {content.field} has {len(content.context)} "
+                        f"characters, over the limit of {limit}",
+                        param=name,
+                        code="text_too_long",
+                    )
 
     def leave(self) -> None:
         """Be not ready, and answer on."""

@@ -1,7 +1,7 @@
 """``GET /policies``: the policies that may be named, with the thresholds that hold."""
 
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,6 +13,9 @@ from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy
 from tamis.taxonomy import taxonomy
+
+# What the overall question is, by content; of a document the rule for attacks decides.
+OVERALL: Final[tuple[Question, ...]] = ("prompt", "response", "toxicity")
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -53,6 +56,6 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
         "deadline_ms": policy.deadline_ms,
         "shadow": policy.shadow,
         "own": policy.own,
-        "overall": overall and {q: asdict(overall.resolve(own[q])) for q in get_args(Question)},
+        "overall": overall and {q: asdict(overall.resolve(own[q])) for q in OVERALL},
         "categories": categories,
     }

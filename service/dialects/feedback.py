@@ -34,7 +34,9 @@ class FeedbackRequest(Strict):
         "it; the response where there is one.",
     )
     label: Label | None = Field(
-        None, description="Does the prompt ask for harm, does the response give it, is it toxic?"
+        None,
+        description="Does the prompt ask for harm, does the response give it, is it toxic, does "
+        "the document attack the model?",
     )
     categories: list[str] = Field(
         [],

@@ -43,17 +43,44 @@ class Plain(Strict):
     text: str
 
 
-class Message(BaseModel):
-    """One turn; further fields that chat APIs put there are ignored."""
+class Document(Strict):
+    """What came from outside, and what the user had asked: judged for attacks and nothing else."""
+
+    document: str
+    prompt: str | None = None
+
+
+class Loose(BaseModel):
+    """Further fields that chat APIs put there are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
+
+class Function(Loose):
+    """The tool that is called; its arguments are JSON in a text."""
+
+    arguments: str | None = None
+
+
+class ToolCall(Loose):
+    """A call of a tool."""
+
+    function: Function = Function()
+
+
+class Message(Loose):
+    """One turn."""
+
     role: str
     content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Conversation(Strict):
-    """A conversation; its last user message and what followed it are judged."""
+    """A conversation; its last user message and what followed it are judged.
+
+    What tools were asked and what they said is judged as documents are.
+    """
 
     messages: list[Message] = Field(min_length=1)
 
@@ -64,6 +91,8 @@ def _shape(raw: Any) -> str | None:
     keys = raw if isinstance(raw, dict) else ()
     if "messages" in keys:
         return "conversation"
+    if "document" in keys:
+        return "from-outside"
     if "response" in keys:
         return "exchange"
     if "prompt" in keys:
@@ -72,14 +101,15 @@ def _shape(raw: Any) -> str | None:
 
 
 ITEM_SHAPES: Final = (
-    'must be a text, {"prompt"}, {"prompt", "response"}, {"messages": [{"role", "content"}, …]} '
-    'or {"text"}'
+    'must be a text, {"prompt"}, {"prompt", "response"}, {"messages": [{"role", "content"}, …]}, '
+    '{"document"} or {"text"}'
 )
 Item = Annotated[
     Annotated[str, Tag("string")]
     | Annotated[Exchange, Tag("exchange")]
     | Annotated[Prompt, Tag("prompt-only")]
     | Annotated[Conversation, Tag("conversation")]
+    | Annotated[Document, Tag("from-outside")]
     | Annotated[Plain, Tag("plain")],
     Discriminator(_shape, custom_error_type="item_shape", custom_error_message=ITEM_SHAPES),
 ]
@@ -88,7 +118,8 @@ Input = Annotated[
     Discriminator(lambda raw: "batch" if isinstance(raw, list) else "single"),
 ]
 TAGS: Final = frozenset(
-    {"string", "exchange", "prompt-only", "conversation", "plain", "batch", "single"}
+    {"string", "exchange", "prompt-only", "conversation", "from-outside", "plain"}
+    | {"batch", "single"}
 )
 
 
@@ -192,11 +223,17 @@ def contents_of(item: Any) -> tuple[content.Content, ...]:
             return (content.prompt(item.prompt),)
         case Plain():
             return (content.plain(item.text),)
+        case Document():
+            return (content.document(item.document, item.prompt),)
         case Conversation():
-            return content.conversation(
-                [content.Message(m.role, m.content or "") for m in item.messages]
-            )
+            return content.conversation([_turn(message) for message in item.messages])
     raise TypeError(type(item).__name__)
+
+
+def _turn(message: Message) -> content.Message:
+    calls = enumerate(message.tool_calls or ())
+    tools = tuple((content.call_field(n), call.function.arguments or "") for n, call in calls)
+    return content.Message(message.role, message.content or "", tools)
 
 
 def verdict_json(
