@@ -3,11 +3,10 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect
 from service.moderation import moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
@@ -17,7 +16,7 @@ from tamis.taxonomy import taxonomy
 # What the overall question is, by content; of a document the rule for attacks decides.
 OVERALL: Final[tuple[Question, ...]] = ("prompt", "response", "toxicity")
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 
 
 @router.get("/policies")

@@ -2,20 +2,20 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse, Response
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
-from service.errors import RequestError, from_validation
+from service.errors import RequestError
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
 from tamis.verdict import CategoryScore, FieldVerdict, Verdict
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 
 
 class Strict(BaseModel):
@@ -148,22 +148,11 @@ class ModerateRequest(Strict):
 BODY: Final = TypeAdapter(ModerateRequest)
 
 
-@router.post(
-    "/moderate",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.judges("/moderate", BODY)
 async def moderate(request: Request) -> Response:
     """Judge one item or a batch under a policy."""
     moderator = moderator_of(request)
-    try:
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
+    body = await body_of(request, BODY, TAGS)
     if body.stream:
         _check_stream(body)
     batch = body.input if isinstance(body.input, list) else [body.input]

@@ -64,8 +64,9 @@ class Correction:
             raise CorrectionError("input", "is blank: there is nothing to judge")
         if self.content.question != "prompt":
             if self.attack is not None:
-                meant = "use 'label'" if self.content.question == ATTACK else "nothing else attacks"
-                raise CorrectionError("attack", f"is asked of prompts only, {meant}")
+                if self.content.question == ATTACK:
+                    raise CorrectionError("attack", "is asked of prompts only, use 'label'")
+                raise CorrectionError("attack", "only a prompt can be an attack")
             if self.toxicity is not None:
                 meant = "use 'label'" if self.content.question == TOXICITY else "not a response"
                 raise CorrectionError("toxicity", f"is asked of prompts only, {meant}")
