@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse
 
-from service.dialects.crosswalk import standing_in, told
+from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.errors import RequestError
 from service.moderation import moderator_of
@@ -54,10 +54,11 @@ async def analyze(request: Request) -> JSONResponse:
             status=404,
         )
     policy = moderator.policy(request)
+    own = moderator.loaded().bundle.thresholds
+    require(policy, own, "azure")
     judged = await moderator.judge(
         request, [("text", (content.prompt(body.text, "text"),))], policy
     )
-    own = moderator.loaded().bundle.thresholds
     levels = severities(judged.verdicts[0], policy, own)
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from service.errors import RequestError
+from tamis.policy import Policy
 from tamis.taxonomy import ATTACK, taxonomy
 from tamis.verdict import Verdict
 
@@ -27,6 +29,24 @@ def told(verdict: Verdict, table: str, names: Collection[str] | None = None) -> 
         for name, rule in taxonomy().crosswalk[table].items()
         if names is None or name in names
     }
+
+
+def require(policy: Policy, own: Collection[str], table: str) -> None:
+    """Refuse a policy that cannot be told in a contract that has nothing but categories.
+
+    ``own`` are the heads of the bundle.
+
+    Raises:
+        RequestError: where the policy has no category, of those, that answers for one of them.
+    """
+    known = {name: 0.0 for name in policy.categories if name in own}
+    rules = taxonomy().crosswalk[table].values()
+    if not any(rule is not None and rule.score(known) is not None for rule in rules):
+        raise RequestError(
+            f"policy: {policy.name!r} has no category that this contract could answer with",
+            param="policy",
+            code="invalid_policy",
+        )
 
 
 def standing_in(verdict: Verdict, said: Mapping[str, Told]) -> str | None:

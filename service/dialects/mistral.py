@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse
 
 from service.dialects.chat import Message
-from service.dialects.crosswalk import standing_in, told
+from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.moderation import moderator_of
 from tamis import content
@@ -63,6 +63,7 @@ async def chat_moderations(request: Request) -> JSONResponse:
     names = ["input"] if single else [f"input[{n}]" for n in range(len(batch))]
     items = [(name, last_of(turns)) for name, turns in zip(names, batch, strict=True)]
     policy = moderator.policy(request, moderator.offered(body.model))
+    require(policy, moderator.loaded().bundle.thresholds, "mistral")
     judged = await moderator.judge(request, items, policy)
     return answer(request, body.model, judged.verdicts)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from starlette.responses import JSONResponse
 
 from service.dialects import mistral
-from service.dialects.crosswalk import told
+from service.dialects.crosswalk import require, told
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.errors import RequestError
 from service.moderation import moderator_of
@@ -83,6 +83,8 @@ async def moderations(request: Request) -> JSONResponse:
     items = _items(body.input)
     moderator.check_items(len(items))
     policy = moderator.policy(request, moderator.offered(body.model))
+    if mistral.speaks(body.model):
+        require(policy, moderator.loaded().bundle.thresholds, "mistral")
     judged = await moderator.judge(request, moderator.select(items, policy), policy)
     if mistral.speaks(body.model):
         return mistral.answer(request, body.model, judged.verdicts)

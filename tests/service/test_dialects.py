@@ -127,11 +127,10 @@ def locked(bundle, tmp_path_factory) -> Iterator[tuple[TestClient, str]]:
     folder = tmp_path_factory.mktemp("locked")
     key, entry = new_key("gateway", policy="lax")
     (folder / "keys.yml").write_text(yaml.safe_dump([entry]))
-    lax = {"name": "lax", "categories": {"cyber": {"flag": 1.0, "block": 1.0}}}
+    lax = {"name": "lax", "categories": {"violence": {"flag": 1.0, "block": 1.0}}}
     (folder / "lax.yaml").write_text(json.dumps(lax))
-    (folder / "strict.yaml").write_text(
-        json.dumps({"name": "strict", "overall": {"flag": 0.000001, "block": 0.000001}})
-    )
+    strict = "{name: strict, overall: {flag: 0.000001, block: 0.000001}, categories: {hate: {}}}"
+    (folder / "strict.yaml").write_text(strict)
     settings = Settings(bundle=bundle.path, keys=folder / "keys.yml", policies=folder)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)

@@ -81,6 +81,24 @@ def test_mistral_judges_the_last_message_of_each_conversation(client):
         assert client.post("/v1/chat/moderations", json={"input": wrong}).status_code == 400
 
 
+def test_a_policy_that_a_contract_has_no_words_for_is_refused(bundle, tmp_path):
+    (tmp_path / "whole.yaml").write_text("{name: whole, overall: {}}")
+    with TestClient(create_app(Settings(bundle=bundle.path, policies=tmp_path))) as client:
+        wait_until_ready(client)
+        named = {"x-tamis-policy": "whole"}
+        for path, body in (
+            ("/contentsafety/text:analyze", {"text": KIND}),
+            ("/v1/chat/moderations", {"input": user(KIND)}),
+            ("/v1/moderations", {"input": KIND, "model": "mistral-moderation-latest"}),
+        ):
+            answer = client.post(path, json=body, headers=named)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_policy")
+            assert "'whole' has no category" in answer.json()["error"]["message"]
+        assert (
+            client.post("/v1/moderations", json={"input": KIND}, headers=named).status_code == 200
+        )
+
+
 @pytest.mark.parametrize("overall", [0.6, 0.9])
 def test_harm_of_no_certain_kind_is_told_by_the_likeliest_category(overall):
     unsure = verdict(overall, violence=0.3, hate=0.2)
