@@ -12,7 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, decisions, feedback, native, openai
+from service.dialects.dialect import refuse
+from service.dialects.registry import DIALECTS
 from service.engine.runtime import ProviderError
 from service.errors import RequestError, envelope
 from service.feedback import Feedback
@@ -63,14 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for router in (
-        native.router,
-        openai.router,
-        decisions.router,
-        catalogue.router,
-        feedback.router,
-    ):
-        app.include_router(router)
+    for dialect in DIALECTS:
+        app.include_router(dialect)
     if settings.playground:
         app.router.routes.extend(page.routes())
     app.state.feedback = Feedback(settings.feedback, moderator.metrics)
@@ -105,6 +100,7 @@ def _complete(
     app.state.lifecycle = lifecycle
     app.add_route("/health/live", admin.live)
     app.add_route("/health/ready", admin.ready)
+    app.add_route("/health", admin.ready)  # where vLLM, TEI and detectors are asked
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(
@@ -114,6 +110,7 @@ def _complete(
         enter=moderator.enter if keys else None,
         lifecycle=lifecycle,
         observability=observability,
+        overload_status=moderator.settings.hook_overload_status,
     )
 
 
@@ -156,7 +153,8 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     request.state.code = error.code
-    return error.response()
+    settings: Settings = request.app.state.moderator.settings
+    return refuse(error, request.state.dialect, settings.hook_overload_status)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -321,8 +321,13 @@ class Metrics(EngineEvents, ExplainerEvents):
         self._lookups.labels(result).inc()
 
 
-def outcome(status: int) -> str:
-    """A status as a metric label of few values; 0 is no answer at all."""
+def outcome(status: int, code: str | None = None) -> str:
+    """A status as a metric label of few values; 0 is no answer at all.
+
+    Hooks say by another status that there is no room: the code of the error tells.
+    """
+    if code in ("overloaded", "rate_limited"):
+        return "overloaded"
     if 0 < status < 400:
         return "ok"
     known = {429: "overloaded", 499: "gone", 503: "unavailable", 504: "late"}

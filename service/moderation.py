@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from service.configuration import Configuration
+from service.dialects.dialect import Dialect
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
@@ -32,9 +33,9 @@ from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
 DEADLINE: Final = "x-request-timeout-ms"
+POLICY: Final = "x-tamis-policy"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
-MODERATED: Final = frozenset({"/moderate", "/v1/moderations"})
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -112,12 +113,14 @@ class Moderator:
         asked: str | Mapping[str, Any] | None = None,
         reasoned: bool = False,
     ) -> Policy:
-        """The policy of a request: as asked for, its key's, or the default.
+        """The policy of a request: as asked for, in the body or a header, its key's, the default.
 
         Raises:
             RequestError: where there is none of that name, or it is not a policy; or where it has
                 categories that only a reasoner can judge, and none is asked (``reasoned``).
         """
+        if asked is None:
+            asked = request.headers.get(POLICY)
         policy = self.configuration.policy(asked, request.state.caller)
         if policy.own and not reasoned:
             raise RequestError(
@@ -127,6 +130,10 @@ class Moderator:
                 code="invalid_policy",
             )
         return policy
+
+    def offered(self, model: str | None) -> str | None:
+        """A model's name that is a policy's: where a contract has no other place for it."""
+        return model if model in self.configuration.policies else None
 
     def select(
         self,
@@ -167,13 +174,16 @@ class Moderator:
             RequestError: without a key that may; and as ``judge``, where no text would be short
                 enough. A policy's deadline counts where it is offered by name.
         """
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path, state = Headers(scope=scope), scope["path"], scope["state"]
         try:
-            scope["state"]["caller"] = self.configuration.access.enter(path, headers)
+            state["caller"] = self.configuration.access.enter(path, headers)
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
-        if path in MODERATED and scope["method"] == "POST" and self.engine is not None:
+        dialect: Dialect | None = state["dialect"]
+        if dialect is None or scope["method"] != "POST" or self.engine is None:
+            return
+        if state["route"] in dialect.judging:
             deadline = deadline_of(headers, self.configuration.patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
@@ -361,6 +371,14 @@ class Moderator:
                     raise RequestError(
                         f"{param}: {len(content.text)} characters are over the limit of {limit}",
                         param=param,
+                        code="text_too_long",
+                    )
+                if content.context is not None and len(content.context) > limit:
+                    # Read, too, and not always judged as well.
+                    raise RequestError(
+                        f"{name}: what comes before {content.field} has {len(content.context)} "
+                        f"characters, over the limit of {limit}",
+                        param=name,
                         code="text_too_long",
                     )
 

@@ -22,7 +22,7 @@ from tamis.building import is_being_built
 from tamis.bundle import MANIFEST
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
-from tamis.taxonomy import taxonomy
+from tamis.taxonomy import ATTACK, taxonomy
 from tamis.verdict import Verdict
 
 logger = logging.getLogger("tamis.service")
@@ -177,14 +177,14 @@ class Reasoning:
         seconds: float | None,
         emit: Callable[[str], None] | None = None,
     ) -> Explained | None:
-        """Explain one item; None where it holds no content.
+        """Explain one item; None where it holds no content. Attacks are not the reasoner's to find.
 
         Raises:
             RequestError: 400 where a text is too long, 503 where there is no reasoner.
             OverloadedError, DeadlineError: as ``Explainer.run``.
         """
         explainer = self.loaded()
-        judged = [content for content in contents if content.text.strip()]
+        judged = [c for c in contents if c.text.strip() and c.question != ATTACK]
         if not judged:
             return None
         loop = asyncio.get_running_loop()

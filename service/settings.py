@@ -1,7 +1,7 @@
 """Settings, from the environment (``TAMIS_…``) or the command line; every one has a default."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +50,15 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(400_000, ge=1)
     max_wait_ms: int = Field(
         1_000, ge=1, description="Longest wait in the queue of a request without a deadline."
+    )
+    hook_overload_status: int = Field(
+        503,
+        ge=429,
+        le=599,
+        description="What gateways' hooks are answered where there is no room.",
+    )
+    partial_bodies: Literal["refuse", "judge"] = Field(
+        "refuse", description="What becomes of requests of which Envoy sends the beginning alone."
     )
     cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."

@@ -172,7 +172,7 @@ def decide(
     loudest = max(verdicts, key=lambda v: v.score - (v.threshold or 0.0), default=None)
     action = _worst(Action, (v.action for v in verdicts))
     scores: dict[str, CategoryScore] = {}
-    for name in policy.categories:
+    for name in dict.fromkeys([*policy.categories, ATTACK]):
         if found := [one.scores[name] for one in read if name in one.scores]:
             highest, flagged = max(f.score for f in found), any(f.flagged for f in found)
             scores[name] = CategoryScore(highest, flagged, found[0].threshold)
@@ -222,6 +222,8 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
     def limits_of(name: str, rule: Rule) -> Thresholds:
         return rule.resolve(own[name].at(policy.sensitivity))
 
+    if finding.question == ATTACK:
+        return _read_document(finding, policy, limits_of)
     # How bad a content is can be told by a policy, too, that does not ask the overall question.
     overall = limits_of(finding.question, policy.overall or Rule())
     severity = _severity(finding, overall, limits_of)
@@ -258,6 +260,29 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
     )
     return _Read(finding, verdict, scores, shown)
+
+
+def _read_document(
+    finding: Finding, policy: Policy, limits_of: Callable[[str, Rule], Thresholds]
+) -> _Read:
+    """What a policy makes of a document: of its attack, by the policy's rule for attacks.
+
+    A policy that asks no more than the overall question asks this of documents, too; the thresholds
+    it gives there are those of harm, and not meant.
+    """
+    limits = limits_of(ATTACK, policy.categories.get(ATTACK, Rule()))
+    found = _reached(finding.overall, limits.flag)
+    asks = ATTACK in policy.categories or policy.overall is not None
+    action = _action(finding.overall, limits) if asks else Action.ALLOW
+    verdict = FieldVerdict(
+        question=finding.question,
+        flagged=action is not Action.ALLOW,
+        action=action,
+        score=finding.overall,
+        threshold=limits.flag if asks else None,
+        severity=Severity.UNSAFE if found.flagged else Severity.SAFE,
+    )
+    return _Read(finding, verdict, {ATTACK: found} if asks else {}, {ATTACK} if asks else ())
 
 
 def _severity(

@@ -168,6 +168,9 @@ class Classifier:
         column = self._column
         asked = column[question]
         unsafe = [row[asked] for row in p]
+        if question == ATTACK:
+            # Of a document nothing else is asked.
+            return {UNSAFE: (asked, unsafe), ATTACK: (asked, unsafe)}
         answers = {UNSAFE: (asked, unsafe)}
         for name in self._categories:
             at = column[name]
