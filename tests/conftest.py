@@ -105,6 +105,13 @@ def graded() -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "train.jsonl.gz", list(invented()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def graded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graded_data")
     write_rows(folder / "train.jsonl.gz", [*invented(), *graded()])
     return folder
 
@@ -158,7 +165,7 @@ def recipe(tiny_base: Path) -> "Recipe":
 
 @pytest.fixture(scope="session")
 def graded_bundle(
-    data: Path, recipe: "Recipe", tmp_path_factory: pytest.TempPathFactory
+    graded_data: Path, recipe: "Recipe", tmp_path_factory: pytest.TempPathFactory
 ) -> bundles.Bundle:
     """A bundle of invented sentences that knows what is borderline, and what declines."""
     from export import bundle as exporting
@@ -167,9 +174,9 @@ def graded_bundle(
     folder = tmp_path_factory.mktemp("graded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "CALIBRATION_ROWS", 32)
-        checkpoint = trainer.train([data], folder / "checkpoint", recipe)
-        trainer.calibrate([data], checkpoint)
-        exporting.build(checkpoint, [data], folder / "bundle", "graded")
+        checkpoint = trainer.train([graded_data], folder / "checkpoint", recipe)
+        trainer.calibrate([graded_data], checkpoint)
+        exporting.build(checkpoint, [graded_data], folder / "bundle", "graded")
     return bundles.load(folder / "bundle")
 
 

@@ -73,8 +73,9 @@ def test_quantisation_takes_the_large_products_and_leaves_the_heads(graph):
 
 
 def test_from_data_to_a_served_bundle(
-    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graded_data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    data = graded_data
     monkeypatch.setattr(exporting, "CALIBRATION_ROWS", 32)
     checkpoint = trainer.train([data], tmp_path / "checkpoint", recipe)
     trainer.calibrate([data], checkpoint)

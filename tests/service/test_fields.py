@@ -248,8 +248,10 @@ def test_policies_are_offered_with_what_they_decide_by(graded_bundle, tmp_path):
     (tmp_path / "guard.yaml").write_text(f"name: guard\noverall: {{}}\n{more}")
     folder = shutil.copytree(graded_bundle.path, tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (head,) = (head for head in manifest["heads"] if head["name"] == "response")
-    head["sensitivities"] = {"strict": {"flag": 0.0123, "block": 0.0456}}
+    for head in manifest["heads"]:
+        head["sensitivities"] = {}
+        if head["name"] == "response":
+            head["sensitivities"] = {"strict": {"flag": 0.0123, "block": 0.0456}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with TestClient(create_app(Settings(bundle=folder, policies=tmp_path))) as client:
         wait_until_ready(client)
