@@ -41,9 +41,9 @@ CLIENTS: Final = {
     "litellm": Real("with_litellm.py", ("litellm[proxy]==1.106.2",)),
     "portkey": Real("with_portkey.py", ("@portkey-ai/gateway@1.15.2",), "npm"),
     "nemoguardrails": Real(
-        "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.4.2")
+        "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.7.4")
     ),
-    "langchain": Real("with_langchain.py", ("langchain==1.4.4", "langchain-openai==1.4.2")),
+    "langchain": Real("with_langchain.py", ("langchain==1.4.4", "langchain-openai==1.7.4")),
 }
 
 

@@ -35,16 +35,21 @@ def model(name: str, answer: str) -> dict[str, object]:
     return {"model_name": name, "litellm_params": parameters}
 
 
+# Pieces of answers are judged, and a policy may well want more certainty of those.
+CERTAIN = {"name": "certain", "overall": {"flag": 0.6, "block": 0.6}}
 CONFIG = {
     "model_list": [
         model("kind", KIND),
         model("declines", DECLINED),
         model("rude", f"Sure. {RUDE}"),
-        model("long", " ".join([KIND] * 20)),
+        model("long", "The library is next to the town hall, and it opens at nine. " * 7),
     ],
     "guardrails": [
         guardrail("in", URL, "pre_call"),
         guardrail("out", URL, "post_call"),
+        guardrail(
+            "stream", URL, "post_call", additional_provider_specific_params={"policy": CERTAIN}
+        ),
         guardrail("full", FULL, "pre_call", unreachable_fallback="fail_open"),
         guardrail("full-closed", FULL, "pre_call", unreachable_fallback="fail_closed"),
         guardrail("full-429", FULL_429, "pre_call", unreachable_fallback="fail_open"),
@@ -149,7 +154,7 @@ def check_azure_text_moderations() -> None:
 
 
 def stream(answers: str) -> str:
-    body = {"model": answers, "stream": True, "guardrails": ["out"]}
+    body = {"model": answers, "stream": True, "guardrails": ["stream"]}
     body |= {"messages": [{"role": "user", "content": KIND}]}
     headers = {"content-type": "application/json", "authorization": f"Bearer {MASTER}"}
     url = f"{PROXY}/v1/chat/completions"
@@ -160,7 +165,7 @@ def stream(answers: str) -> str:
 
 def check_streams() -> None:
     whole = stream("long")
-    assert "[DONE]" in whole
+    assert "[DONE]" in whole, whole[-600:]
     assert "error" not in whole
     assert "Blocked by the moderation policy" in stream("rude")
 

@@ -63,7 +63,7 @@ def check_what_is_rude_is_blocked() -> None:
     status, answer = chat(RUDE, input_guardrails=hook(URL))
     assert status == BLOCKED, answer
     (check,) = answer["hook_results"]["before_request_hooks"][0]["checks"]
-    assert check["data"]["action"] == "block"
+    assert check["data"]["responseData"]["action"] == "block", check
     status, answer = chat(KIND, RUDE, output_guardrails=hook(URL))
     assert status == BLOCKED, answer
 
