@@ -43,7 +43,7 @@ CLIENTS: Final = {
     "nemoguardrails": Real(
         "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.7.4")
     ),
-    "langchain": Real("with_langchain.py", ("langchain==1.4.4", "langchain-openai==1.7.4")),
+    "langchain": Real("with_langchain.py", ("langchain==1.5.2", "langchain-openai==1.7.4")),
 }
 
 
