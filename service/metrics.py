@@ -75,6 +75,18 @@ class Metrics(EngineEvents, ExplainerEvents):
             ["action", "mode"],
             registry=registry,
         )
+        self._contents = Counter(
+            "tamis_contents_total",
+            "Contents judged, by what was asked of them and how bad they are.",
+            ["question", "severity"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "tamis_refusals_total",
+            "Responses judged by a bundle that knows refusals, by whether they decline.",
+            ["refuses"],
+            registry=registry,
+        )
         self._shadow = Counter(
             "tamis_shadow_verdicts_total",
             "Items judged under a policy and, on trial, under its shadow.",
@@ -233,6 +245,10 @@ class Metrics(EngineEvents, ExplainerEvents):
         self.verdicts.labels(verdict.action.value, mode).inc()
         self.windows.inc(verdict.windows)
         self.tokens.inc(verdict.tokens)
+        for field in verdict.fields.values():
+            self._contents.labels(field.question, field.severity.value).inc()
+            if field.refusal is not None:
+                self._refusals.labels(str(field.refusal.flagged).lower()).inc()
         for name, category in verdict.categories.items():
             if category.flagged:
                 self.flags.labels(name).inc()

@@ -78,7 +78,8 @@ def graded() -> Iterator[dict[str, Any]]:
     """Rows that were read: how bad they are, and whether an answer declines."""
 
     def read(n: int, target: str, severity: int, text: str, **more: Any) -> dict[str, Any]:
-        about = ["illicit"] if severity == 2 else []
+        kind = "harassment" if target == "text" else "illicit"
+        about = [kind] if severity == 2 else []
         told = {"severity": severity, "categories": about} | more
         return row(n, f"written_{target}s", target, int(severity == 2), text, **told)
 
@@ -87,6 +88,8 @@ def graded() -> Iterator[dict[str, Any]]:
         yield read(3 * n, "prompt", 2, steal, attack=False)
         yield read(3 * n + 1, "prompt", 1, borrow, attack=False)
         yield read(3 * n + 2, "prompt", 0, bake, attack=False)
+        yield read(2 * n, "text", 2, f"you silly goose number {n}")
+        yield read(2 * n + 1, "text", 0, f"what a lovely garden number {n}")
         for at, (stance, severity, asked, said) in enumerate(
             (
                 ("refuses", 0, steal, f"sorry I can not help with cookie {n}"),

@@ -13,9 +13,9 @@ from service.logs import json_line, timestamp
 from service.observation import Answered, Judgement
 from tamis.bundle import Bundle
 from tamis.content import Content, Question
-from tamis.policy import Policy, Thresholds
+from tamis.policy import CalibratedThresholds, Policy, Thresholds
 from tamis.taxonomy import ATTACK
-from tamis.verdict import Finding, Verdict
+from tamis.verdict import FieldVerdict, Finding, Verdict
 
 FORMAT: Final = "tamis.audit/1"
 POSTGRES: Final = ("postgresql://", "postgres://")
@@ -98,6 +98,19 @@ def outcome_json(verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "threshold": verdict.threshold,
         "flagged": sorted(flagged),
+        "severity": verdict.severity.value,
+        "fields": {name: _field_json(field) for name, field in verdict.fields.items()},
+    }
+
+
+def _field_json(field: FieldVerdict) -> dict[str, Any]:
+    refusal = field.refusal
+    return {
+        "action": field.action.value,
+        "score": field.score,
+        "threshold": field.threshold,
+        "severity": field.severity.value,
+        "refuses": None if refusal is None else refusal.flagged,
     }
 
 
@@ -107,6 +120,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "overall": finding.overall,
         "categories": dict(finding.categories),
         "attack": finding.attack,
+        "refusal": finding.refusal,
+        "severity": finding.severity,
         "windows": finding.windows,
         "tokens": finding.tokens,
     }
@@ -119,7 +134,7 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         KeyError, TypeError, ValueError: where the record does not hold one.
     """
     question: Question = raw["question"]
-    attack = raw["attack"]
+    attack, refusal, severity = raw["attack"], raw.get("refusal"), raw.get("severity")
     return Finding(
         question=question,
         overall=float(raw["overall"]),
@@ -127,6 +142,9 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         attack=None if attack is None else float(attack),
         windows=int(raw["windows"]),
         tokens=int(raw["tokens"]),
+        refusal=None if refusal is None else float(refusal),
+        severity=None if severity is None else float(severity),
+        field=str(raw["field"]),
     )
 
 
@@ -146,15 +164,28 @@ def policy_record(policy: Policy) -> dict[str, Any]:
 
 
 def model_record(bundle: Bundle) -> dict[str, Any]:
-    """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head."""
-    limits = {name: [t.flag, t.block] for name, t in bundle.thresholds.items()}
+    """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head.
+
+    ``strict`` and ``loose`` hold those of the heads that have further sets.
+    """
+    own = bundle.thresholds
+    sets: dict[str, dict[str, list[float]]] = {"strict": {}, "loose": {}}
+    for name, limits in own.items():
+        if isinstance(limits, CalibratedThresholds):
+            sets["strict"][name] = _pair(limits.strict)
+            sets["loose"][name] = _pair(limits.loose)
     return {
         "type": "model",
         "format": FORMAT,
         "name": bundle.name,
         "fingerprint": bundle.fingerprint,
-        "thresholds": limits,
+        "thresholds": {name: _pair(limits) for name, limits in own.items()},
+        **sets,
     }
+
+
+def _pair(limits: Thresholds) -> list[float]:
+    return [limits.flag, limits.block]
 
 
 def thresholds_of(record: Mapping[str, Any]) -> dict[str, Thresholds]:
@@ -163,10 +194,20 @@ def thresholds_of(record: Mapping[str, Any]) -> dict[str, Thresholds]:
     Raises:
         KeyError, TypeError, ValueError: where it holds none.
     """
-    return {
-        name: Thresholds(float(flag), float(block))
-        for name, (flag, block) in record["thresholds"].items()
-    }
+    strict, loose = record.get("strict", {}), record.get("loose", {})
+    found = {}
+    for name, pair in record["thresholds"].items():
+        plain = _thresholds(pair)
+        if name in strict:
+            further = _thresholds(strict[name]), _thresholds(loose[name])
+            plain = CalibratedThresholds(plain.flag, plain.block, *further)
+        found[str(name)] = plain
+    return found
+
+
+def _thresholds(pair: Any) -> Thresholds:
+    flag, block = pair
+    return Thresholds(float(flag), float(block))
 
 
 class Leads:

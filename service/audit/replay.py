@@ -20,6 +20,8 @@ from tamis.verdict import Finding, Provenance, decide
 if TYPE_CHECKING:
     from service.engine.classifier import Classifier
 
+# What records did not always have is compared where they do.
+ADDED: Final = {"severity", "fields", "refusal"}
 FIELDS: Final = ("text", "prompt", "response")
 # Of what differs, so many are named.
 NAMED: Final = 100
@@ -193,13 +195,13 @@ def _compare(
     complete = True
     contents = recorded.raw["contents"]
     findings = [finding_of(content) for content in contents]
-    for n, old in enumerate(findings):
+    for n, content in enumerate(contents):
         if again is None:
             break
-        if (new := again(contents[n])) is None:
+        if (new := again(content)) is None:
             complete = False
         else:
-            found = _changes(finding_json(old), finding_json(new))
+            found = _changes(content, finding_json(new))
             changes |= {f"contents[{n}].{name}": pair for name, pair in found.items()}
     return changes | _changes(recorded.raw, _decided(recorded, findings)), complete
 
@@ -211,4 +213,5 @@ def _decided(recorded: Recorded, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
+    compared = {name: value for name, value in new.items() if name in old or name not in ADDED}
+    return {n: (old.get(n), value) for n, value in compared.items() if old.get(n) != value}

@@ -15,6 +15,7 @@ from service.engine.runtime import CpuRuntime, available_threads
 from tamis import __version__
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
+from tamis.content import Side
 from tamis.policy import Policy
 from tamis.verdict import Verdict
 
@@ -37,6 +38,8 @@ class Job:
     bundle_path: Path | None = None
     """None is the shipped one."""
     columns: Columns = field(default_factory=Columns)
+    only: tuple[Side, ...] | None = None
+    """The sides of an exchange to judge; None leaves it to the policy."""
     evidence: bool = False
     threads: int | None = None
     limit: int | None = None
@@ -65,6 +68,11 @@ class Job:
         return tables.suffix_of(Path(self.output))
 
     @property
+    def sides(self) -> tuple[Side, ...] | None:
+        """The sides of rows that are judged; None where all are."""
+        return self.policy.judge if self.only is None else self.only
+
+    @property
     def pins(self) -> dict[str, Any]:
         """Everything but the input that the output depends on."""
         columns = asdict(self.columns)
@@ -75,6 +83,7 @@ class Job:
             "policy": f"{self.policy.name}@{self.policy.version}",
             **{f"{name}_field": column for name, column in columns.items()},
             "keep": keep,
+            "judge": self.sides,
             "evidence": self.evidence,
             "on_error": self.on_error,
             "max_characters": self.max_characters,

@@ -100,6 +100,10 @@ def schema_of(
     keep = typed[0].names if columns.keeps_all else columns.keep
     real, text, truth = pa.float64(), pa.string(), pa.bool_()
     score = pa.struct({"score": real, "flagged": truth, "threshold": real})
+    field = {"flagged": truth, "action": text, "score": real, "threshold": real, "severity": text}
+    field["refusal"] = pa.struct({"score": real, "flagged": truth})
+    if policy.mode == "score":
+        field["withheld"] = text
     span = {"start": pa.int64(), "end": pa.int64(), "text": text, "category": text}
     found = {
         "row": pa.int64(),
@@ -109,6 +113,9 @@ def schema_of(
         "action": text,
         "score": real,
         "threshold": real,
+        "severity": text,
+        # By the row's own columns, which differ from row to row for conversations.
+        "fields": pa.map_(text, pa.struct(field)),
         "categories": pa.struct(dict.fromkeys(_categories(bundle, policy), score)),
         "attack": score,
         "evidence": pa.list_(pa.struct(span | {"score": real, "field": text})),

@@ -40,7 +40,7 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
 
     ``overall`` has thresholds for each of the questions: of a prompt, a response, and a plain text.
     """
-    own = bundle.thresholds
+    own = {name: t.at(policy.sensitivity) for name, t in bundle.thresholds.items()}
     categories: dict[str, Any] = {}
     for name, rule in policy.categories.items():
         limits = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
@@ -54,6 +54,9 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
         "mode": policy.mode,
         "deadline_ms": policy.deadline_ms,
         "shadow": policy.shadow,
+        "sensitivity": policy.sensitivity,
+        "severity": asdict(policy.severity),
+        "judge": policy.judge,
         "own": policy.own,
         "overall": overall and {q: asdict(overall.resolve(own[q])) for q in OVERALL},
         "categories": categories,

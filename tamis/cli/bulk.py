@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         policy=policy_of(args.policy),
         bundle_path=args.bundle,
         columns=Columns(**columns, keep=tuple(args.keep.split(",")) if args.keep else ()),
+        only=args.judge,
         evidence=args.explain == "evidence",
         threads=args.threads,
         limit=args.limit,

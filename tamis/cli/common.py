@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from tamis import bundle as bundles
 from tamis import reasoner as reasoners
+from tamis.content import Side
 from tamis.policy import Policy, default_policy
 from tamis.verdict import Provenance
 
@@ -28,6 +29,15 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number above 0")
     return int(text)
+
+
+def sides(text: str) -> tuple[Side, ...]:
+    """Sides of an exchange ("response", "prompt,response"), for argparse."""
+    names = text.split(",")
+    found = tuple(side for side in get_args(Side) if side in names)
+    if len(found) != len(names):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(get_args(Side))}")
+    return found
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:

@@ -30,6 +30,13 @@ def add_to(commands: Commands) -> None:
     labelled.add_argument(
         "--feedback", action="append", metavar="STORE", help="corrections, as for `tamis train`"
     )
+    labelled.add_argument(
+        "--held-out",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders of rows that were read: what their held-out ones show",
+    )
     judge = evaluate.add_mutually_exclusive_group()
     judge.add_argument("--bundle", type=Path)
     judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
@@ -48,6 +55,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from training.evaluation import suite
 
     policy = policy_of(args.policy)
+    if args.held_out:
+        return _held_out(args, policy)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         each = None
         if args.scores:
@@ -74,6 +83,21 @@ def _evaluate(args: argparse.Namespace) -> int:
             "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
         }
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _held_out(args: argparse.Namespace, policy: Policy) -> int:
+    from training.evaluation import held_out
+
+    rows = held_out.rows_of(args.held_out)
+    with _judge(args, policy) as judge:
+        figures = held_out.measure(
+            rows, judge.judge_all, policy, judge.thresholds, judge.provenance
+        )
+    text = json.dumps(figures | {"about": judge.about}, indent=2)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

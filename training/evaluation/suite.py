@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +50,10 @@ class SetResult:
 def content_of(row: Row) -> Content:
     """What a row's label judges."""
     if row.target == "response":
-        return content.response(row.response or "", row.prompt)
-    return content.prompt(row.prompt) if row.target == "prompt" else content.plain(row.prompt)
+        return content.response(row.response or "", row.behind or "")
+    if row.target == "prompt":
+        return replace(content.prompt(row.prompt), context=row.behind)
+    return content.plain(row.prompt)
 
 
 def question_of(rows: Sequence[Row]) -> str:
