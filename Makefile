@@ -1,5 +1,6 @@
 # make run    set up what serving needs (no torch) and serve on PORT
 # make test   set up what development needs and run every check
+# make contract   run the real clients of gateways and APIs, each in an environment of its own
 # make tools  fetch Prometheus and promtool, for the tests of rules and for watching a load test
 # make image-tree   build the image's tree without a container engine, and serve from it
 PORT ?= 8000
@@ -7,7 +8,7 @@ PYTHON ?= python3
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: run test check format tools image-tree clean
+.PHONY: run test check format contract tools image-tree clean
 
 # The reasoner's bundle is made once, in a process of its own; the service serves meanwhile. Shells
 # make such a process deaf to Ctrl-C, so it is ended when the service has: $$$$ is the shell's id,
@@ -26,6 +27,10 @@ check: $(DEV)/.ready
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
+
+# Some minutes and 2 GB the first time. CLIENTS="litellm portkey" runs those alone.
+contract: $(DEV)/.ready
+	$(DEV)/bin/python -m scripts.contract $(CLIENTS)
 
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
@@ -55,4 +60,4 @@ $(DEV)/.ready: pyproject.toml requirements/dev.txt
 	touch $@
 
 clean:
-	rm -rf $(SERVE) $(DEV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(SERVE) $(DEV) .contract .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

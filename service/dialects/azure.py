@@ -32,7 +32,7 @@ class AnalyzeRequest(Loose):
 
     text: str
     categories: list[Category] | None = None
-    blocklists: list[str] = Field([], alias="blocklistNames")
+    blocklists: list[str] | None = Field(None, alias="blocklistNames")
     output: Literal["FourSeverityLevels", "EightSeverityLevels"] | None = Field(
         None, alias="outputType"
     )

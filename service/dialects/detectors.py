@@ -1,7 +1,8 @@
 """``/api/v1/text/…``: the detector API of FMS and TrustyAI, OpenShift AI's guardrails.
 
-A detection is a flagged category, with the words that decided; ``detector_params.threshold`` takes
-the place of the policy's thresholds. The header ``detector-id`` may name a policy that is offered.
+A detection is a flagged category, with the words that decided; ``detector_params.threshold``, where
+it is not 0, takes the place of the policy's thresholds. The header ``detector-id`` may name a
+policy that is offered.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ DETECTOR: Final = "detector-id"
 class Parameters(Loose):
     """What a caller may ask of a detector."""
 
-    threshold: float | None = Field(None, gt=0, le=1)
+    threshold: float | None = Field(None, ge=0, le=1)
 
 
 class ContentsRequest(Loose):
@@ -135,7 +136,7 @@ async def _verdicts(
     moderator = moderator_of(request)
     named = moderator.offered(request.headers.get(DETECTOR))
     policy = moderator.policy(request, named)
-    if parameters is not None and parameters.threshold is not None:
+    if parameters is not None and parameters.threshold:
         policy = at_threshold(policy, parameters.threshold)
     judged = await moderator.judge(request, items, policy, evidence=True)
     return judged.verdicts

@@ -21,15 +21,15 @@ router = Dialect(hook=True)
 class Sent(Loose):
     """The request to the model: as it was sent, and its last text."""
 
-    body: ChatRequest = Field(ChatRequest(), alias="json")
-    text: str = ""
+    body: ChatRequest | None = Field(None, alias="json")
+    text: str | None = None
 
 
 class Received(Loose):
     """The model's response, likewise."""
 
-    body: ChatResponse = Field(ChatResponse(), alias="json")
-    text: str = ""
+    body: ChatResponse | None = Field(None, alias="json")
+    text: str | None = None
 
 
 class HookRequest(Loose):
@@ -37,7 +37,7 @@ class HookRequest(Loose):
 
     event: Literal["beforeRequestHook", "afterRequestHook"] = Field(alias="eventType")
     request: Sent
-    response: Received = Received()
+    response: Received | None = None
 
 
 BODY: Final = TypeAdapter(HookRequest)
@@ -54,10 +54,10 @@ async def webhook(request: Request) -> JSONResponse:
 
 def contents_of(body: HookRequest) -> tuple[Content, ...]:
     """Before a request what is asked, after it the answer alone."""
-    asked, said = body.request, body.response
+    asked, said = body.request, body.response or Received()
+    sent = asked.body or ChatRequest()
     if body.event == "beforeRequestHook":
-        found = asked.body.asked
-        return found or ((content.prompt(asked.text, "request.text"),) if asked.text else ())
-    request = asked.body.request or asked.text
-    found = said.body.answered(request)
+        return sent.asked or ((content.prompt(asked.text, "request.text"),) if asked.text else ())
+    request = sent.request or asked.text or ""
+    found = () if said.body is None else said.body.answered(request)
     return found or ((content.response(said.text, request, "response.text"),) if said.text else ())

@@ -132,8 +132,13 @@ def test_azures_severities_rise_with_the_score_and_follow_the_thresholds():
 
 def test_azure_answers_for_the_categories_that_were_asked(client):
     path = "/contentsafety/text:analyze"
-    body: dict[str, Any] = {"text": RUDE, "haltOnBlocklistHit": False, "blocklistNames": None}
-    body = {"text": RUDE, "categories": ["Violence", "Hate"], "outputType": "FourSeverityLevels"}
+    # As LiteLLM sends it.
+    post(client, path, {"text": RUDE, "haltOnBlocklistHit": False, "blocklistNames": None})
+    body: dict[str, Any] = {
+        "text": RUDE,
+        "categories": ["Violence", "Hate"],
+        "outputType": "FourSeverityLevels",
+    }
     answer = post(client, path, body)
     assert [one["category"] for one in answer["categoriesAnalysis"]] == ["Violence", "Hate"]
     assert {one["severity"] % 2 for one in answer["categoriesAnalysis"]} == {0}
