@@ -1,0 +1,147 @@
+"""Letters turned or put in another order: ROT13 and its like, words and texts from the right.
+
+Looked for where several words in a row are no English, and believed where they are once turned.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from string import ascii_lowercase, ascii_uppercase
+from typing import Final
+
+from tamis.reading.lexicon import WORD, known, reads, segment, words
+from tamis.reading.text import Edit
+
+LETTERS: Final = re.compile(r"[A-Za-z]+")
+# A run of unknown words is worth a try from so many words and letters on.
+WORDS: Final = 3
+ENOUGH: Final = 10
+# Known words so short may be a cipher's chance hits.
+CHANCE: Final = 4
+# A taste of so many characters tells whether a run is what a guess makes of it.
+TASTE: Final = 160
+# Letters by their frequency in English, in percent: the usual table (Lewand 2000).
+FREQUENCY: Final = (
+    *(8.2, 1.5, 2.8, 4.3, 12.7, 2.2, 2.0, 6.1, 7.0, 0.15, 0.77, 4.0, 2.4),
+    *(6.7, 7.5, 1.9, 0.095, 6.0, 6.3, 9.1, 2.8, 0.98, 2.4, 0.15, 2.0, 0.074),
+)
+GUESSES: Final = 2
+# Words cut at random are short on average.
+SCRAP: Final = 4
+
+
+def _alphabet(lower: str) -> dict[int, str]:
+    upper = lower.upper()
+    return {
+        ord(a): b for a, b in zip(ascii_lowercase + ascii_uppercase, lower + upper, strict=True)
+    }
+
+
+ATBASH: Final = _alphabet(ascii_lowercase[::-1])
+SHIFTS: Final = [_alphabet(ascii_lowercase[n:] + ascii_lowercase[:n]) for n in range(26)]
+
+
+def ciphered(text: str) -> list[tuple[str, Edit]]:
+    """Runs of words that become English, each with the name of what was undone."""
+    ranks = words()
+    strange = bytes(map(ranks.__contains__, WORD.findall(text.lower())))
+    if b"\0\0\0" not in strange:
+        return []
+    return [found for run in _runs(text) if (found := _undone(text, *run)) is not None]
+
+
+def _runs(text: str) -> Iterator[tuple[int, int]]:
+    """Where unknown words follow each other, known short ones among them."""
+    start = end = unknown = 0
+    for m in LETTERS.finditer(text):
+        word = m[0].lower()
+        if len(word) > 1 and not known(word):
+            if not unknown:
+                start = m.start()
+            unknown += 1
+            end = m.end()
+        elif len(word) > CHANCE:
+            if unknown >= WORDS:
+                yield start, end
+            unknown = 0
+    if unknown >= WORDS:
+        yield start, end
+
+
+def _undone(text: str, start: int, end: int) -> tuple[str, Edit] | None:
+    # A short word at either end may belong to it: "V" is "I".
+    start, end = _widened(text, start, end)
+    run = text[start:end]
+    taste = run if len(run) <= TASTE else run[: run.rfind(" ", 0, TASTE)]
+    if sum(map(str.isalpha, taste)) < ENOUGH:
+        return None
+    for name, guess in _guesses(taste):
+        if not reads(guess(taste)):
+            continue
+        said = guess(run)
+        if reads(said):
+            return name, Edit(start, end, said)
+    return None
+
+
+Guess = Callable[[str], str]
+
+
+def _guesses(taste: str) -> Iterator[tuple[str, Guess]]:
+    """What a run may be, the likeliest first; shifts by the frequency of its letters."""
+    whole: tuple[str, Guess] = ("reversed", _reversed)
+    words: tuple[str, Guess] = ("reversed_words", _words_reversed)
+    # Both read the same words: a sentence begins with its capital.
+    yield from (words, whole) if _words_reversed(taste[:24])[:1].isupper() else (whole, words)
+    tables = [("rot13", SHIFTS[13]), ("atbash", ATBASH)]
+    tables += [("caesar", SHIFTS[n]) for n in _shifts(taste) if n not in (0, 13)]
+    for name, table in tables:
+        yield name, lambda text, table=table: text.translate(table)
+        yield name, lambda text, table=table: text.translate(table)[::-1]
+    yield "pig_latin", _pig_latin
+    found = LETTERS.findall(taste)
+    if sum(map(len, found)) <= SCRAP * len(found):
+        yield "scattered_spaces", _gathered
+
+
+def _shifts(taste: str) -> list[int]:
+    counts = Counter(taste.lower())
+    seen = [(ord(letter) - 97, n) for letter, n in counts.items() if "a" <= letter <= "z"]
+    fits = {
+        shift: sum(n * FREQUENCY[(at + shift) % 26] for at, n in seen) for shift in range(26)
+    }
+    return sorted(fits, key=lambda shift: -fits[shift])[:GUESSES]
+
+
+def _reversed(text: str) -> str:
+    return text[::-1]
+
+
+def _words_reversed(text: str) -> str:
+    return LETTERS.sub(lambda m: m[0][::-1], text)
+
+
+def _gathered(text: str) -> str:
+    """Words cut at random, put together and cut again."""
+    return " ".join(segment("".join(LETTERS.findall(text))) or ())
+
+
+def _pig_latin(text: str) -> str:
+    return LETTERS.sub(lambda m: _unpigged(m[0]), text)
+
+
+def _unpigged(word: str) -> str:
+    if len(word) < 4 or not word.lower().endswith("ay"):
+        return word
+    stem = word[:-2]
+    guesses = [stem[-n:] + stem[:-n] for n in (1, 2, 3) if len(stem) > n]
+    if stem[0].lower() in "aeio" and stem[-1:].lower() == "w":
+        guesses.insert(0, stem[:-1])
+    return next((guess for guess in guesses if known(guess.lower())), word)
+
+
+def _widened(text: str, start: int, end: int) -> tuple[int, int]:
+    lone = text[max(start - 2, 0) : start]
+    if len(lone) == 2 and lone[0].isalpha() and lone[1] == " " and not text[max(start - 3, 0) : start - 2].isalpha():
+        start -= 2
+    return start, end + (text[end : end + 1] in (".", "!", "?"))

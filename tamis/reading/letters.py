@@ -1,0 +1,165 @@
+"""Letters in disguise: other dresses of a Latin letter, look-alikes of other scripts, marks on top.
+
+Tables are those of ``scripts/reading_tables.py``. What another script's letters may stand for is
+only read so where a word mixes scripts, or where a whole word of look-alikes stands in Latin text:
+Russian, Greek and Cherokee are left alone.
+"""
+
+import re
+import unicodedata
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from tamis.reading.lexicon import known, prose, reads, segment
+from tamis.reading.text import Edit
+
+TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
+WORD: Final = re.compile(r"[A-Za-z0-9_]*[^\W\x00-\x7f]\w*")
+LATIN: Final = re.compile("[A-Za-z]")
+# A few italic letters are a formula, a circled one a bullet.
+FEW: Final = 4
+# Vietnamese puts two marks on a vowel; marks around or through a letter are put there for their look.
+MARKS: Final = re.compile(
+    "(?<=[ -~\u00c0-\u024f])"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f]+"
+)
+FLOOD: Final = re.compile("[\u0334-\u0338\u0488\u0489\u20d0-\u20f0]|[\u0300-\u036f]{3}")
+KEYCAP: Final = re.compile("(?<=[0-9#*])\ufe0f?\u20e3")
+KEYCAPS: Final = re.compile("[0-9]\ufe0f?\u20e3[A-Za-z]|[A-Za-z][0-9]\ufe0f?\u20e3")
+REGIONAL: Final = re.compile("[\U0001f1e6-\U0001f1ff](?:[ \u200b-\u200d\u2060]{0,3}"
+                             "[\U0001f1e6-\U0001f1ff]){2,}")
+BRAILLE: Final = re.compile("[\u2801-\u283f][\u2800-\u283f ]{3,}")
+BRAILLED: Final = dict(
+    zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵⠲⠂⠖⠦⠀⠠", "abcdefghijklmnopqrstuvwxyz.,!?  ", strict=True)
+)
+TURNED: Final = {
+    **dict(zip("ɐqɔpǝɟƃɓɥᴉıɾʞʅןɯ", "abcdefgghiijkllm", strict=True)),
+    **dict(zip("uodbɹsʇnʌʍʎ˙¿¡,‘", "nopqrstuvwy.?!',", strict=True)),
+}
+UPSIDE_DOWN: Final = re.compile("[ɐɔǝɟƃɓɥᴉıɾʞʅןɯɹʇʌʍʎ]")
+
+
+@cache
+def _table(name: str) -> dict[int, str]:
+    text = files("tamis.reading").joinpath("data", name).read_text(encoding="utf-8")
+    lines = (line.split(" ", 1) for line in text.splitlines())
+    return {ord(char): look for look, chars in lines for char in chars}
+
+
+@cache
+def _class(name: str) -> re.Pattern[str]:
+    return re.compile(f"[{''.join(re.escape(chr(point)) for point in _table(name))}]")
+
+
+@cache
+def _foreign() -> frozenset[str]:
+    """The look-alikes of other scripts, without Latin letters that have a hook or a stroke."""
+    chars = map(chr, _table("lookalikes.txt"))
+    return frozenset(c for c in chars if "LATIN" not in unicodedata.name(c, ""))
+
+
+def styled(text: str) -> list[Edit]:
+    """Full-width, mathematical, circled, squared and small letters (NFKC, and names); case kept."""
+    if len(_class("styled.txt").findall(text)) < FEW:
+        return []
+    table = _table("styled.txt")
+    found = [Edit(*m.span(), m[0].translate(table)) for m in TOKEN.finditer(text)]
+    found = [edit for edit in found if edit.text != text[edit.start : edit.end]]
+    return found if sum(len(LATIN.findall(edit.text)) for edit in found) >= FEW else []
+
+
+def regional(text: str) -> list[Edit]:
+    """Regional indicators that spell words; two by two they are flags."""
+    found = []
+    for m in REGIONAL.finditer(text):
+        letters = "".join(
+            chr(ord(c) - 0x1F1E6 + 97) if "\U0001f1e6" <= c <= "\U0001f1ff" else " " * (c == " ")
+            for c in m[0]
+        )
+        if (said := spelled(letters)) is not None:
+            found.append(Edit(*m.span(), said))
+    return found
+
+
+def spelled(letters: str) -> str | None:
+    """The words that letters make, with or without spaces between words or between all letters."""
+    if prose(letters) >= 0.75:
+        return letters
+    joined = letters.replace(" ", "")
+    if len(joined) < 3:
+        return None
+    if known(joined.lower()):
+        return joined
+    parts = segment(joined)
+    return None if parts is None else " ".join(parts)
+
+
+def keycaps(text: str) -> list[Edit]:
+    """Digits on keys among letters; on their own they are bullets."""
+    if KEYCAPS.search(text) is None:
+        return []
+    return [Edit(*m.span(), "") for m in KEYCAP.finditer(text)]
+
+
+def marks(text: str) -> list[Edit]:
+    """Floods of combining marks, and marks that strike a letter through or enclose it."""
+    found = [m.span() for m in MARKS.finditer(text)]
+    if FLOOD.search(text) is None:
+        return []
+    return [Edit(start, end, "") for start, end in found]
+
+
+def braille(text: str) -> list[Edit]:
+    """Uncontracted English Braille."""
+    found = []
+    for m in BRAILLE.finditer(text):
+        said = "".join(BRAILLED.get(char, char) for char in m[0])
+        if prose(said) >= 0.75:
+            found.append(Edit(*m.span(), said))
+    return found
+
+
+def upside_down(text: str) -> list[Edit]:
+    """Turned letters, read from the right."""
+    found, at = [], 0
+    for line in text.split("\n"):
+        if len(UPSIDE_DOWN.findall(line)) >= FEW:
+            said = "".join(TURNED.get(char, char) for char in reversed(line))
+            if reads(said):
+                found.append(Edit(at, at + len(line), said))
+        at += len(line) + 1
+    return found
+
+
+def lookalikes(text: str) -> list[Edit]:
+    """Words with letters of other scripts that look Latin (UTS #39), where they stand for those."""
+    table, foreign = _table("lookalikes.txt"), _foreign()
+    mixed: list[Edit] = []
+    whole: list[Edit] = []
+    hooked: list[Edit] = []
+    native = False
+    for m in WORD.finditer(text):
+        word = m[0]
+        edit = Edit(*m.span(), word.translate(table))
+        strangers = sum(char in foreign for char in word)
+        if not edit.text.isascii():
+            rest = next(char for char in edit.text if not char.isascii())
+            native |= "LATIN" not in unicodedata.name(rest, "")
+        elif not strangers:
+            if len(word) > 2 and known(edit.text.lower()):
+                hooked.append(edit)
+        elif LATIN.search(word) is None:
+            whole.append(edit)
+        elif known(edit.text.lower()) or (strangers > 1 and len(word) > 4):
+            mixed.append(edit)
+        elif len(word) > 2:
+            hooked.append(edit)
+    telling = len(mixed) + (0 if native else sum(_tells(edit) for edit in whole))
+    if telling or len(hooked) > 1:
+        return sorted([*mixed, *hooked, *([] if native else whole)])
+    return []
+
+
+def _tells(edit: Edit) -> bool:
+    return len(edit.text) > 2 and known(edit.text.lower())

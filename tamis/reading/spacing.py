@@ -1,0 +1,120 @@
+"""Words with something between their letters, with nothing between them, or with letters too many."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice, product
+from typing import Final
+
+from tamis.reading.lexicon import grammatical, known, prose, segment
+from tamis.reading.text import Edit
+
+# What a text says once it was read further; None where that is no message.
+Deeper = Callable[[str], str | None]
+
+SPACED: Final = re.compile(r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,4}){4,}[A-Za-z0-9](?![A-Za-z0-9])")
+LETTERS: Final = re.compile(r"[A-Za-z]")
+PARTS: Final = re.compile(
+    r"[A-Za-z]+(?:(?:<!--.{0,80}?-->|</?[A-Za-z][^<>]{0,40}>|[-._*~|/\\'`+=#^]{1,3})[A-Za-z]+)+",
+    re.DOTALL,
+)
+BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
+GLUED: Final = re.compile(r"(?<![A-Za-z0-9])(?:[a-z]{20,}|[A-Z]{20,})(?![A-Za-z0-9])")
+# So many letters tell whether more of them are worth cutting into words.
+TASTE: Final = 120
+TWICE: Final = re.compile(r"([A-Za-z])\1\1|([A-Za-z])\2([A-Za-z])\3")
+REPEATED: Final = re.compile(r"([A-Za-z])\1\1")
+ALIKE: Final = re.compile(r"([A-Za-z])\1*")
+WORD: Final = re.compile(r"[A-Za-z]+")
+RUN: Final = re.compile(r"([A-Za-z])\1{2,}")
+
+
+def spaced(text: str, deeper: Deeper) -> list[Edit]:
+    """``i g n o r e`` and ``i.g.n.o.r.e``; a list of options or a formula spells no word."""
+    found = []
+    for m in SPACED.finditer(text):
+        parts = re.split(r"([^A-Za-z0-9]+)", m[0])
+        letters, gaps = parts[::2], parts[1::2]
+        ((usual, _),) = Counter(gaps).most_common(1)
+        joined = letters[0] + "".join(
+            letter if gap == usual else f" {letter}"
+            for gap, letter in zip(gaps, letters[1:], strict=True)
+        )
+        if 2 * len(LETTERS.findall(joined)) < len(letters):
+            continue
+        if (said := _spelled(joined) or deeper(joined)) is not None:
+            found.append(Edit(*m.span(), said))
+    return found
+
+
+def _spelled(joined: str) -> str | None:
+    """Letters as words: as they are grouped, or else as they can be cut."""
+    if prose(joined) >= 0.75 and max(map(len, joined.split())) > 3:
+        return joined
+    if (words := segment(joined.replace(" ", ""))) is None:
+        return None
+    return " ".join(words) if max(map(len, words)) > 3 else None
+
+
+def separated(text: str) -> list[Edit]:
+    """``ig-no-re``, ``ig**no**re``, ``ig<b>no</b>re``: words only once their parts are joined."""
+    found, pieces = [], 0
+    for m in PARTS.finditer(text):
+        parts = BETWEEN.split(m[0])
+        joined = "".join(parts)
+        if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
+            found.append(Edit(*m.span(), joined))
+            pieces += len(parts) - 1
+    # One hyphen is spelling: "e-mail".
+    return found if pieces > 1 else []
+
+
+def glued(text: str) -> list[Edit]:
+    """``ignoreallpreviousinstructions``; long words of other languages and names stay whole."""
+    found = []
+    for m in GLUED.finditer(text):
+        if known(m[0].lower()) or segment(m[0][:TASTE]) is None:
+            continue
+        words = segment(m[0])
+        if words is not None and grammatical(words):
+            found.append(Edit(*m.span(), " ".join(words)))
+    return found
+
+
+def repeated(text: str) -> list[Edit]:
+    """``stuuupid``, and ``ssttuuppiidd`` where every letter comes so often."""
+    strong: list[Edit] = []
+    weak: list[Edit] = []
+    if TWICE.search(text) is None:
+        return []
+    for m in WORD.finditer(text):
+        word = m[0]
+        if TWICE.search(word) is None:
+            continue
+        said = _divided(word) or (_shortened(word) if REPEATED.search(word) is not None else None)
+        if said is not None:
+            (strong if len(said) > 3 else weak).append(Edit(*m.span(), said))
+    return sorted([*strong, *weak]) if strong else []
+
+
+def _divided(word: str) -> str | None:
+    """A word whose letters all come twice, or three times."""
+    runs = [(m[1], len(m[0])) for m in ALIKE.finditer(word)]
+    times = math.gcd(*(n for _, n in runs))
+    if times == 1:
+        return None
+    said = "".join(letter * (n // times) for letter, n in runs)
+    return said if known(said.lower()) else None
+
+
+def _shortened(word: str) -> str | None:
+    """A word with each run of a letter once or twice, if that is one."""
+    runs = RUN.split(word[:60])
+    for times in islice(product((1, 2), repeat=len(runs) // 2), 16):
+        said = runs[0] + "".join(
+            letter * n + rest for letter, rest, n in zip(runs[1::2], runs[2::2], times, strict=True)
+        )
+        if len(said) > 3 and known(said.lower()):
+            return said
+    return None
