@@ -21,28 +21,70 @@ from typing import Any, Final
 DATA: Final = Path(__file__).parents[1] / "tamis" / "reading" / "data"
 LAST: Final = 0x1FBFF  # Beyond lie ideographs and tags.
 NAMED: Final = re.compile(
-    r"(?:NEGATIVE|CIRCLED|SQUARED|CROSSED|RAISED|OUTLINED|MODIFIER)\b.* (CAPITAL|SMALL) LETTER ([A-Z])"
+    r"(?:NEGATIVE|CIRCLED|SQUARED|CROSSED|RAISED|OUTLINED|MODIFIER)\b.*"
+    r" (CAPITAL|SMALL) LETTER ([A-Z])"
     r"|LATIN LETTER (SMALL) CAPITAL ([A-Z])"
 )
 HOOKED: Final = re.compile(r"LATIN (CAPITAL|SMALL) LETTER ([A-Z]) WITH [A-Z -]+")
-# Read as Latin letters by people in a hurry, though UTS #39 has them not.
-SIMILAR: Final = {
-    **{"и": "u", "п": "n", "я": "r", "ш": "w", "м": "m", "т": "t", "к": "k", "н": "h", "в": "b"},
-    **{"η": "n", "τ": "t", "μ": "u", "ω": "w", "χ": "x", "ε": "e", "β": "b", "κ": "k", "λ": "a"},
-}
 # English words below this rank are names and scraps of other languages; these are missing.
 FIRST: Final = 1996
 SHORT: Final = frozenset(
-    "of in to is it on at by an as be he we me my no or so up us do go if am hi ok".split()
+    [
+        "of",
+        "in",
+        "to",
+        "is",
+        "it",
+        "on",
+        "at",
+        "by",
+        "an",
+        "as",
+        "be",
+        "he",
+        "we",
+        "me",
+        "my",
+        "no",
+        "or",
+        "so",
+        "up",
+        "us",
+        "do",
+        "go",
+        "if",
+        "am",
+        "hi",
+        "ok",
+    ]
 )
-MISSING: Final = (
-    "bypass burglar burglary chatbot decode disregard guardrails hacker hacking jailbreak malware "
-    "moron override overriding phishing poisoning prompts ransomware shoplift uncensored unfiltered"
-).split()
+MISSING: Final = [
+    "bypass",
+    "burglar",
+    "burglary",
+    "chatbot",
+    "decode",
+    "disregard",
+    "guardrails",
+    "hacker",
+    "hacking",
+    "jailbreak",
+    "malware",
+    "moron",
+    "override",
+    "overriding",
+    "phishing",
+    "poisoning",
+    "prompts",
+    "ransomware",
+    "shoplift",
+    "uncensored",
+    "unfiltered",
+]
 
 
 def styled(char: str) -> str | None:
-    """The Latin letter or digit that a character is another dress of; no language writes with it."""
+    """The Latin letter or digit in another dress, with which no language writes; else None."""
     name = unicodedata.name(char, "")
     if 0xFB00 <= ord(char) <= 0xFB06 or name.startswith(("FULLWIDTH", "MATHEMATICAL")):
         plain = unicodedata.normalize("NFKC", char)
@@ -52,9 +94,9 @@ def styled(char: str) -> str | None:
     plain = unicodedata.normalize("NFKC", char)
     if len(plain) == 1 and plain in ascii_letters:
         return plain
-    if (
-        found := re.fullmatch(r"\((\w)\)", plain)
-    ) is not None and found[1] in ascii_letters:  # parenthesised
+    if (found := re.fullmatch(r"\((\w)\)", plain)) is not None and found[
+        1
+    ] in ascii_letters:  # parenthesised
         return found[1]
     if (found := NAMED.fullmatch(name)) is not None:
         size, letter = (found[1], found[2]) if found[2] else (found[3], found[4])
@@ -77,7 +119,6 @@ def similar(confusables: dict[str, Any], dresses: dict[str, str]) -> Iterator[tu
         hooked = HOOKED.fullmatch(unicodedata.name(char, ""))
         if hooked and not unicodedata.decomposition(char) and char not in dresses:
             found[char] = hooked[2] if hooked[1] == "CAPITAL" else hooked[2].lower()
-    found |= SIMILAR
     for char, look in found.items():
         # "І" looks like "l" to UTS #39, but is the capital of what looks like "i".
         lower = char.lower()

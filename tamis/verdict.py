@@ -7,6 +7,7 @@ from typing import Final
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
+from tamis.reading import TRANSFORMS
 from tamis.taxonomy import ATTACK, TOXICITY
 
 # The label of evidence for the overall question.
@@ -61,6 +62,8 @@ class Finding:
     windows: int
     tokens: int
     evidence: Sequence[Evidence] = ()
+    transforms: Sequence[str] = ()
+    """How the text was obfuscated, or why it could not be read: of ``tamis.reading.TRANSFORMS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Verdict:
     provenance: Provenance
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    transforms: Sequence[str] = ()
+    """Those of all contents, each once, in the order in which they are undone."""
 
 
 def decide(
@@ -152,6 +157,7 @@ def decide(
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
         provenance=provenance,
+        transforms=_together([f.transforms for f in findings]),
     )
 
 
@@ -169,6 +175,11 @@ def withhold(verdict: Verdict) -> Verdict:
         attack=None if verdict.attack is None else scored(verdict.attack),
         withheld=verdict.action,
     )
+
+
+def _together(transforms: Sequence[Sequence[str]]) -> Sequence[str]:
+    fired = {name for names in transforms for name in names}
+    return tuple(name for name in TRANSFORMS if name in fired) if fired else ()
 
 
 def _action(score: float, limits: Thresholds) -> Action:

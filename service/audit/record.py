@@ -109,6 +109,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "attack": finding.attack,
         "windows": finding.windows,
         "tokens": finding.tokens,
+        "transforms": list(finding.transforms),
     }
 
 
@@ -127,6 +128,8 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         attack=None if attack is None else float(attack),
         windows=int(raw["windows"]),
         tokens=int(raw["tokens"]),
+        # Records from before texts were read have none.
+        transforms=tuple(map(str, raw.get("transforms", ()))),
     )
 
 

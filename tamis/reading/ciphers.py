@@ -6,16 +6,18 @@ Looked for where several words in a row are no English, and believed where they 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-from tamis.reading.lexicon import WORD, known, reads, segment, words
+from tamis.reading.lexicon import WORD, grammatical, known, reads, segment, words
 from tamis.reading.text import Edit
 
 LETTERS: Final = re.compile(r"[A-Za-z]+")
 # A run of unknown words is worth a try from so many words and letters on.
 WORDS: Final = 3
 ENOUGH: Final = 10
+STRANGE: Final = bytes(WORDS)
 # Known words so short may be a cipher's chance hits.
 CHANCE: Final = 4
 # A taste of so many characters tells whether a run is what a guess makes of it.
@@ -43,28 +45,33 @@ SHIFTS: Final = [_alphabet(ascii_lowercase[n:] + ascii_lowercase[:n]) for n in r
 
 def ciphered(text: str) -> list[tuple[str, Edit]]:
     """Runs of words that become English, each with the name of what was undone."""
-    ranks = words()
-    strange = bytes(map(ranks.__contains__, WORD.findall(text.lower())))
-    if b"\0\0\0" not in strange:
+    # Splitting is five times as fast as finding words, and mistakes few for unknown ones.
+    english, lower = words().__contains__, text.lower()
+    if STRANGE not in bytes(map(english, lower.split())):
+        return []
+    if STRANGE not in bytes(map(english, WORD.findall(lower))):
         return []
     return [found for run in _runs(text) if (found := _undone(text, *run)) is not None]
 
 
 def _runs(text: str) -> Iterator[tuple[int, int]]:
-    """Where unknown words follow each other, known short ones among them."""
-    start = end = unknown = 0
+    """Where unknown words follow each other, known short ones among them, but fewer."""
+    start = end = unknown = chance = doubtful = 0
     for m in LETTERS.finditer(text):
         word = m[0].lower()
         if len(word) > 1 and not known(word):
             if not unknown:
-                start = m.start()
-            unknown += 1
-            end = m.end()
+                start, chance = m.start(), 0
+            else:
+                chance += doubtful
+            unknown, end, doubtful = unknown + 1, m.end(), 0
         elif len(word) > CHANCE:
-            if unknown >= WORDS:
+            if unknown >= WORDS and unknown > chance:
                 yield start, end
             unknown = 0
-    if unknown >= WORDS:
+        elif unknown:
+            doubtful += 1
+    if unknown >= WORDS and unknown > chance:
         yield start, end
 
 
@@ -96,8 +103,8 @@ def _guesses(taste: str) -> Iterator[tuple[str, Guess]]:
     tables = [("rot13", SHIFTS[13]), ("atbash", ATBASH)]
     tables += [("caesar", SHIFTS[n]) for n in _shifts(taste) if n not in (0, 13)]
     for name, table in tables:
-        yield name, lambda text, table=table: text.translate(table)
-        yield name, lambda text, table=table: text.translate(table)[::-1]
+        yield name, partial(_turned, table)
+        yield name, partial(_turned_back, table)
     yield "pig_latin", _pig_latin
     found = LETTERS.findall(taste)
     if sum(map(len, found)) <= SCRAP * len(found):
@@ -107,10 +114,16 @@ def _guesses(taste: str) -> Iterator[tuple[str, Guess]]:
 def _shifts(taste: str) -> list[int]:
     counts = Counter(taste.lower())
     seen = [(ord(letter) - 97, n) for letter, n in counts.items() if "a" <= letter <= "z"]
-    fits = {
-        shift: sum(n * FREQUENCY[(at + shift) % 26] for at, n in seen) for shift in range(26)
-    }
+    fits = {shift: sum(n * FREQUENCY[(at + shift) % 26] for at, n in seen) for shift in range(26)}
     return sorted(fits, key=lambda shift: -fits[shift])[:GUESSES]
+
+
+def _turned(table: dict[int, str], text: str) -> str:
+    return text.translate(table)
+
+
+def _turned_back(table: dict[int, str], text: str) -> str:
+    return text.translate(table)[::-1]
 
 
 def _reversed(text: str) -> str:
@@ -123,7 +136,9 @@ def _words_reversed(text: str) -> str:
 
 def _gathered(text: str) -> str:
     """Words cut at random, put together and cut again."""
-    return " ".join(segment("".join(LETTERS.findall(text))) or ())
+    parts = LETTERS.findall(text)
+    found = segment("".join(parts)) or []
+    return " ".join(found) if len(found) < len(parts) and grammatical(found) else ""
 
 
 def _pig_latin(text: str) -> str:
@@ -142,6 +157,11 @@ def _unpigged(word: str) -> str:
 
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:
     lone = text[max(start - 2, 0) : start]
-    if len(lone) == 2 and lone[0].isalpha() and lone[1] == " " and not text[max(start - 3, 0) : start - 2].isalpha():
+    if (
+        len(lone) == 2
+        and lone[0].isalpha()
+        and lone[1] == " "
+        and not text[max(start - 3, 0) : start - 2].isalpha()
+    ):
         start -= 2
     return start, end + (text[end : end + 1] in (".", "!", "?"))

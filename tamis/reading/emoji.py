@@ -6,9 +6,22 @@ from typing import Final
 from tamis.reading.text import Edit
 
 MEANT: Final = {
-    **{"💣": "bomb", "🧨": "explosive", "🔫": "gun", "🔪": "knife", "🗡": "dagger", "💉": "syringe"},
-    **{"💊": "pills", "🪓": "axe", "⚰": "coffin", "☠": "poison", "🩸": "blood", "🧪": "chemical"},
-    **{"🪖": "soldier", "🚬": "cigarette", "🏹": "bow", "⚗": "chemistry"},
+    "💣": "bomb",
+    "🧨": "explosive",
+    "🔫": "gun",
+    "🔪": "knife",
+    "🗡": "dagger",
+    "💉": "syringe",
+    "💊": "pills",
+    "🪓": "axe",
+    "⚰": "coffin",
+    "☠": "poison",
+    "🩸": "blood",
+    "🧪": "chemical",
+    "🪖": "soldier",
+    "🚬": "cigarette",
+    "🏹": "bow",
+    "⚗": "chemistry",
 }
 EMOJI: Final = re.compile(f"(?:[{''.join(MEANT)}]\ufe0f?)+")
 # Within a sentence an emoji is a word; behind it, it is a mood.
@@ -27,6 +40,32 @@ def emoji(text: str) -> list[Edit]:
 
 
 ARTICLES: Final = frozenset(
-    "a an the my your his her their some any with by of for to and or make build buy sell use"
-    " pipe homemade fake deadly".split()
+    [
+        "a",
+        "an",
+        "the",
+        "my",
+        "your",
+        "his",
+        "her",
+        "their",
+        "some",
+        "any",
+        "with",
+        "by",
+        "of",
+        "for",
+        "to",
+        "and",
+        "or",
+        "make",
+        "build",
+        "buy",
+        "sell",
+        "use",
+        "pipe",
+        "homemade",
+        "fake",
+        "deadly",
+    ]
 )

@@ -1,15 +1,16 @@
 """Segments in a code that any language model can undo: base64, hex, binary, Morse and their like.
 
-A segment is replaced where what it decodes to is a message, once that was read in turn. Keys, hashes,
-images and identifiers decode to noise.
+A segment is replaced where what it decodes to is a message, once that was read in turn. Keys,
+hashes, images and identifiers decode to noise.
 """
 
 import base64
 import binascii
 import codecs
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
@@ -22,19 +23,59 @@ BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
     r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\s:,-]{0,2}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
 )
-BINARY: Final = re.compile(r"(?<![0-9])(?:[01]{7,8}[\s,]{0,2}){3,}[01]{7,8}(?![0-9])")
-NUMBERS: Final = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}[\s,;-]{1,2}){4,}[0-9]{1,3}(?![0-9])")
+BINARY: Final = re.compile(r"[01]{7,8}(?:[\s,]{0,2}[01]{7,8}){3,}(?![0-9])")
+NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
 MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?!\S)")
+# What has to be there for a code to be: found fast in texts that have it not.
+MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")
+DIGIT: Final = re.compile("[0-9]")
+DOTTED: Final = re.compile(r"[.·•\-–—−_] ?[.·•\-–—−_]")
 _URL: Final = str.maketrans("-_", "+/")
 DOTS: Final = str.maketrans("·•–—−_", "..----")
 CODES: Final = {
-    **{".-": "a", "-...": "b", "-.-.": "c", "-..": "d", ".": "e", "..-.": "f", "--.": "g"},
-    **{"....": "h", "..": "i", ".---": "j", "-.-": "k", ".-..": "l", "--": "m", "-.": "n"},
-    **{"---": "o", ".--.": "p", "--.-": "q", ".-.": "r", "...": "s", "-": "t", "..-": "u"},
-    **{"...-": "v", ".--": "w", "-..-": "x", "-.--": "y", "--..": "z", ".-.-.-": ".", "--..--": ","},
-    **{"..--..": "?", "-.-.--": "!", ".----.": "'", "-----": "0", ".----": "1", "..---": "2"},
-    **{"...--": "3", "....-": "4", ".....": "5", "-....": "6", "--...": "7", "---..": "8"},
-    **{"----.": "9", "-....-": "-", "-..-.": "/"},
+    ".-": "a",
+    "-...": "b",
+    "-.-.": "c",
+    "-..": "d",
+    ".": "e",
+    "..-.": "f",
+    "--.": "g",
+    "....": "h",
+    "..": "i",
+    ".---": "j",
+    "-.-": "k",
+    ".-..": "l",
+    "--": "m",
+    "-.": "n",
+    "---": "o",
+    ".--.": "p",
+    "--.-": "q",
+    ".-.": "r",
+    "...": "s",
+    "-": "t",
+    "..-": "u",
+    "...-": "v",
+    ".--": "w",
+    "-..-": "x",
+    "-.--": "y",
+    "--..": "z",
+    ".-.-.-": ".",
+    "--..--": ",",
+    "..--..": "?",
+    "-.-.--": "!",
+    ".----.": "'",
+    "-----": "0",
+    ".----": "1",
+    "..---": "2",
+    "...--": "3",
+    "....-": "4",
+    ".....": "5",
+    "-....": "6",
+    "--...": "7",
+    "---..": "8",
+    "----.": "9",
+    "-....-": "-",
+    "-..-.": "/",
 }
 
 
@@ -43,7 +84,7 @@ def base64s(segment: str) -> Iterator[str]:
     bare = "".join(segment.split()).translate(_URL)
     for turned in (bare, bare[::-1], codecs.encode(bare, "rot13")):
         body = turned.rstrip("=").lstrip("=")
-        # One letter more than whole bytes need is no base64, but may be a letter of its surroundings.
+        # One letter more than whole bytes need is none of them, but may be one of its surroundings.
         body = body[: len(body) - (len(body) % 4 == 1)]
         yield from _text(base64.b64decode, body + "=" * (-len(body) % 4))
 
@@ -78,21 +119,22 @@ def binaries(segment: str) -> Iterator[str]:
     bits = re.sub("[^01]", "", segment)
     for size in (8, 7):
         if len(bits) % size == 0:
-            yield from _text(
-                lambda s, n=size: bytes(int(s[i : i + n], 2) for i in range(0, len(s), n)), bits
-            )
+            yield from _text(bytes, [int(bits[n : n + size], 2) for n in range(0, len(bits), size)])
 
 
 def numbers(segment: str) -> Iterator[str]:
-    """Codes of characters, decimal or octal; or A = 1 to Z = 26."""
+    """Codes of characters, decimal or octal; or A = 1 to Z = 26, words apart by another sign."""
     parts = re.findall("[0-9]+", segment)
     values = [int(part) for part in parts]
     if all(value <= 127 for value in values):
         yield from _text(bytes, values)
-    if all(0 <= value <= 27 for value in values):
-        yield "".join(chr(96 + value) if 0 < value < 27 else " " for value in values)
+    if all(0 < value <= 26 for value in values):
+        gaps = re.findall("[^0-9]+", segment)
+        ((usual, _),) = Counter(gaps).most_common(1)
+        between = ["" if gap == usual else " " for gap in gaps]
+        yield "".join(chr(96 + v) + gap for v, gap in zip(values, [*between, ""], strict=False))
     if all(len(part) == 3 and "8" not in part and "9" not in part for part in parts):
-        yield from _text(lambda octal: bytes(int(part, 8) & 255 for part in octal), parts)
+        yield from _text(bytes, [int(part, 8) & 255 for part in parts])
 
 
 def morse(segment: str) -> Iterator[str]:
@@ -103,23 +145,35 @@ def morse(segment: str) -> Iterator[str]:
 
 
 Decode = Callable[[str], Iterator[str]]
-ENCODINGS: Final[dict[str, tuple[re.Pattern[str], Decode]]] = {
-    "base64_words": (BASE64_WORDS, base64_words),
-    "base64": (BASE64, base64s),
-    "base32": (BASE32, base32s),
-    "hex": (HEX, hexes),
-    "binary": (BINARY, binaries),
-    "numbers": (NUMBERS, numbers),
-    "morse": (MORSE, morse),
+
+
+class Encoding(NamedTuple):
+    """A code: what tells of it at once, its segments, and what they may decode to."""
+
+    sign: re.Pattern[str]
+    segments: re.Pattern[str]
+    decode: Decode
+
+
+ENCODINGS: Final[dict[str, Encoding]] = {
+    "base64_words": Encoding(MIXED, BASE64_WORDS, base64_words),
+    "base64": Encoding(MIXED, BASE64, base64s),
+    "base32": Encoding(MIXED, BASE32, base32s),
+    "hex": Encoding(DIGIT, HEX, hexes),
+    "binary": Encoding(DIGIT, BINARY, binaries),
+    "numbers": Encoding(DIGIT, NUMBERS, numbers),
+    "morse": Encoding(DOTTED, MORSE, morse),
 }
 
 
 def decoded(text: str, name: str, deeper: Deeper) -> list[Edit]:
     """The segments in a code that hold a message, read as far as ``deeper`` reads it."""
-    pattern, decode = ENCODINGS[name]
+    code = ENCODINGS[name]
+    if code.sign.search(text) is None:
+        return []
     found = []
-    for m in pattern.finditer(text):
-        said = next((s for raw in decode(m[0]) if (s := deeper(raw)) is not None), None)
+    for m in code.segments.finditer(text):
+        said = next((s for raw in code.decode(m[0]) if (s := deeper(raw)) is not None), None)
         if said is not None:
             lead = " " if text[m.start() - 1 : m.start()].isalnum() else ""
             found.append(Edit(*m.span(), lead + said))

@@ -8,9 +8,7 @@ from urllib.parse import unquote
 
 from tamis.reading.text import Edit
 
-ENTITIES: Final = re.compile(
-    r"(?:&(?:#\d{2,7};?|#[xX][0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+"
-)
+ENTITIES: Final = re.compile(r"(?:&(?:#\d{2,7};?|#[xX][0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
 PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 BACKSLASH: Final = re.compile(
     r"(?:\\u[0-9a-fA-F]{4}|\\u\{[0-9a-fA-F]{1,6}\}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2})+"

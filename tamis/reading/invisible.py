@@ -1,8 +1,8 @@
 """Characters that show nothing: removed where they split words, decoded where they carry a message.
 
-A text in Unicode tags, in variation selectors or in zero-width bits is invisible to a person and to
-a tokenizer that cleans its input, and plain to a language model. Nobody hides letters in this way by
-accident, so such a message counts as an attack whatever it says.
+A text in Unicode tags, in variation selectors or in zero-width bits is invisible to a person and
+to a tokenizer that cleans its input, and plain to a language model. Nobody hides letters in this
+way by accident, so such a message counts as an attack whatever it says.
 """
 
 import re
@@ -18,7 +18,10 @@ INVISIBLE: Final = (
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # Only beside Latin letters and their like: Persian, Indic scripts and emoji need their joiners.
-BESIDE: Final = re.compile(f"(?<=[!-~])[{INVISIBLE}]+|[{INVISIBLE}]+(?=[!-~])")
+# A digit's selector makes it an emoji.
+BESIDE: Final = re.compile(
+    f"(?<=[!-/:-~])[{INVISIBLE}]+|(?<=[0-9])(?!\ufe0f\u20e3)[{INVISIBLE}]+|[{INVISIBLE}]+(?=[!-~])"
+)
 SUSPICIOUS: Final = re.compile(f"[{INVISIBLE}]")
 TAGS: Final = re.compile("[\U000e0001-\U000e007f]+")
 # The flags of England, Scotland, Wales and their like are a black flag and tags.

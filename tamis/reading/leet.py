@@ -8,14 +8,29 @@ from tamis.reading.lexicon import known
 from tamis.reading.text import Edit
 
 SIGNS: Final = {
-    **{"0": "o", "1": "il", "2": "z", "3": "e", "4": "a", "5": "s", "6": "gb", "7": "t", "8": "b"},
-    **{"9": "g", "@": "a", "$": "s", "!": "il", "|": "li", "+": "t", "(": "c", "€": "e", "£": "l"},
+    "0": "o",
+    "1": "il",
+    "2": "z",
+    "3": "e",
+    "4": "a",
+    "5": "s",
+    "6": "gb",
+    "7": "t",
+    "8": "b",
+    "9": "g",
+    "@": "a",
+    "$": "s",
+    "!": "il",
+    "|": "li",
+    "+": "t",
+    "€": "e",
+    "£": "l",
 }
 _SIGN: Final = "[" + re.escape("".join(SIGNS)) + "]"
 SUSPICIOUS: Final = re.compile(rf"{_SIGN}[A-Za-z]|[A-Za-z]{_SIGN}{{1,3}}[A-Za-z]")
 TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
-# A letter behind a sign: "mp3", "team1" and "hello!" have none.
-INSIDE: Final = re.compile(rf"{_SIGN}[A-Za-z]")
+# A letter behind a sign: "mp3", "team1" and "hello!" have none; "@anna" and "$name" are as they are.
+INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
 HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
 LETTER: Final = re.compile("[A-Za-z]")
 # Beyond that a token is a key or an identifier.
@@ -34,7 +49,7 @@ def leet(text: str) -> list[Edit]:
         token = m[0]
         if len(token) > LONGEST or token.isalpha() or HEX.fullmatch(token) is not None:
             continue
-        start, core = m.start(), token.rstrip("!|+(")
+        start, core = m.start(), token.rstrip("!|+")
         if core.isalpha() or core.isdecimal() or not core:
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:

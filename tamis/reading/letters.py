@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from tamis.reading.lexicon import known, prose, reads, segment
+from tamis.reading.lexicon import PROSE, known, prose, reads, segment
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
@@ -19,16 +19,19 @@ WORD: Final = re.compile(r"[A-Za-z0-9_]*[^\W\x00-\x7f]\w*")
 LATIN: Final = re.compile("[A-Za-z]")
 # A few italic letters are a formula, a circled one a bullet.
 FEW: Final = 4
-# Vietnamese puts two marks on a vowel; marks around or through a letter are put there for their look.
+# Vietnamese puts two marks on a vowel; marks around or through a letter are there for their look.
 MARKS: Final = re.compile(
     "(?<=[ -~\u00c0-\u024f])"
-    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f]+"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0\ufe20-\ufe2f]+"
 )
-FLOOD: Final = re.compile("[\u0334-\u0338\u0488\u0489\u20d0-\u20f0]|[\u0300-\u036f]{3}")
+FLOOD: Final = re.compile(
+    "[\u0334-\u0338\u0488\u0489\u20d0-\u20e2\u20e4-\u20f0]|[\u0300-\u036f]{3}"
+)
 KEYCAP: Final = re.compile("(?<=[0-9#*])\ufe0f?\u20e3")
 KEYCAPS: Final = re.compile("[0-9]\ufe0f?\u20e3[A-Za-z]|[A-Za-z][0-9]\ufe0f?\u20e3")
-REGIONAL: Final = re.compile("[\U0001f1e6-\U0001f1ff](?:[ \u200b-\u200d\u2060]{0,3}"
-                             "[\U0001f1e6-\U0001f1ff]){2,}")
+REGIONAL: Final = re.compile(
+    "[\U0001f1e6-\U0001f1ff](?:[ \u200b-\u200d\u2060]{0,3}[\U0001f1e6-\U0001f1ff]){2,}"
+)
 BRAILLE: Final = re.compile("[\u2801-\u283f][\u2800-\u283f ]{3,}")
 BRAILLED: Final = dict(
     zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵⠲⠂⠖⠦⠀⠠", "abcdefghijklmnopqrstuvwxyz.,!?  ", strict=True)
@@ -37,6 +40,8 @@ TURNED: Final = {
     **dict(zip("ɐqɔpǝɟƃɓɥᴉıɾʞʅןɯ", "abcdefgghiijkllm", strict=True)),
     **dict(zip("uodbɹsʇnʌʍʎ˙¿¡,‘", "nopqrstuvwy.?!',", strict=True)),
 }
+# Read as Latin letters by people in a hurry, though UTS #39 has them not: only in English words.
+SIMILAR: Final = str.maketrans("ипяшмткнвητμωχεβκλ", "unrwmtkhbntuwxebka")
 UPSIDE_DOWN: Final = re.compile("[ɐɔǝɟƃɓɥᴉıɾʞʅןɯɹʇʌʍʎ]")
 
 
@@ -48,8 +53,10 @@ def _table(name: str) -> dict[int, str]:
 
 
 @cache
-def _class(name: str) -> re.Pattern[str]:
-    return re.compile(f"[{''.join(re.escape(chr(point)) for point in _table(name))}]")
+def _dresses() -> re.Pattern[str]:
+    """Letters and digits in another dress; full-width punctuation is Chinese and Japanese."""
+    table = _table("styled.txt").items()
+    return re.compile(f"[{''.join(re.escape(chr(p)) for p, look in table if look.isalnum())}]")
 
 
 @cache
@@ -61,12 +68,11 @@ def _foreign() -> frozenset[str]:
 
 def styled(text: str) -> list[Edit]:
     """Full-width, mathematical, circled, squared and small letters (NFKC, and names); case kept."""
-    if len(_class("styled.txt").findall(text)) < FEW:
+    letters, table = _dresses(), _table("styled.txt")
+    if len(letters.findall(text)) < FEW:
         return []
-    table = _table("styled.txt")
-    found = [Edit(*m.span(), m[0].translate(table)) for m in TOKEN.finditer(text)]
-    found = [edit for edit in found if edit.text != text[edit.start : edit.end]]
-    return found if sum(len(LATIN.findall(edit.text)) for edit in found) >= FEW else []
+    found = [m for m in TOKEN.finditer(text) if letters.search(m[0]) is not None]
+    return [Edit(*m.span(), m[0].translate(table)) for m in found]
 
 
 def regional(text: str) -> list[Edit]:
@@ -84,7 +90,7 @@ def regional(text: str) -> list[Edit]:
 
 def spelled(letters: str) -> str | None:
     """The words that letters make, with or without spaces between words or between all letters."""
-    if prose(letters) >= 0.75:
+    if prose(letters) >= PROSE:
         return letters
     joined = letters.replace(" ", "")
     if len(joined) < 3:
@@ -115,7 +121,7 @@ def braille(text: str) -> list[Edit]:
     found = []
     for m in BRAILLE.finditer(text):
         said = "".join(BRAILLED.get(char, char) for char in m[0])
-        if prose(said) >= 0.75:
+        if prose(said) >= PROSE:
             found.append(Edit(*m.span(), said))
     return found
 
@@ -138,28 +144,29 @@ def lookalikes(text: str) -> list[Edit]:
     mixed: list[Edit] = []
     whole: list[Edit] = []
     hooked: list[Edit] = []
-    native = False
+    native = strange = 0
     for m in WORD.finditer(text):
         word = m[0]
         edit = Edit(*m.span(), word.translate(table))
-        strangers = sum(char in foreign for char in word)
+        if not edit.text.isascii() and known((said := edit.text.translate(SIMILAR)).lower()):
+            edit = edit._replace(text=said)
+        english = len(word) > 2 and known(edit.text.lower())
+        strangers = sum(char in foreign or ord(char) in SIMILAR for char in word)
         if not edit.text.isascii():
             rest = next(char for char in edit.text if not char.isascii())
-            native |= "LATIN" not in unicodedata.name(rest, "")
+            native += "LATIN" not in unicodedata.name(rest, "")
         elif not strangers:
-            if len(word) > 2 and known(edit.text.lower()):
-                hooked.append(edit)
+            hooked += [edit] if english else []
+            strange += not english
         elif LATIN.search(word) is None:
             whole.append(edit)
-        elif known(edit.text.lower()) or (strangers > 1 and len(word) > 4):
+        elif english or (strangers > 1 and len(word) > 4):
             mixed.append(edit)
-        elif len(word) > 2:
-            hooked.append(edit)
-    telling = len(mixed) + (0 if native else sum(_tells(edit) for edit in whole))
-    if telling or len(hooked) > 1:
-        return sorted([*mixed, *hooked, *([] if native else whole)])
+    if native or (not mixed and prose(" ".join(edit.text for edit in whole)) < PROSE):
+        whole = []
+    # One letter of another script in a short word may be a symbol: "VaRα".
+    if len({edit.text for edit in mixed}) == 1 and not whole and len(mixed[0].text) < 5:
+        mixed = []
+    if mixed or whole or (len(hooked) > max(1, strange)):
+        return sorted([*mixed, *hooked, *whole])
     return []
-
-
-def _tells(edit: Edit) -> bool:
-    return len(edit.text) > 2 and known(edit.text.lower())

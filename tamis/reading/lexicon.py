@@ -49,8 +49,8 @@ def prose(text: str) -> float:
 
 
 def reads(text: str) -> bool:
-    """Whether a text is an English message of some words."""
-    return len(WORD.findall(text)) >= 2 and prose(text) >= PROSE
+    """Whether a text is an English message of several words."""
+    return len({word for word in WORD.findall(text) if len(word) > 2}) > 2 and prose(text) >= PROSE
 
 
 @cache
@@ -88,5 +88,6 @@ def segment(letters: str) -> list[str] | None:
 def grammatical(found: list[str]) -> bool:
     """Whether words hold enough of grammar to be a sentence rather than a name of many parts."""
     ranks = words()
-    of_grammar = sum(ranks.get(word.lower(), GRAMMAR) < GRAMMAR for word in found)
-    return len(found) >= 5 and of_grammar >= max(2, len(found) / 4)
+    of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
+    scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
+    return len(found) >= 5 and of_grammar >= max(2, len(found) / 5) and not scraps

@@ -1,4 +1,4 @@
-"""A text → what it says: the transformations in their order, again on what they gave, and bounded."""
+"""A text → what it says: transformations in their order, and again on what they gave; bounded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,4 +132,4 @@ def _message(text: str) -> bool:
     if prose(text) >= PROSE and sum(map(str.isalpha, text)) > 3:
         return True
     alike = sum(char.isalpha() or char == " " for char in text)
-    return text.count(" ") > 1 and alike >= 0.85 * len(text) and len(text) >= 16
+    return text.count(" ") > 1 and alike >= 0.85 * len(text) and len(set(text)) >= 8

@@ -1,29 +1,38 @@
-"""Words with something between their letters, with nothing between them, or with letters too many."""
+"""Words with something between their letters, nothing between them, or letters too many."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice, product
+from string import ascii_lowercase
 from typing import Final
 
-from tamis.reading.lexicon import grammatical, known, prose, segment
+from tamis.reading.lexicon import PROSE, grammatical, known, prose, segment
 from tamis.reading.text import Edit
 
 # What a text says once it was read further; None where that is no message.
 Deeper = Callable[[str], str | None]
 
-SPACED: Final = re.compile(r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,4}){4,}[A-Za-z0-9](?![A-Za-z0-9])")
+SPACED: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,4}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
+)
 LETTERS: Final = re.compile(r"[A-Za-z]")
+SEPARATOR: Final = re.compile(r"[-._*~|/\\`+=#^<][^\s]")
 PARTS: Final = re.compile(
-    r"[A-Za-z]+(?:(?:<!--.{0,80}?-->|</?[A-Za-z][^<>]{0,40}>|[-._*~|/\\'`+=#^]{1,3})[A-Za-z]+)+",
+    r"(?<![A-Za-z])[A-Za-z]+(?:(?:<!--.{0,80}?-->|</?[A-Za-z][^<>]{0,40}>|[-._*~|/\\`+=#^]{1,3})[A-Za-z]+)+",
     re.DOTALL,
 )
 BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
-GLUED: Final = re.compile(r"(?<![A-Za-z0-9])(?:[a-z]{20,}|[A-Z]{20,})(?![A-Za-z0-9])")
+GLUED: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
+)
 # So many letters tell whether more of them are worth cutting into words.
 TASTE: Final = 120
 TWICE: Final = re.compile(r"([A-Za-z])\1\1|([A-Za-z])\2([A-Za-z])\3")
+PAIRS: Final = tuple(letter + letter for letter in ascii_lowercase)
+# English doubles one letter in forty.
+MANY_PAIRS: Final = 10
 REPEATED: Final = re.compile(r"([A-Za-z])\1\1")
 ALIKE: Final = re.compile(r"([A-Za-z])\1*")
 WORD: Final = re.compile(r"[A-Za-z]+")
@@ -43,14 +52,15 @@ def spaced(text: str, deeper: Deeper) -> list[Edit]:
         )
         if 2 * len(LETTERS.findall(joined)) < len(letters):
             continue
-        if (said := _spelled(joined) or deeper(joined)) is not None:
+        said = _spelled(joined) or deeper(joined)
+        if said is not None and prose(said) >= PROSE:
             found.append(Edit(*m.span(), said))
     return found
 
 
 def _spelled(joined: str) -> str | None:
     """Letters as words: as they are grouped, or else as they can be cut."""
-    if prose(joined) >= 0.75 and max(map(len, joined.split())) > 3:
+    if prose(joined) >= PROSE and max(map(len, joined.split())) > 3:
         return joined
     if (words := segment(joined.replace(" ", ""))) is None:
         return None
@@ -59,15 +69,19 @@ def _spelled(joined: str) -> str | None:
 
 def separated(text: str) -> list[Edit]:
     """``ig-no-re``, ``ig**no**re``, ``ig<b>no</b>re``: words only once their parts are joined."""
-    found, pieces = [], 0
+    if SEPARATOR.search(text) is None:
+        return []
+    found: list[Edit] = []
+    cuts = 0.0
     for m in PARTS.finditer(text):
         parts = BETWEEN.split(m[0])
         joined = "".join(parts)
         if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
             found.append(Edit(*m.span(), joined))
-            pieces += len(parts) - 1
-    # One hyphen is spelling: "e-mail".
-    return found if pieces > 1 else []
+            # One hyphen is spelling: "e-mail", "co-operate".
+            hyphen = len(parts) == 2 and "-" in m[0]
+            cuts += 0.5 if hyphen else len(parts) - 1
+    return found if cuts > 1 else []
 
 
 def glued(text: str) -> list[Edit]:
@@ -86,7 +100,11 @@ def repeated(text: str) -> list[Edit]:
     """``stuuupid``, and ``ssttuuppiidd`` where every letter comes so often."""
     strong: list[Edit] = []
     weak: list[Edit] = []
-    if TWICE.search(text) is None:
+    # Counting substrings is five times as fast as looking for any letter thrice.
+    lower = text.lower()
+    pairs = [(pair, n) for pair in PAIRS if (n := lower.count(pair))]
+    many = sum(n for _, n in pairs) * MANY_PAIRS > len(text)
+    if not many and not any(pair + pair[0] in lower for pair, _ in pairs):
         return []
     for m in WORD.finditer(text):
         word = m[0]
