@@ -228,6 +228,7 @@ class Classifier:
     ) -> tuple[Evidence, ...]:
         """Spans for every plausible head, each from the window that speaks loudest for it."""
         content = encoded.content
+        tokens: dict[int, tuple[list[int | None], list[tuple[int, int]]]] = {}
         found: list[Evidence] = []
         for label, (head, score) in answers.items():
             at = score.index(max(score))
@@ -235,14 +236,10 @@ class Classifier:
                 continue
             best = scored[at]
             view = next(view for view in reversed(encoded.views) if view.first <= at)
-            assert view.encoding is not None
+            if view.first not in tokens:
+                tokens[view.first] = _tokens(view)
             judged = slice(best.window.first, best.window.first + best.window.count)
-            offsets = view.encoding.offsets[judged]
-            # Punctuation takes part in verdicts, but says nothing to a reader.
-            words = [
-                word if any(map(str.isalnum, view.text.text[start:end])) else None
-                for word, (start, end) in zip(view.encoding.word_ids[judged], offsets, strict=True)
-            ]
+            words, offsets = (of_all[judged] for of_all in tokens[view.first])
             scale, bias = self._calibration[head]
             for span in ev.spans(
                 best.attention[:, head],
@@ -260,6 +257,18 @@ class Classifier:
         if self._unknown is None or text.isascii() or 2 * ids.count(self._unknown) < len(ids):
             return False
         return any(char.isalpha() and not char.isascii() for char in text)
+
+
+def _tokens(view: View) -> tuple[list[int | None], list[tuple[int, int]]]:
+    """The word of each token, and its offsets in the view."""
+    assert view.encoding is not None
+    said, offsets = view.text.text, view.encoding.offsets
+    # Punctuation takes part in verdicts, but says nothing to a reader.
+    words = [
+        word if any(map(str.isalnum, said[start:end])) else None
+        for word, (start, end) in zip(view.encoding.word_ids, offsets, strict=True)
+    ]
+    return words, offsets
 
 
 def _hiding(encoded: Encoded) -> Iterator[Evidence]:

@@ -18,7 +18,9 @@ from tamis.reading.text import Edit
 BASE64: Final = re.compile(
     r"[A-Za-z0-9+/_-]{12,}={0,2}(?:\r?\n[A-Za-z0-9+/_-]{4,}={0,2})*|={1,2}[A-Za-z0-9+/_-]{11,}"
 )
-BASE64_WORDS: Final = re.compile(r"(?:[A-Za-z0-9+/]{4,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}")
+BASE64_WORDS: Final = re.compile(
+    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{4,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
+)
 BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
     r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\s:,-]{0,2}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
@@ -153,6 +155,8 @@ class Encoding(NamedTuple):
     sign: re.Pattern[str]
     segments: re.Pattern[str]
     decode: Decode
+    foreign: bool = True
+    """Whether noise decodes to noise, so that letters are a message in whatever language."""
 
 
 ENCODINGS: Final[dict[str, Encoding]] = {
@@ -161,8 +165,8 @@ ENCODINGS: Final[dict[str, Encoding]] = {
     "base32": Encoding(MIXED, BASE32, base32s),
     "hex": Encoding(DIGIT, HEX, hexes),
     "binary": Encoding(DIGIT, BINARY, binaries),
-    "numbers": Encoding(DIGIT, NUMBERS, numbers),
-    "morse": Encoding(DOTTED, MORSE, morse),
+    "numbers": Encoding(DIGIT, NUMBERS, numbers, foreign=False),
+    "morse": Encoding(DOTTED, MORSE, morse, foreign=False),
 }
 
 
@@ -173,7 +177,9 @@ def decoded(text: str, name: str, deeper: Deeper) -> list[Edit]:
         return []
     found = []
     for m in code.segments.finditer(text):
-        said = next((s for raw in code.decode(m[0]) if (s := deeper(raw)) is not None), None)
+        said = next(
+            (s for raw in code.decode(m[0]) if (s := deeper(raw, code.foreign)) is not None), None
+        )
         if said is not None:
             lead = " " if text[m.start() - 1 : m.start()].isalnum() else ""
             found.append(Edit(*m.span(), lead + said))

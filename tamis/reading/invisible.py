@@ -17,11 +17,11 @@ INVISIBLE: Final = (
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-# Only beside Latin letters and their like: Persian, Indic scripts and emoji need their joiners.
-# A digit's selector makes it an emoji.
-BESIDE: Final = re.compile(
-    f"(?<=[!-/:-~])[{INVISIBLE}]+|(?<=[0-9])(?!\ufe0f\u20e3)[{INVISIBLE}]+|[{INVISIBLE}]+(?=[!-~])"
-)
+RUN: Final = re.compile(f"[{INVISIBLE}]+")
+VISIBLE: Final = re.compile("[!-~]")
+KEY: Final = "\u20e3"
+# Selectors of an emoji's look, which have nothing to do with the letter that follows it.
+LOOK: Final = "\ufe0e\ufe0f"
 SUSPICIOUS: Final = re.compile(f"[{INVISIBLE}]")
 TAGS: Final = re.compile("[\U000e0001-\U000e007f]+")
 # The flags of England, Scotland, Wales and their like are a black flag and tags.
@@ -44,8 +44,18 @@ class Hidden(NamedTuple):
 
 
 def invisible(text: str) -> list[Edit]:
-    """Take out what splits or surrounds visible words."""
-    return [Edit(*found.span(), "") for found in BESIDE.finditer(text)]
+    """Take out what splits or surrounds visible Latin letters and their like.
+
+    Persian, Indic scripts and emoji need their joiners and selectors.
+    """
+    found = []
+    for m in RUN.finditer(text):
+        start, end = m.span()
+        before, after = text[start - 1 : start], text[end : end + 1]
+        beside = VISIBLE.match(before) or (VISIBLE.match(after) and m[0].strip(LOOK))
+        if beside and after != KEY:
+            found.append(Edit(start, end, ""))
+    return found
 
 
 def hidden(text: str) -> list[Hidden]:

@@ -29,7 +29,7 @@ SIGNS: Final = {
 _SIGN: Final = "[" + re.escape("".join(SIGNS)) + "]"
 SUSPICIOUS: Final = re.compile(rf"{_SIGN}[A-Za-z]|[A-Za-z]{_SIGN}{{1,3}}[A-Za-z]")
 TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
-# A letter behind a sign: "mp3", "team1" and "hello!" have none; "@anna" and "$name" are as they are.
+# A letter behind a sign: "mp3", "team1", "hello!" have none; "@anna" and "$name" are their own.
 INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
 HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
 LETTER: Final = re.compile("[A-Za-z]")

@@ -15,7 +15,7 @@ from tamis.reading.lexicon import PROSE, known, prose, reads, segment
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
-WORD: Final = re.compile(r"[A-Za-z0-9_]*[^\W\x00-\x7f]\w*")
+WORD: Final = re.compile(r"(?<!\w)[A-Za-z0-9_]*[^\W\x00-\x7f]\w*")
 LATIN: Final = re.compile("[A-Za-z]")
 # A few italic letters are a formula, a circled one a bullet.
 FEW: Final = 4
@@ -53,10 +53,12 @@ def _table(name: str) -> dict[int, str]:
 
 
 @cache
-def _dresses() -> re.Pattern[str]:
-    """Letters and digits in another dress; full-width punctuation is Chinese and Japanese."""
-    table = _table("styled.txt").items()
-    return re.compile(f"[{''.join(re.escape(chr(p)) for p, look in table if look.isalnum())}]")
+def _dresses() -> frozenset[str]:
+    """Letters and digits in another dress; full-width punctuation is Chinese and Japanese.
+
+    A set, not a class of a pattern: those are slow beyond the basic plane.
+    """
+    return frozenset(chr(p) for p, look in _table("styled.txt").items() if look.isalnum())
 
 
 @cache
@@ -68,11 +70,12 @@ def _foreign() -> frozenset[str]:
 
 def styled(text: str) -> list[Edit]:
     """Full-width, mathematical, circled, squared and small letters (NFKC, and names); case kept."""
-    letters, table = _dresses(), _table("styled.txt")
-    if len(letters.findall(text)) < FEW:
+    worn = _dresses().intersection(text)
+    if sum(map(text.count, worn)) < FEW:
         return []
-    found = [m for m in TOKEN.finditer(text) if letters.search(m[0]) is not None]
-    return [Edit(*m.span(), m[0].translate(table)) for m in found]
+    table = _table("styled.txt")
+    tokens = (m for m in TOKEN.finditer(text) if not worn.isdisjoint(m[0]))
+    return [Edit(*m.span(), m[0].translate(table)) for m in tokens]
 
 
 def regional(text: str) -> list[Edit]:

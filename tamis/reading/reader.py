@@ -95,11 +95,11 @@ def _understood(said: Text, names: set[str], depth: int) -> Text:
 
 
 def _round(said: Text, names: set[str], depth: int) -> Text:
-    def deeper(text: str) -> str | None:
+    def deeper(text: str, foreign: bool) -> str | None:
         """What a decoded segment says, if it is a message."""
         found = set[str]()
         inner = text if depth <= 1 else _understood(Text(text), found, depth - 1).text
-        if not _message(inner):
+        if not _message(inner, foreign):
             return None
         names.update(found)
         return inner
@@ -127,9 +127,11 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
     return said
 
 
-def _message(text: str) -> bool:
+def _message(text: str, foreign: bool) -> bool:
     """Whether a decoded segment is one: English, or letters and spaces as any language has them."""
     if prose(text) >= PROSE and sum(map(str.isalpha, text)) > 3:
         return True
+    if not foreign:
+        return False
     alike = sum(char.isalpha() or char == " " for char in text)
     return text.count(" ") > 1 and alike >= 0.85 * len(text) and len(set(text)) >= 8

@@ -11,8 +11,9 @@ from typing import Final
 from tamis.reading.lexicon import PROSE, grammatical, known, prose, segment
 from tamis.reading.text import Edit
 
-# What a text says once it was read further; None where that is no message.
-Deeper = Callable[[str], str | None]
+# What a text says once it was read further, in English or, where told so, any language; None where
+# that is no message.
+Deeper = Callable[[str, bool], str | None]
 
 SPACED: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,4}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
@@ -23,6 +24,7 @@ PARTS: Final = re.compile(
     r"(?<![A-Za-z])[A-Za-z]+(?:(?:<!--.{0,80}?-->|</?[A-Za-z][^<>]{0,40}>|[-._*~|/\\`+=#^]{1,3})[A-Za-z]+)+",
     re.DOTALL,
 )
+USUAL: Final = str.maketrans("", "", "-.")
 BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
 GLUED: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
@@ -52,8 +54,7 @@ def spaced(text: str, deeper: Deeper) -> list[Edit]:
         )
         if 2 * len(LETTERS.findall(joined)) < len(letters):
             continue
-        said = _spelled(joined) or deeper(joined)
-        if said is not None and prose(said) >= PROSE:
+        if (said := _spelled(joined) or deeper(joined, False)) is not None:
             found.append(Edit(*m.span(), said))
     return found
 
@@ -78,9 +79,9 @@ def separated(text: str) -> list[Edit]:
         joined = "".join(parts)
         if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
             found.append(Edit(*m.span(), joined))
-            # One hyphen is spelling: "e-mail", "co-operate".
-            hyphen = len(parts) == 2 and "-" in m[0]
-            cuts += 0.5 if hyphen else len(parts) - 1
+            # One hyphen is spelling, one dot is code: "e-mail", "re.match".
+            usual = len(parts) == 2 and m[0].translate(USUAL) == joined
+            cuts += 0.5 if usual else len(parts) - 1
     return found if cuts > 1 else []
 
 
