@@ -239,13 +239,13 @@ class Classifier:
             if view.first not in tokens:
                 tokens[view.first] = _tokens(view)
             judged = slice(best.window.first, best.window.first + best.window.count)
-            words, offsets = (of_all[judged] for of_all in tokens[view.first])
+            words, offsets = tokens[view.first]
             scale, bias = self._calibration[head]
             for span in ev.spans(
                 best.attention[:, head],
                 scale * best.token_logits[:, head] + bias,
-                words,
-                offsets,
+                words[judged],
+                offsets[judged],
             ):
                 start, end = view.text.origin(span.start, span.end)
                 text = content.text[start:end]

@@ -29,6 +29,7 @@ BINARY: Final = re.compile(r"[01]{7,8}(?:[\s,]{0,2}[01]{7,8}){3,}(?![0-9])")
 NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
 MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?!\S)")
 # What has to be there for a code to be: found fast in texts that have it not.
+CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")
 DIGIT: Final = re.compile("[0-9]")
 DOTTED: Final = re.compile(r"[.·•\-–—−_] ?[.·•\-–—−_]")
@@ -193,5 +194,5 @@ def _text(decode: Callable[[Any], bytes], segment: Any) -> Iterator[str]:
         said = blob.decode("utf-16-le" if b"\0" in blob[:8] and len(blob) % 2 == 0 else "utf-8")
     except (ValueError, binascii.Error):
         return
-    if said and all(char.isprintable() or char in "\n\r\t" for char in said):
+    if said and CONTROL.search(said) is None:
         yield said

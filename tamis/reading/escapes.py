@@ -70,8 +70,9 @@ def _letters(said: str) -> int:
 
 
 def _enough(found: list[Edit]) -> list[Edit]:
-    """All of them where they hold letters, not just signs that have to be escaped."""
-    return found if sum(_letters(edit.text) for edit in found) >= FEW else []
+    """All of them where they hold letters or further escapes, not just signs to be escaped."""
+    said = "".join(edit.text for edit in found)
+    return found if _letters(said) >= FEW or SUSPICIOUS.search(said) is not None else []
 
 
 def _latin(said: str) -> bool:

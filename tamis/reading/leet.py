@@ -50,7 +50,7 @@ def leet(text: str) -> list[Edit]:
         if len(token) > LONGEST or token.isalpha() or HEX.fullmatch(token) is not None:
             continue
         start, core = m.start(), token.rstrip("!|+")
-        if core.isalpha() or core.isdecimal() or not core:
+        if core.isdecimal() or not core or (core.isalpha() and known(core.lower())):
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
             end = start + len(word)

@@ -145,6 +145,7 @@ def lookalikes(text: str) -> list[Edit]:
     """Words with letters of other scripts that look Latin (UTS #39), where they stand for those."""
     table, foreign = _table("lookalikes.txt"), _foreign()
     mixed: list[Edit] = []
+    short: list[Edit] = []
     whole: list[Edit] = []
     hooked: list[Edit] = []
     native = strange = 0
@@ -165,11 +166,16 @@ def lookalikes(text: str) -> list[Edit]:
             whole.append(edit)
         elif english or (strangers > 1 and len(word) > 4):
             mixed.append(edit)
+        else:
+            short.append(edit)
     if native or (not mixed and prose(" ".join(edit.text for edit in whole)) < PROSE):
         whole = []
     # One letter of another script in a short word may be a symbol: "VaRα".
     if len({edit.text for edit in mixed}) == 1 and not whole and len(mixed[0].text) < 5:
         mixed = []
+    # What is no word on its own is one among others that are, if it is as mixed.
+    if len(mixed) > 1:
+        mixed += short
     if mixed or whole or (len(hooked) > max(1, strange)):
         return sorted([*mixed, *hooked, *whole])
     return []

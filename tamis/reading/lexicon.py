@@ -94,4 +94,4 @@ def grammatical(found: list[str]) -> bool:
     ranks = words()
     of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
     scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
-    return len(found) >= 5 and of_grammar >= max(2, len(found) / 5) and not scraps
+    return len(found) >= 5 and of_grammar >= max(2, len(found) / 5) and 8 * scraps <= len(found)

@@ -72,12 +72,8 @@ def read(text: str) -> Reading:
     Ordinary text has one view, itself. Offsets of the other view lead back by ``Text.origin``.
     """
     original, names = Text(text), set[str]()
-    messages = () if text.isascii() else tuple(invisible.hidden(text))
-    said = original
-    if messages:
-        names.update(message.name for message in messages)
-        said = said.edit(invisible.revealed(list(messages)))
-    said = _understood(said, names, DEPTH)
+    said = _understood(original, names, DEPTH)
+    messages = tuple(invisible.hidden(text)) if names.intersection(HIDDEN) else ()
     fired = tuple(name for name in TRANSFORMS if name in names)
     views = (original,) if said.text == text else (original, said)
     return Reading(views, fired, messages)
@@ -110,6 +106,9 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
             names.add(name)
             said = said.edit(edits)
 
+    if not said.text.isascii() and (messages := invisible.hidden(said.text)):
+        names.update(message.name for message in messages)
+        said = said.edit(invisible.revealed(messages))
     if not said.text.isascii() or invisible.SUSPICIOUS.search(said.text) is not None:
         for name, find in UNICODE.items():
             apply(name, find(said.text))

@@ -52,7 +52,7 @@ def spaced(text: str, deeper: Deeper) -> list[Edit]:
             letter if gap == usual else f" {letter}"
             for gap, letter in zip(gaps, letters[1:], strict=True)
         )
-        if 2 * len(LETTERS.findall(joined)) < len(letters):
+        if 3 * len(LETTERS.findall(joined)) < len(letters):
             continue
         if (said := _spelled(joined) or deeper(joined, False)) is not None:
             found.append(Edit(*m.span(), said))
