@@ -1,7 +1,7 @@
 """One content → one finding: read, tokenise, window, run, pool, calibrate, point at evidence."""
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -14,7 +14,7 @@ from service.engine import evidence as ev
 from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
-from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Text, read
+from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Reading, Text, read
 from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.verdict import UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
@@ -70,8 +70,10 @@ class Scored:
 class Classifier:
     """A bundle ready to judge. Thread-safe: nothing is written after construction."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        """Check that graph and manifest belong together.
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, reader: Callable[[str], Reading] = read
+    ) -> None:
+        """Check that graph and manifest belong together; ``reader`` says what texts say.
 
         Raises:
             BundleError: where the graph has other inputs or another number of heads.
@@ -84,6 +86,7 @@ class Classifier:
             )
         self.bundle = bundle
         self.runtime = runtime
+        self._read = reader
         self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -96,8 +99,8 @@ class Classifier:
 
     def encode(self, content: Content, evidence: bool = False) -> Encoded:
         """Read and tokenise a content; a text without any token (empty, blank) has no window."""
-        reading = read(content.text)
-        contexts = (None,) if content.context is None else read(content.context).views
+        reading = self._read(content.text)
+        contexts = (None,) if content.context is None else self._read(content.context).views
         pairs = [(reading.views[0], contexts[0])]
         if len(reading.views) > 1 or len(contexts) > 1:
             pairs.append((reading.views[-1], contexts[-1]))

@@ -13,6 +13,9 @@ from tamis.reading.text import Edit, Text
 DEPTH: Final = 3
 # Entities and compatibility characters may stand for several; no reading grows by more than this.
 MOST_GROWTH: Final = 4
+# A text with less of this share of the English that it is once decoded is no more than its code. A
+# classifier takes codes for attacks: judged as well, every harmless one would be flagged.
+CODED: Final = 0.5
 
 Simple = Callable[[str], list[Edit]]
 # In Unicode alone; ASCII has none of it.
@@ -57,6 +60,9 @@ TRANSFORMS: Final = (
 class Reading:
     """What a text says. ``views`` are worth judging: the original, then what was read in it.
 
+    Where hardly anything can be read but what was decoded, the code itself says nothing: then the
+    decoded view, which holds what stood around the code as well, is the only one.
+
     ``transforms`` names what led from the first to the last; ``hidden`` are messages that nobody
     could see, which count as an attack whatever they say.
     """
@@ -75,8 +81,11 @@ def read(text: str) -> Reading:
     said = _understood(original, names, DEPTH)
     messages = tuple(invisible.hidden(text)) if names.intersection(HIDDEN) else ()
     fired = tuple(name for name in TRANSFORMS if name in names)
-    views = (original,) if said.text == text else (original, said)
-    return Reading(views, fired, messages)
+    if said.text == text:
+        return Reading((original,), fired, messages)
+    english = prose(said.text)
+    coded = english >= PROSE and prose(text) < CODED * english
+    return Reading((said,) if coded else (original, said), fired, messages)
 
 
 def _understood(said: Text, names: set[str], depth: int) -> Text:
