@@ -13,6 +13,10 @@ from typing import Final
 from tamis.reading.lexicon import WORD, grammatical, known, reads, segment, words
 from tamis.reading.text import Edit
 
+# A word of a few letters next to a run.
+BEFORE: Final = re.compile(r"\b([A-Za-z]{2,5})[ ,]{1,2}\Z")
+BEHIND: Final = re.compile(r"[ ,]{1,2}([A-Za-z]{2,5})\b")
+BY_WORD: Final = frozenset(("rot13", "atbash", "caesar", "reversed_words"))
 LETTERS: Final = re.compile(r"[A-Za-z]+")
 # A run of unknown words is worth a try from so many words and letters on.
 WORDS: Final = 3
@@ -86,10 +90,21 @@ def _undone(text: str, start: int, end: int) -> tuple[str, Edit] | None:
     for name, guess in _guesses(taste):
         if not reads(guess(taste)):
             continue
-        said = guess(run)
+        if name in BY_WORD:
+            start, end = _grown(text, start, end, guess)
+        said = guess(text[start:end])
         if reads(said):
             return name, Edit(start, end, said)
     return None
+
+
+def _grown(text: str, start: int, end: int, guess: Callable[[str], str]) -> tuple[int, int]:
+    """The run with short words beside it that are English as they stand, and turned as well."""
+    while (m := BEFORE.search(text, max(start - 8, 0), start)) and known(guess(m[1]).lower()):
+        start = m.start(1)
+    while (m := BEHIND.match(text, end, end + 8)) and known(guess(m[1]).lower()):
+        end = m.end(1)
+    return start, end
 
 
 Guess = Callable[[str], str]
@@ -160,6 +175,8 @@ def _unpigged(word: str) -> str:
     if len(word) < 4 or not word.lower().endswith("ay"):
         return word
     stem = word[:-2]
+    if stem.lower() in ("aw", "iw"):
+        return stem[0]
     guesses = [stem[-n:] + stem[:-n] for n in (1, 2, 3) if len(stem) > n]
     if stem[0].lower() in "aeio" and stem[-1:].lower() == "w":
         guesses.insert(0, stem[:-1])

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
+from tamis.reading.lexicon import known
 from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
 
@@ -19,7 +20,7 @@ BASE64: Final = re.compile(
     r"[A-Za-z0-9+/_-]{12,}={0,2}(?:\r?\n[A-Za-z0-9+/_-]{4,}={0,2})*|={1,2}[A-Za-z0-9+/_-]{11,}"
 )
 BASE64_WORDS: Final = re.compile(
-    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{4,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
+    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{2,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
 )
 BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
@@ -93,15 +94,15 @@ def base64s(segment: str) -> Iterator[str]:
 
 
 def base64_words(segment: str) -> Iterator[str]:
-    """Every word on its own."""
-    said = []
-    for word in segment.split():
-        body = word.rstrip("=")
-        decoded = next(_text(base64.b64decode, body + "=" * (-len(body) % 4)), None)
-        if decoded is None or not decoded.isascii():
-            return
-        said.append(decoded)
-    yield " ".join(said)
+    """Every word on its own; the few that are none stay."""
+    words, said = segment.split(), []
+    for word in words:
+        decoded = None
+        if len(word) % 4 == 0 and not known(word.lower()):
+            decoded = next(_text(base64.b64decode, word), None)
+        said.append(decoded if decoded is not None and decoded.isascii() else word)
+    if 2 * sum(one != other for one, other in zip(words, said, strict=True)) > len(words):
+        yield " ".join(said)
 
 
 def base32s(segment: str) -> Iterator[str]:
@@ -125,19 +126,23 @@ def binaries(segment: str) -> Iterator[str]:
             yield from _text(bytes, [int(bits[n : n + size], 2) for n in range(0, len(bits), size)])
 
 
-def numbers(segment: str) -> Iterator[str]:
-    """Codes of characters, decimal or octal; or A = 1 to Z = 26, words apart by another sign."""
+def decimals(segment: str) -> Iterator[str]:
+    """Codes of characters, decimal or octal."""
     parts = re.findall("[0-9]+", segment)
-    values = [int(part) for part in parts]
-    if all(value <= 127 for value in values):
-        yield from _text(bytes, values)
+    if all(int(part) <= 127 for part in parts):
+        yield from _text(bytes, [int(part) for part in parts])
+    if all(len(part) == 3 and "8" not in part and "9" not in part for part in parts):
+        yield from _text(bytes, [int(part, 8) & 255 for part in parts])
+
+
+def alphabet(segment: str) -> Iterator[str]:
+    """A = 1 to Z = 26, words apart by another sign."""
+    values = [int(part) for part in re.findall("[0-9]+", segment)]
     if all(0 < value <= 26 for value in values):
         gaps = re.findall("[^0-9]+", segment)
         ((usual, _),) = Counter(gaps).most_common(1)
         between = ["" if gap == usual else " " for gap in gaps]
         yield "".join(chr(96 + v) + gap for v, gap in zip(values, [*between, ""], strict=False))
-    if all(len(part) == 3 and "8" not in part and "9" not in part for part in parts):
-        yield from _text(bytes, [int(part, 8) & 255 for part in parts])
 
 
 def morse(segment: str) -> Iterator[str]:
@@ -166,7 +171,8 @@ ENCODINGS: Final[dict[str, Encoding]] = {
     "base32": Encoding(MIXED, BASE32, base32s),
     "hex": Encoding(DIGIT, HEX, hexes),
     "binary": Encoding(DIGIT, BINARY, binaries),
-    "numbers": Encoding(DIGIT, NUMBERS, numbers, foreign=False),
+    "decimal": Encoding(DIGIT, NUMBERS, decimals),
+    "letter_numbers": Encoding(DIGIT, NUMBERS, alphabet, foreign=False),
     "morse": Encoding(DOTTED, MORSE, morse, foreign=False),
 }
 

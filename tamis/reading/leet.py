@@ -32,6 +32,8 @@ TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
 # A letter behind a sign: "mp3", "team1", "hello!" have none; "@anna" and "$name" are their own.
 INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
 HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
+# In the company of words in digits, these are words as well; "70" and "15" are found like others.
+LONE: Final = {"4": "a", "1": "i"}
 LETTER: Final = re.compile("[A-Za-z]")
 # Beyond that a token is a key or an identifier.
 LONGEST: Final = 24
@@ -39,18 +41,23 @@ MOST_CHOICES: Final = 32
 
 
 def leet(text: str) -> list[Edit]:
-    """Tokens that are words once signs are letters; the short ones only in the others' company."""
+    """Tokens that are words once signs are letters; short ones and numbers in company."""
     if SUSPICIOUS.search(text) is None:
         return []
     strong: list[Edit] = []
     weak: list[Edit] = []
     rest: list[Edit] = []
+    digits: list[Edit] = []
     for m in TOKEN.finditer(text):
         token = m[0]
         if len(token) > LONGEST or token.isalpha() or HEX.fullmatch(token) is not None:
             continue
         start, core = m.start(), token.rstrip("!|+")
-        if core.isdecimal() or not core or (core.isalpha() and known(core.lower())):
+        if not core or (core.isalpha() and known(core.lower())):
+            continue
+        if core.isdecimal():
+            if len(core) < 4 and (short := _word(core) or LONE.get(core)) is not None:
+                digits.append(Edit(start, start + len(core), short))
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
             end = start + len(word)
@@ -61,7 +68,7 @@ def leet(text: str) -> list[Edit]:
     if not strong or (len(strong) + len(weak) < 2 and len(strong[0].text) < 5):
         return []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
-    return sorted([*strong, *weak, *(rest if sure else [])])
+    return sorted([*strong, *weak, *(rest + digits if sure else [])])
 
 
 def _word(token: str) -> str | None:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from tamis.reading.lexicon import PROSE, known, prose, reads, segment
+from tamis.reading.lexicon import PROSE, known, prose, segment
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
@@ -32,7 +32,7 @@ KEYCAPS: Final = re.compile("[0-9]\ufe0f?\u20e3[A-Za-z]|[A-Za-z][0-9]\ufe0f?\u20
 REGIONAL: Final = re.compile(
     "[\U0001f1e6-\U0001f1ff](?:[ \u200b-\u200d\u2060]{0,3}[\U0001f1e6-\U0001f1ff]){2,}"
 )
-BRAILLE: Final = re.compile("[\u2801-\u283f][\u2800-\u283f ]{3,}")
+BRAILLE: Final = re.compile("[\u2801-\u283f][\u2800-\u283f ]*")
 BRAILLED: Final = dict(
     zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵⠲⠂⠖⠦⠀⠠", "abcdefghijklmnopqrstuvwxyz.,!?  ", strict=True)
 )
@@ -42,6 +42,7 @@ TURNED: Final = {
 }
 # Read as Latin letters by people in a hurry, though UTS #39 has them not: only in English words.
 SIMILAR: Final = str.maketrans("ипяшмткнвητμωχεβκλ", "unrwmtkhbntuwxebka")
+TURNED_PROSE: Final = 0.4
 UPSIDE_DOWN: Final = re.compile("[ɐɔǝɟƃɓɥᴉıɾʞʅןɯɹʇʌʍʎ]")
 
 
@@ -80,15 +81,16 @@ def styled(text: str) -> list[Edit]:
 
 def regional(text: str) -> list[Edit]:
     """Regional indicators that spell words; two by two they are flags."""
-    found = []
+    found, words = [], 0
     for m in REGIONAL.finditer(text):
         letters = "".join(
             chr(ord(c) - 0x1F1E6 + 97) if "\U0001f1e6" <= c <= "\U0001f1ff" else " " * (c == " ")
             for c in m[0]
         )
-        if (said := spelled(letters)) is not None:
-            found.append(Edit(*m.span(), said))
-    return found
+        said = spelled(letters)
+        words += said is not None
+        found.append(Edit(*m.span(), letters if said is None else said))
+    return found if 2 * words > len(found) else []
 
 
 def spelled(letters: str) -> str | None:
@@ -120,13 +122,11 @@ def marks(text: str) -> list[Edit]:
 
 
 def braille(text: str) -> list[Edit]:
-    """Uncontracted English Braille."""
-    found = []
-    for m in BRAILLE.finditer(text):
-        said = "".join(BRAILLED.get(char, char) for char in m[0])
-        if prose(said) >= PROSE:
-            found.append(Edit(*m.span(), said))
-    return found
+    """Uncontracted Braille of Latin letters."""
+    return [
+        Edit(*m.span(), "".join(BRAILLED.get(char, char) for char in m[0]))
+        for m in BRAILLE.finditer(text)
+    ]
 
 
 def upside_down(text: str) -> list[Edit]:
@@ -135,7 +135,8 @@ def upside_down(text: str) -> list[Edit]:
     for line in text.split("\n"):
         if len(UPSIDE_DOWN.findall(line)) >= FEW:
             said = "".join(TURNED.get(char, char) for char in reversed(line))
-            if reads(said):
+            # Phonetic script has turned letters too, but no words of them.
+            if prose(said) >= TURNED_PROSE:
                 found.append(Edit(at, at + len(line), said))
         at += len(line) + 1
     return found

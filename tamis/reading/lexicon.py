@@ -14,6 +14,9 @@ from typing import Final
 WORD: Final = re.compile(r"[A-Za-z]{2,}")
 # Of a message's characters this share belongs to English words; of noise that decodes, far less.
 PROSE: Final = 0.75
+# So many words may have more strange ones, names and misspelt ones, among them.
+MANY: Final = 5
+LAXER: Final = 0.6
 LONGEST: Final = 18
 # Words of grammar, by rank: a third of what people write, and hardly ever part of an identifier.
 GRAMMAR: Final = 250
@@ -52,9 +55,10 @@ def reads(text: str) -> bool:
     """Whether a text is an English message of several words."""
     found = WORD.findall(text.lower())
     # Most guesses are wrong, which plain words tell ten times as fast as those with endings.
-    if sum(map(len, filter(words().__contains__, found))) < 0.4 * len(text):
+    if sum(map(len, filter(words().__contains__, found))) < 0.35 * len(text):
         return False
-    return len({word for word in found if len(word) > 2}) > 2 and prose(text) >= PROSE
+    several = len({word for word in found if len(word) > 2})
+    return several > 2 and prose(text) >= (PROSE if several < MANY else LAXER)
 
 
 @cache
@@ -94,4 +98,4 @@ def grammatical(found: list[str]) -> bool:
     ranks = words()
     of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
     scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
-    return len(found) >= 5 and of_grammar >= max(2, len(found) / 5) and 8 * scraps <= len(found)
+    return len(found) >= 5 and of_grammar >= max(2, len(found) / 8) and 8 * scraps <= len(found)

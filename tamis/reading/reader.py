@@ -6,7 +6,7 @@ from typing import Final
 
 from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, spacing
 from tamis.reading.emoji import emoji
-from tamis.reading.lexicon import PROSE, prose
+from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.text import Edit, Text
 
 # A code in a code in a code is read; deeper ones no model undoes unasked either.
@@ -15,7 +15,7 @@ DEPTH: Final = 3
 MOST_GROWTH: Final = 4
 # A text with less of this share of the English that it is once decoded is no more than its code. A
 # classifier takes codes for attacks: judged as well, every harmless one would be flagged.
-CODED: Final = 0.5
+CODED: Final = 0.75
 
 Simple = Callable[[str], list[Edit]]
 # In Unicode alone; ASCII has none of it.
@@ -84,7 +84,7 @@ def read(text: str) -> Reading:
     if said.text == text:
         return Reading((original,), fired, messages)
     english = prose(said.text)
-    coded = english >= PROSE and prose(text) < CODED * english
+    coded = english >= LAXER and prose(text) < CODED * english
     return Reading((said,) if coded else (original, said), fired, messages)
 
 
@@ -137,7 +137,7 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
 
 def _message(text: str, foreign: bool) -> bool:
     """Whether a decoded segment is one: English, or letters and spaces as any language has them."""
-    if prose(text) >= PROSE and sum(map(str.isalpha, text)) > 3:
+    if prose(text) >= LAXER and sum(map(str.isalpha, text)) > 3:
         return True
     if not foreign:
         return False

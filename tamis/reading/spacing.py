@@ -54,18 +54,18 @@ def spaced(text: str, deeper: Deeper) -> list[Edit]:
         )
         if 3 * len(LETTERS.findall(joined)) < len(letters):
             continue
-        if (said := _spelled(joined) or deeper(joined, False)) is not None:
+        said = _spelled(joined) or deeper(joined, False)
+        if said is not None and max(map(len, said.split())) > 3:
             found.append(Edit(*m.span(), said))
     return found
 
 
 def _spelled(joined: str) -> str | None:
     """Letters as words: as they are grouped, or else as they can be cut."""
-    if prose(joined) >= PROSE and max(map(len, joined.split())) > 3:
+    if prose(joined) >= PROSE:
         return joined
-    if (words := segment(joined.replace(" ", ""))) is None:
-        return None
-    return " ".join(words) if max(map(len, words)) > 3 else None
+    words = segment(joined.replace(" ", ""))
+    return None if words is None else " ".join(words)
 
 
 def separated(text: str) -> list[Edit]:
@@ -73,6 +73,7 @@ def separated(text: str) -> list[Edit]:
     if SEPARATOR.search(text) is None:
         return []
     found: list[Edit] = []
+    marked: list[Edit] = []
     cuts = 0.0
     for m in PARTS.finditer(text):
         parts = BETWEEN.split(m[0])
@@ -82,7 +83,10 @@ def separated(text: str) -> list[Edit]:
             # One hyphen is spelling, one dot is code: "e-mail", "re.match".
             usual = len(parts) == 2 and m[0].translate(USUAL) == joined
             cuts += 0.5 if usual else len(parts) - 1
-    return found if cuts > 1 else []
+        elif "<" in m[0] or "*" in m[0]:
+            marked.append(Edit(*m.span(), joined))
+    # Who has cut some words has cut the strange ones too.
+    return sorted([*found, *(marked if len(found) > 1 else [])]) if cuts > 1 else []
 
 
 def glued(text: str) -> list[Edit]:
@@ -111,20 +115,21 @@ def repeated(text: str) -> list[Edit]:
         word = m[0]
         if TWICE.search(word) is None:
             continue
-        said = _divided(word) or (_shortened(word) if REPEATED.search(word) is not None else None)
-        if said is not None:
-            (strong if len(said) > 3 else weak).append(Edit(*m.span(), said))
-    return sorted([*strong, *weak]) if strong else []
+        whole = said = _divided(word)
+        if said is None or not known(said.lower()):
+            said = _shortened(word) if REPEATED.search(word) is not None else None
+        if said is not None and len(said) > 3:
+            strong.append(Edit(*m.span(), said))
+        elif whole is not None:
+            weak.append(Edit(*m.span(), whole))
+    return sorted([*strong, *(weak if len(strong) > 1 else [])]) if strong else []
 
 
 def _divided(word: str) -> str | None:
-    """A word whose letters all come twice, or three times."""
+    """A word whose letters all come twice, or three times; every letter once."""
     runs = [(m[1], len(m[0])) for m in ALIKE.finditer(word)]
     times = math.gcd(*(n for _, n in runs))
-    if times == 1:
-        return None
-    said = "".join(letter * (n // times) for letter, n in runs)
-    return said if known(said.lower()) else None
+    return "".join(letter * (n // times) for letter, n in runs) if times > 1 else None
 
 
 def _shortened(word: str) -> str | None:
