@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice, product
+from itertools import islice, product, zip_longest
 from string import ascii_lowercase
 from typing import Final
 
@@ -16,8 +16,10 @@ from tamis.reading.text import Edit
 Deeper = Callable[[str, bool], str | None]
 
 SPACED: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,4}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
+    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,8}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
+    r"(?:[^A-Za-z0-9]{1,4}[.!?])?"
 )
+POINT: Final = re.compile("[.,;:!?'\"]")
 LETTERS: Final = re.compile(r"[A-Za-z]")
 SEPARATOR: Final = re.compile(r"[-._*~|/\\`+=#^<][^\s]")
 PARTS: Final = re.compile(
@@ -45,13 +47,15 @@ def spaced(text: str, deeper: Deeper) -> list[Edit]:
     """``i g n o r e`` and ``i.g.n.o.r.e``; a list of options or a formula spells no word."""
     found = []
     for m in SPACED.finditer(text):
-        parts = re.split(r"([^A-Za-z0-9]+)", m[0])
-        letters, gaps = parts[::2], parts[1::2]
+        letters = re.findall("[A-Za-z0-9]", m[0])
+        gaps = re.findall("[^A-Za-z0-9]+", m[0])
         ((usual, _),) = Counter(gaps).most_common(1)
-        joined = letters[0] + "".join(
-            letter if gap == usual else f" {letter}"
-            for gap, letter in zip(gaps, letters[1:], strict=True)
-        )
+        joined = letters[0]
+        for gap, letter in zip_longest(gaps, letters[1:], fillvalue=""):
+            if gap != usual:
+                point = POINT.search(gap.replace(usual, ""))
+                joined += (point[0] if point else "") + (" " if letter else "")
+            joined += letter
         if 3 * len(LETTERS.findall(joined)) < len(letters):
             continue
         said = _spelled(joined) or deeper(joined, False)
@@ -64,7 +68,7 @@ def _spelled(joined: str) -> str | None:
     """Letters as words: as they are grouped, or else as they can be cut."""
     if prose(joined) >= PROSE:
         return joined
-    words = segment(joined.replace(" ", ""))
+    words = segment("".join(LETTERS.findall(joined)))
     return None if words is None else " ".join(words)
 
 
