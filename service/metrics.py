@@ -14,6 +14,7 @@ from service.engine.reasoner import Explanation, Status
 from service.engine.scheduler import Loss
 from service.observation import Answered
 from tamis.policy import Mode
+from tamis.reading import TRANSFORMS
 from tamis.verdict import Verdict
 
 BUCKETS: Final = (
@@ -117,6 +118,13 @@ class Metrics(EngineEvents, ExplainerEvents):
         self.flags = Counter(
             "tamis_flagged_categories_total", "Categories flagged.", ["category"], registry=registry
         )
+        transforms = Counter(
+            "tamis_transforms_total",
+            "Items in which a kind of obfuscation was undone, or that could not be read.",
+            ["transform"],
+            registry=registry,
+        )
+        self._transforms = {name: transforms.labels(name) for name in TRANSFORMS}
         self.windows = Counter("tamis_windows_total", "Windows in verdicts.", registry=registry)
         self.tokens = Counter("tamis_tokens_total", "Tokens in verdicts.", registry=registry)
         self._batch = Histogram(
@@ -254,6 +262,8 @@ class Metrics(EngineEvents, ExplainerEvents):
                 self.flags.labels(name).inc()
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
+        for name in verdict.transforms:
+            self._transforms[name].inc()
 
     def shadowed(self, verdicts: Sequence[Verdict], trial: Sequence[Verdict]) -> None:
         """Count how a policy on trial would have judged the same items."""

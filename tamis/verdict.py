@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
+from tamis.reading import TRANSFORMS
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 
 # The labels of evidence for the overall question, and for being borderline.
@@ -81,6 +82,8 @@ class Finding:
     refusal: float | None = None
     severity: float | None = None
     field: str = "text"
+    transforms: Sequence[str] = ()
+    """How the text was obfuscated, or why it could not be read: of ``tamis.reading.TRANSFORMS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,8 @@ class Verdict:
     """By where the contents stood in the request, in the order in which they were judged."""
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    transforms: Sequence[str] = ()
+    """Those of all contents, each once, in the order in which they are undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,7 @@ def decide(
         provenance=provenance,
         severity=_worst(Severity, (v.severity for v in verdicts)),
         fields={one.finding.field: one.verdict for one in read},
+        transforms=_together([f.transforms for f in findings]),
     )
 
 
@@ -322,6 +328,11 @@ def _reached(score: float, flag: float) -> CategoryScore:
 def _worst(kind: type[E], found: Iterable[E]) -> E:
     order = list(kind)
     return max(found, key=order.index, default=order[0])
+
+
+def _together(transforms: Sequence[Sequence[str]]) -> Sequence[str]:
+    fired = {name for names in transforms for name in names}
+    return tuple(name for name in TRANSFORMS if name in fired) if fired else ()
 
 
 def _action(score: float, limits: Thresholds) -> Action:

@@ -124,6 +124,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "severity": finding.severity,
         "windows": finding.windows,
         "tokens": finding.tokens,
+        "transforms": list(finding.transforms),
     }
 
 
@@ -145,6 +146,8 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         refusal=None if refusal is None else float(refusal),
         severity=None if severity is None else float(severity),
         field=str(raw["field"]),
+        # Records from before texts were read have none.
+        transforms=tuple(map(str, raw.get("transforms", ()))),
     )
 
 

@@ -119,6 +119,7 @@ def schema_of(
         "categories": pa.struct(dict.fromkeys(_categories(bundle, policy), score)),
         "attack": score,
         "evidence": pa.list_(pa.struct(span | {"score": real, "field": text})),
+        "transforms": pa.list_(pa.string()),
         "windows": pa.int64(),
         "tokens": pa.int64(),
         "model": text,

@@ -250,6 +250,7 @@ def verdict_json(
             }
             for e in verdict.evidence
         ],
+        "transforms": list(verdict.transforms),
         "windows": verdict.windows,
         "tokens": verdict.tokens,
         "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",

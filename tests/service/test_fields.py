@@ -145,7 +145,7 @@ def test_what_is_context_only_has_the_same_limit(shipped):
 
 
 def test_fields_are_named_as_in_the_request(client):
-    turns = [{"role": "user", "content": STEAL}, {"role": "tool", "content": "x"}]
+    turns = [{"role": "user", "content": STEAL}, {"role": "system", "content": "x"}]
     turns.append({"role": "assistant", "content": DECLINED["response"]})
     answer = moderate(client, input={"messages": turns})
     assert list(answer["fields"]) == ["messages[0].content", "messages[2].content"]
