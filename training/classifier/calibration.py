@@ -93,8 +93,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     and synthetic ones speak only for categories that no others speak for. Thresholds of questions
     come from sources that hold both labels: where a source is all safe or all unsafe, recognising
     the source is enough, and the best threshold lies anywhere in the wide gap between sources
-    (0.56 for prompts, where one mixed source says 0.3). How often benign rows alarm is counted over
-    all sources that have some, each weighing the same (``thresholds.TARGETS``).
+    (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted over
+    sources that are all safe, each weighing the same (``thresholds.TARGETS``).
 
     Args:
         rows: held-out rows.
@@ -119,8 +119,10 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         p, both = sigmoid(scale * z + bias), _holds_both(names[known], y)
         scored = Scored(p[both], y[both], w[both])
         if name in TARGETS:
-            safe = y == 0
-            chosen = choose(scored, benign(p[safe], names[known][safe]), TARGETS[name])
+            # The safe rows of a source with both labels are its hard ones, twins of unsafe rows.
+            ordinary = (y == 0) & ~both if ((y == 0) & ~both).any() else y == 0
+            alarming = benign(p[ordinary], names[known][ordinary])
+            chosen = choose(scored, alarming, TARGETS[name])
         else:
             chosen = plain(scored)
         found[name] = _calibration(name, z, y, w, scale, bias, chosen)
