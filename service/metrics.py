@@ -88,6 +88,8 @@ class Metrics(EngineEvents, ExplainerEvents):
             ["refuses"],
             registry=registry,
         )
+        for answer in ("true", "false"):
+            self._refusals.labels(answer)
         self._shadow = Counter(
             "tamis_shadow_verdicts_total",
             "Items judged under a policy and, on trial, under its shadow.",

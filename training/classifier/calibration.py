@@ -93,8 +93,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     and synthetic ones speak only for categories that no others speak for. Thresholds of questions
     come from sources that hold both labels: where a source is all safe or all unsafe, recognising
     the source is enough, and the best threshold lies anywhere in the wide gap between sources
-    (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted over
-    sources that are all safe, each weighing the same (``thresholds.TARGETS``).
+    (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted
+    over sources that are all safe, each weighing the same (``thresholds.TARGETS``).
 
     Args:
         rows: held-out rows.
