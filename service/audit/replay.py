@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What records did not always have is compared where they do.
 ADDED: Final = {"severity", "fields", "refusal"}
-FIELDS: Final = ("text", "prompt", "response")
+FIELDS: Final = ("text", "prompt", "response", "document")
 # Of what differs, so many are named.
 NAMED: Final = 100
 
@@ -174,9 +174,12 @@ def _texts(path: Path) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-                turns = [turn.get("content") for turn in row.get("messages") or ()]
-                texts = [row.get(name) for name in FIELDS] + turns
-            except (ValueError, AttributeError, TypeError):
+                texts = [row.get(name) for name in FIELDS]
+                for turn in row.get("messages") or ():
+                    texts.append(turn.get("content"))
+                    calls = turn.get("tool_calls") or ()
+                    texts += [call["function"].get("arguments") for call in calls]
+            except (ValueError, AttributeError, TypeError, KeyError):
                 # Neither the line nor the parser's quotation of it belongs into a message.
                 raise AuditError(f"{path.name} line {n}: not an object with texts") from None
             yield from (text for text in texts if isinstance(text, str))

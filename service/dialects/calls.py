@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+from starlette.requests import Request
+
 SECONDS: Final = 600.0
 MAX_CHARACTERS: Final = 8_000_000
 # Of a request no more than this serves as context: the model reads its first and last words.
@@ -49,3 +51,10 @@ class Calls:
     def _forget(self, call: Key) -> None:
         if (known := self._asked.pop(call, None)) is not None:
             self._characters -= len(known[1]) + len(call[1])
+
+
+def calls_of(request: Request) -> Calls:
+    """The application's."""
+    found = request.app.state.calls
+    assert isinstance(found, Calls)
+    return found

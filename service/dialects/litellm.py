@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import TypeAdapter
 from starlette.responses import JSONResponse
 
-from service.dialects.calls import Calls, Key
+from service.dialects.calls import Calls, Key, calls_of
 from service.dialects.chat import Call, ChatRequest, Message, said
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
@@ -50,7 +50,7 @@ async def guardrail(request: Request) -> JSONResponse:
     """Judge one side of a call."""
     body = await body_of(request, BODY, TAGS)
     given = body.additional_provider_specific_params or Asked()
-    contents = contents_of(body, given, _calls(request), _key(request, body.litellm_call_id))
+    contents = contents_of(body, given, calls_of(request), _key(request, body.litellm_call_id))
     return JSONResponse(answer_json(await verdict_of(request, contents, given.policy)))
 
 
@@ -84,14 +84,6 @@ def answer_json(verdict: Verdict) -> dict[str, Any]:
     if blocks(verdict):
         return {"action": "BLOCKED", "blocked_reason": refusal_of(verdict)}
     return {"action": "NONE"}
-
-
-def _calls(request: Request) -> Calls:
-    state = request.app.state
-    if not hasattr(state, "calls"):
-        state.calls = Calls()
-    found: Calls = state.calls
-    return found
 
 
 def _key(request: Request, call: str | None) -> Key | None:
