@@ -98,7 +98,9 @@ def run(bundle_path: Path, data: Path, rows: int) -> None:
         f"and {len(benign)} benign public prompts of at most {LONGEST} characters; in plain "
         f"letters {clean[0]} of the harmful and {clean[1]} of the benign ones are flagged. *Recall "
         "kept* is the share of those harmful ones that is flagged still, *false alarms added* is "
-        "in points of the benign ones. *Off* is the same bundle without reading.",
+        "in points of the benign ones. *Off* is the same bundle without reading, though what "
+        "leaves no token is an attack there too. Hidden text is flagged whatever it says, by "
+        "intent.",
     ]
     record.tables = [table, *([_attacks(judges, caught)] if caught else [])]
     record.write(bundle)

@@ -40,6 +40,13 @@ WORDS: Final[dict[str, Simple]] = {
 CIPHERS: Final = (
     *("reversed", "reversed_words", "rot13", "atbash", "caesar", "pig_latin", "scattered_spaces"),
 )
+# What these give is what was written, in whatever language.
+EXACT: Final = frozenset(
+    (
+        *(*HIDDEN, "invisible", "styled", "braille", *escapes.ESCAPES),
+        *("base64", "base32", "hex", "binary", "decimal"),
+    )
+)
 UNREADABLE: Final = "unreadable"
 UNREAD_SCRIPT: Final = "unread_script"
 TRANSFORMS: Final = (
@@ -84,7 +91,8 @@ def read(text: str) -> Reading:
     if said.text == text:
         return Reading((original,), fired, messages)
     english = prose(said.text)
-    coded = english >= LAXER and prose(text) < CODED * english
+    told = english >= LAXER or names <= EXACT
+    coded = told and prose(text) < CODED * english
     return Reading((said,) if coded else (original, said), fired, messages)
 
 
