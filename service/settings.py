@@ -12,6 +12,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
+from tamis.tiers import Tier, default_accurate
 
 PREFIX: Final = "TAMIS_"
 
@@ -24,6 +25,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
+    tier: Tier = Field("fast", description="Who judges: 'fast', 'accurate', or both: 'cascade'.")
+    accurate: Path = Field(
+        default_factory=default_accurate, description="Folder of the accurate tier's bundle."
+    )
     policies: Path | None = Field(None, description="A folder of *.yaml policies to offer by name.")
     mode: Mode = Field("enforce", description="'score': every policy scores alone.")
     keys: Path | None = Field(None, description="A file of API keys; none: everybody may ask.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
@@ -46,6 +46,19 @@ class Evidence:
     field: str
 
 
+Missed = Literal["deadline", "not_ready"]
+"""Why a content that the fast tier was unsure of got no second opinion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """Another bundle than the one that is asked first, and its own thresholds by head."""
+
+    model: str
+    bundle: str
+    thresholds: Mapping[str, Thresholds]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a classifier says of one content, before any policy.
@@ -61,6 +74,9 @@ class Finding:
     windows: int
     tokens: int
     evidence: Sequence[Evidence] = ()
+    second: Second | None = None
+    """Whose it is, where a second opinion was asked and this is it, whole."""
+    missed: Missed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,8 @@ class Verdict:
     provenance: Provenance
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    second_opinion: Literal["given"] | Missed | None = None
+    """Whether the fast tier was unsure of a content, and all that it was unsure of was settled."""
 
 
 def decide(
@@ -99,7 +117,9 @@ def decide(
 ) -> Verdict:
     """Apply a policy to the findings of one item's contents.
 
-    A category's score is its highest over the contents. Where the policy asks the overall question,
+    A category's score is its highest over the contents. Each finding is held against the
+    thresholds of the bundle that made it, and the one that speaks for the item gives the verdict
+    its bundle. Where the policy asks the overall question,
     a category is flagged only along with it: the categories say what an unsafe item is about, and
     do not overrule the head that was taught to tell unsafe from safe. Toxicity and attack are
     questions of their own and need no company.
@@ -107,34 +127,41 @@ def decide(
     Args:
         findings: one per content; none (an empty conversation) is allowed.
         policy: whose rules apply; names without a score in the findings are left out.
-        own: the bundle's thresholds by head, for what the policy leaves open.
-        provenance: goes into the verdict as it is.
+        own: the bundle's thresholds by head, for what the policy leaves open; a second opinion
+            brings its own.
+        provenance: goes into the verdict, with the bundle of a second opinion that decided.
     """
     actions = [Action.ALLOW]
     # Of several contents the one furthest above (or least below) its threshold speaks for the item.
-    score, threshold = max((f.overall for f in findings), default=0.0), None
+    speaker = max(findings, key=lambda f: f.overall, default=None)
+    threshold = None
     unsafe = policy.overall is None
-    if policy.overall is not None and findings:
-        judged = [(f.overall, policy.overall.resolve(own[f.question])) for f in findings]
-        score, limits = max(judged, key=lambda pair: pair[0] - pair[1].flag)
-        threshold = limits.flag
-        actions += [_action(value, limit) for value, limit in judged]
-        unsafe = any(value >= limit.flag for value, limit in judged)
 
-    def scored(name: str, rule: Rule, values: Sequence[float]) -> CategoryScore:
-        value, limits = max(values), rule.resolve(own[name])
+    def limits_of(finding: Finding, name: str, rule: Rule) -> Thresholds:
+        return rule.resolve((finding.second.thresholds if finding.second else own)[name])
+
+    if policy.overall is not None and findings:
+        judged = [(f, limits_of(f, f.question, policy.overall)) for f in findings]
+        speaker, limits = max(judged, key=lambda pair: pair[0].overall - pair[1].flag)
+        threshold = limits.flag
+        actions += [_action(f.overall, limit) for f, limit in judged]
+        unsafe = any(f.overall >= limit.flag for f, limit in judged)
+
+    def scored(name: str, rule: Rule, values: Sequence[tuple[Finding, float]]) -> CategoryScore:
+        judged = [(value, limits_of(f, name, rule)) for f, value in values]
+        value, limits = max(judged, key=lambda pair: pair[0] - pair[1].flag)
         counts = unsafe or name in (ATTACK, TOXICITY)
         if counts:
-            actions.append(_action(value, limits))
+            actions.extend(_action(*pair) for pair in judged)
         return CategoryScore(value, counts and value >= limits.flag, limits.flag)
 
     categories: dict[str, CategoryScore] = {}
     attack: CategoryScore | None = None
     for name, rule in policy.categories.items():
         if name == ATTACK:
-            if values := [f.attack for f in findings if f.attack is not None]:
+            if values := [(f, f.attack) for f in findings if f.attack is not None]:
                 attack = scored(name, rule, values)
-        elif values := [f.categories[name] for f in findings if name in f.categories]:
+        elif values := [(f, f.categories[name]) for f in findings if name in f.categories]:
             categories[name] = scored(name, rule, values)
 
     action = max(actions, key=list(Action).index)
@@ -144,14 +171,16 @@ def decide(
     return Verdict(
         flagged=action is not Action.ALLOW,
         action=action,
-        score=score,
+        score=speaker.overall if speaker is not None else 0.0,
         threshold=threshold,
         categories=categories,
         attack=attack,
         evidence=[e for f in findings for e in f.evidence if e.category in shown],
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
-        provenance=provenance,
+        provenance=_who(provenance, speaker),
+        second_opinion=next((f.missed for f in findings if f.missed), None)
+        or ("given" if any(f.second for f in findings) else None),
     )
 
 
@@ -169,6 +198,12 @@ def withhold(verdict: Verdict) -> Verdict:
         attack=None if verdict.attack is None else scored(verdict.attack),
         withheld=verdict.action,
     )
+
+
+def _who(first: Provenance, speaker: Finding | None) -> Provenance:
+    if speaker is None or (second := speaker.second) is None:
+        return first
+    return replace(first, model=second.model, bundle=second.bundle)
 
 
 def _action(score: float, limits: Thresholds) -> Action:
