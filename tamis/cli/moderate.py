@@ -9,8 +9,9 @@ from tamis.cli import bulk
 from tamis.cli.common import (
     CommandError,
     Commands,
+    add_tier,
     given,
-    load_classifier,
+    load_tier,
     policy_of,
     provenance_of,
 )
@@ -25,6 +26,7 @@ def add_to(commands: Commands) -> None:
     moderate.add_argument("--response", help="judge this response to the prompt, too")
     moderate.add_argument("--policy", type=Path, help="policy file")
     moderate.add_argument("--bundle", type=Path)
+    add_tier(moderate)
     moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
     bulk.add_options(moderate.add_argument_group("files", "every row of a file: docs/bulk.md"))
     moderate.set_defaults(run=_moderate)
@@ -41,7 +43,8 @@ def _moderate(args: argparse.Namespace) -> int:
         raise CommandError(f"{stray[0]}: goes with --input, not with a text")
     text = sys.stdin.read() if args.text == "-" else args.text
     contents = (prompt(text),) if args.response is None else exchange(text, args.response)
-    classifier, policy = load_classifier(args.bundle), policy_of(args.policy)
+    classifier = load_tier(args.tier, args.bundle, args.accurate)
+    policy = policy_of(args.policy)
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))
