@@ -183,9 +183,7 @@ async def test_the_estimate_learns_how_many_tokens_a_character_makes(make: Make)
     costs: list[int] = []
     real = engine.scheduler.submit
 
-    async def spy(
-        tasks: Sequence[WindowTask], deadline: float | None = None, **more: Any
-    ) -> float:
+    async def spy(tasks: Sequence[WindowTask], deadline: float | None = None, **more: Any) -> float:
         costs.append(tasks[0].cost)
         return await real(tasks, deadline, **more)
 
