@@ -84,8 +84,9 @@ class Tiers:
 
     def _bands(self, engine: Engine, accurate: Classifier | None = None) -> Bands | None:
         """The bands, where there are any for these bundles; else why not, for all to see."""
+        assert self._arrival.path is not None
         try:
-            bands = load_bands(self._settings.accurate)
+            bands = load_bands(self._arrival.path)
             bands.check(engine.bundle, None if accurate is None else accurate.bundle)
         except BundleError as error:
             self.trouble = f"no second opinions: {error}"

@@ -18,6 +18,8 @@ from tamis.verdict import Finding, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
+# What a service is unless it is told.
+DEFAULT: Final[Tier] = "fast"
 NAME: Final = "tamis-110m"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
