@@ -62,7 +62,7 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--if-needed",
         action="store_true",
-        help="reasoner, accurate: leave alone a bundle made of the same; nothing where none is used",
+        help="reasoner, accurate: only where one is used, and none made of the same is there",
     )
     export.set_defaults(run=_export)
 
@@ -151,7 +151,8 @@ def _cascade(args: argparse.Namespace) -> int:
             name = classifier.bundle.name
             findings.append(list(tqdm(judged, total=len(rows), desc=name, unit="text")))
     fast, accurate = (classifier.bundle for classifier in classifiers)
-    chosen = choose(rows, *findings, (fast.thresholds, accurate.thresholds), args.share)
+    own = fast.thresholds, accurate.thresholds
+    chosen = choose(rows, findings[0], findings[1], own, args.share)
     found = {
         "format": tiers.FORMAT,
         "fast": {"name": fast.name, "fingerprint": fast.fingerprint},
