@@ -86,6 +86,7 @@ class Moderator:
         """
         if self.settings.tier == "accurate":
             await self.tiers.alone(self._start)
+            return
         await self._start(self.settings.bundle)
         if self.settings.tier == "cascade":
             await self.tiers.beside(self.loaded())

@@ -75,9 +75,9 @@ class Tiers:
             classifier, pace = await run_in_threadpool(self._load, path)
             # A build brings the bands that were chosen for what it builds.
             engine.consult(self._bands(engine, classifier), classifier, pace)
-            self._metrics.consulting(classifier.bundle.name, classifier.bundle.fingerprint)
             if self.trouble is None:
                 bundle = classifier.bundle
+                self._metrics.consulting(bundle.name, bundle.fingerprint)
                 logger.info("asking twice: %s@%s", bundle.name, bundle.fingerprint[:12])
 
         await self._arrival.watch(take)
