@@ -42,8 +42,10 @@ ROUNDS: Final = 8
 BINS: Final = 64
 # Weights of one order; bounds the memory of decoding.
 BLOCK: Final = 1 << 20
-# Differences of -1, 0 and 1 are symbols of two bits, all others are written out.
-ESCAPE: Final = 3
+# A difference d is counted as 0, 1, 2, 3, 4 for 0, -1, 1, -2, 2, and so on, and split among planes:
+# two bits, of which the last value means "more"; four bits of what is more, likewise; the rest.
+LOW: Final = 3
+MIDDLE: Final = 15
 # Symbols have no neighbours to learn from; floats have, four bytes back.
 SYMBOLS: Final = ({"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0},)
 BYTES: Final = ({"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 2, "pb": 2},)
@@ -58,7 +60,7 @@ class Recipe:
 
     The base's tensors, transposed where they are a linear layer's, stand side by side; ``rows`` and
     ``columns`` are those that ours lacks. ``blobs`` are the lengths of what is kept of it: row
-    factors, column factors, symbols, and differences beyond them.
+    factors, column factors, and the planes of the differences.
     """
 
     file: str
@@ -199,43 +201,61 @@ def _without(name: str, blob: bytes, recipes: Sequence[Recipe]) -> bytes:
 def _difference(codes: Codes, base: Matrix) -> list[bytes]:
     """Factors of rows and columns, and what they leave to say of the codes."""
     row, column = _fit(codes, base)
-    symbols, beyond = [], []
-    for at, predicted, order in _predictions(base, row, column):
-        found = codes[at].reshape(-1).astype(np.int16)[order] - predicted[order]
-        symbols.append(np.where(np.abs(found) <= 1, found + 1, ESCAPE).astype(np.uint8))
-        beyond.append(found[np.abs(found) > 1])
-    packed = np.concatenate(symbols)
-    packed = np.pad(packed, (0, -len(packed) % 4)).reshape(-1, 4)
-    joined = packed[:, 0] | packed[:, 1] << 2 | packed[:, 2] << 4 | packed[:, 3] << 6
-    far = np.concatenate(beyond).astype("<i2").view(np.uint8).reshape(-1, 2).T
-    return [
-        row.astype("<f4").tobytes(),
-        column.astype("<f4").tobytes(),
-        lzma.compress(joined.tobytes(), lzma.FORMAT_RAW, filters=SYMBOLS),
-        lzma.compress(far.tobytes(), lzma.FORMAT_RAW, filters=SYMBOLS),
+    found = [
+        codes[at].reshape(-1).astype(np.int16)[order] - predicted[order]
+        for at, predicted, order in _predictions(base, row, column)
     ]
+    factors = [each.astype("<f4").tobytes() for each in (row, column)]
+    planes = (plane.tobytes() for plane in _planes(np.concatenate(found)))
+    return factors + [lzma.compress(plane, lzma.FORMAT_RAW, filters=SYMBOLS) for plane in planes]
+
+
+def _planes(differences: NDArray[np.int16]) -> tuple[NDArray[Any], ...]:
+    """Differences as three planes, each as small as a compressor can use it."""
+    count = np.where(differences < 0, -2 * differences - 1, 2 * differences)
+    more = count[count >= LOW] - LOW
+    most = more[more >= MIDDLE] - MIDDLE
+    return (
+        _packed(count.clip(0, LOW).astype(np.uint8), 2),
+        _packed(more.clip(0, MIDDLE).astype(np.uint8), 4),
+        most.astype("<u2"),
+    )
+
+
+def _differences(count: int, planes: Sequence[bytes]) -> NDArray[np.int16]:
+    """So many differences out of their planes."""
+    low = _unpacked(planes[0], 2)[:count].astype(np.int16)
+    further = np.flatnonzero(low == LOW)
+    more = _unpacked(planes[1], 4)[: len(further)].astype(np.int16)
+    most = np.flatnonzero(more == MIDDLE)
+    more[most] += np.frombuffer(planes[2], "<u2").astype(np.int16)
+    low[further] += more
+    return np.where(low % 2 == 1, -(low + 1) // 2, low // 2)
+
+
+def _packed(symbols: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Symbols of so many bits as bytes."""
+    each = 8 // bits
+    rows = np.pad(symbols, (0, -len(symbols) % each)).reshape(-1, each)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(rows << shifts, axis=1), dtype=np.uint8)
+
+
+def _unpacked(packed: bytes, bits: int) -> NDArray[np.uint8]:
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    rows = np.frombuffer(packed, np.uint8)[:, None] >> shifts
+    return (rows & np.uint8((1 << bits) - 1)).reshape(-1)
 
 
 def _codes(recipe: Recipe, base: Mapping[str, Matrix], blobs: Sequence[bytes]) -> Iterator[Codes]:
     """The codes, some rows at a time."""
     row, column = (np.frombuffer(blob, "<f4") for blob in blobs[:2])
-    packed, far = (
-        np.frombuffer(lzma.decompress(blob, lzma.FORMAT_RAW, filters=SYMBOLS), np.uint8)
-        for blob in blobs[2:]
-    )
-    beyond = np.ascontiguousarray(far.reshape(2, -1).T).view("<i2")[:, 0]
-    done = said = 0
+    planes = [lzma.decompress(blob, lzma.FORMAT_RAW, filters=SYMBOLS) for blob in blobs[2:]]
+    differences, done = _differences(recipe.shape[0] * recipe.shape[1], planes), 0
     for _, predicted, order in _predictions(recipe.of(base), row, column):
-        first, last = done // 4, -(-(done + len(order)) // 4)
-        four = packed[first:last, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
-        symbols = four.reshape(-1)[done - 4 * first :][: len(order)]
-        found = symbols.astype(np.int16) - 1
-        escaped = np.flatnonzero(symbols == ESCAPE)
-        found[escaped] = beyond[said : said + len(escaped)]
-        done, said = done + len(order), said + len(escaped)
-        codes = predicted.copy()
-        codes[order] += found
-        yield codes.astype(np.int8)
+        predicted[order] += differences[done : done + len(order)]
+        done += len(order)
+        yield predicted.astype(np.int8)
 
 
 def _predictions(

@@ -68,7 +68,7 @@ def test_a_table_is_found_as_it_lies_and_a_stranger_is_not(base):
     assert trace(nearest(base["layer.0.q"].T + 2 * matrix(128, 128))[0], base, "file", 0) is None
 
 
-@pytest.mark.parametrize("moved", [0.0, 4e-4, 4e-3])
+@pytest.mark.parametrize("moved", [0.0, 4e-4, 4e-3, 2e-2])
 def test_codes_come_back_exactly_and_small(base, moved: float):
     weight = base["layer.0.up"].T
     noise = RNG.normal(0, 1, weight.shape).astype(np.float32)
@@ -80,9 +80,15 @@ def test_codes_come_back_exactly_and_small(base, moved: float):
     back = np.concatenate(list(delta._codes(recipe, base, blobs)))
     assert np.array_equal(back.reshape(codes.shape), codes)
     # What the factors leave of weights that did not move is their own rounding.
-    share = len(blobs[2]) / codes.size * 8
-    assert share < {0.0: 0.3, 4e-4: 1.2, 4e-3: 4.0}[moved]
+    bits = 8 * sum(map(len, blobs[2:])) / codes.size
+    assert bits < {0.0: 0.3, 4e-4: 1.2, 4e-3: 4.0, 2e-2: 7.0}[moved]
     assert step.shape == (512,)
+
+
+def test_differences_of_every_size_come_back():
+    wanted = np.array([*range(-254, 255), 0, 0, -1], np.int16)
+    planes = [plane.tobytes() for plane in delta._planes(wanted)]
+    assert np.array_equal(delta._differences(len(wanted), planes), wanted)
 
 
 def test_blocks_make_no_difference_to_the_codes(base, monkeypatch: pytest.MonkeyPatch):
