@@ -102,13 +102,14 @@ async def test_load_changes_no_score_and_nobody_is_refused_a_second_opinion(
 
 
 async def test_a_deadline_leaves_the_first_opinion_and_says_so(make: Make, classifier, slow):
-    slow(0.5)
+    slow(4)
     engine, began = make(), time.perf_counter()
-    ((found,),), _ = await engine.judge([(plain(GOOSE),)], deadline=0.25)
-    assert time.perf_counter() - began < 0.25
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)], deadline=2)
+    assert time.perf_counter() - began < 3
     assert found == replace(classifier.judge(plain(GOOSE)), missed="deadline")
     # With time enough it is given: what was cut short was not remembered.
-    ((found,),), _ = await engine.judge([(plain(GOOSE),)], deadline=5)
+    slow(0)
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)], deadline=30)
     assert found.second is not None
     with pytest.raises(DeadlineError):
         await engine.judge([(plain(SOUP * 200),)], deadline=0.001)
