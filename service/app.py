@@ -15,18 +15,16 @@ from service.access import KeysError
 from service.dialects.calls import Calls
 from service.dialects.dialect import refuse
 from service.dialects.registry import DIALECTS
-from service.engine.runtime import ProviderError
 from service.errors import RequestError, envelope
 from service.feedback import Feedback
 from service.lifecycle import Lifecycle
-from service.metrics import LoadFailure, Metrics
+from service.metrics import Metrics
 from service.middleware import Envelope
 from service.moderation import Moderator
 from service.observability import Observability
 from service.playground import page
 from service.settings import Settings
 from tamis import __version__
-from tamis.bundle import BundleError
 from tamis.policy import PolicyError
 
 logger = logging.getLogger("tamis.service")
@@ -122,17 +120,7 @@ async def _load(moderator: Moderator, lifecycle: Lifecycle) -> None:
     except Exception as error:
         # Alive but never ready: an orchestrator shows the reason instead of restarting blindly.
         lifecycle.failure = str(error)
-        moderator.metrics.failed(_load_failure(error))
         logger.error("cannot serve: %s", error)
-    else:
-        assert moderator.engine is not None
-        bundle = moderator.engine.bundle
-        logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
-
-
-def _load_failure(error: Exception) -> LoadFailure:
-    kinds: dict[type[Exception], LoadFailure] = {ProviderError: "provider", BundleError: "bundle"}
-    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), "other")
 
 
 async def _reload(moderator: Moderator) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -27,10 +29,13 @@ from service.metrics import Metrics
 from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
+from service.tiers import SOON, Tiers
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
+
+logger = logging.getLogger("tamis.service")
 
 DEADLINE: Final = "x-request-timeout-ms"
 POLICY: Final = "x-tamis-policy"
@@ -67,6 +72,7 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
+        self.tiers = Tiers(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, self._busy)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
@@ -74,17 +80,34 @@ class Moderator:
     async def load(self) -> None:
         """Load and warm the engine without holding up the event loop.
 
+        Where the tier has an accurate bundle, go on to look for that one until cancelled.
+
         Raises:
             BundleError, ProviderError: where the bundle or the provider is not usable.
         """
-        self.engine = await run_in_threadpool(self._load)
+        if self.settings.tier == "accurate":
+            await self.tiers.alone(self._start)
+            return
+        await self._start(self.settings.bundle)
+        if self.settings.tier == "cascade":
+            await self.tiers.beside(self.loaded())
+
+    async def _start(self, path: Path) -> None:
+        """Serve a bundle."""
+        try:
+            engine = await run_in_threadpool(self._load, path)
+        except Exception as error:
+            self.metrics.failed(error)
+            raise
+        self.engine, bundle = engine, engine.bundle
+        logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
         # What is loaded stays: a full collection over it would hold up every request meanwhile.
         gc.collect()
         gc.freeze()
 
-    def _load(self) -> Engine:
+    def _load(self, path: Path) -> Engine:
         settings = self.settings
-        bundle = bundles.load(settings.bundle)
+        bundle = bundles.load(path)
         runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
         classifier = Classifier(bundle, runtime)
         workers = settings.workers or runtime.workers
@@ -104,6 +127,7 @@ class Moderator:
                 "threads": str(runtime.threads),
                 "workers": str(workers),
             },
+            "accurate" if settings.tier == "accurate" else "fast",
         )
         return engine
 
@@ -196,7 +220,10 @@ class Moderator:
         """
         if self.engine is None:
             raise RequestError(
-                "the model is still loading", code="not_ready", status=503, headers=retry_after(1.0)
+                self.tiers.reason or "the model is still loading",
+                code="not_ready",
+                status=503,
+                headers=retry_after(SOON.get(self.tiers.state, 1.0)),
             )
         return self.engine
 

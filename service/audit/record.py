@@ -15,7 +15,8 @@ from tamis.bundle import Bundle
 from tamis.content import Content, Question
 from tamis.policy import CalibratedThresholds, Policy, Thresholds
 from tamis.taxonomy import ATTACK
-from tamis.verdict import FieldVerdict, Finding, Verdict
+from tamis.tiers import second_of
+from tamis.verdict import FieldVerdict, Finding, Second, Verdict
 
 FORMAT: Final = "tamis.audit/1"
 POSTGRES: Final = ("postgresql://", "postgres://")
@@ -45,6 +46,8 @@ class Entry:
     """The record as JSON with a line feed."""
     policy: Policy
     bundle: Bundle
+    seconds: tuple[Second, ...] = ()
+    """The bundles that were asked after it."""
 
 
 def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[str, Any]]:
@@ -67,7 +70,7 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
     for n, verdict in enumerate(judgement.verdicts):
         contents, digests = judgement.items[n], judgement.digests[n]
         found = [
-            _content(content, name, said) | finding_json(finding)
+            _content(content, name, said) | finding_json(finding) | _opinion(finding)
             for content, said, finding in zip(contents, digests, judgement.findings[n], strict=True)
         ]
         for record, content in zip(found, contents, strict=True):
@@ -77,6 +80,13 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
                 said = known.get(content.context) or digest(content.context)
                 record["context"] = {"characters": len(content.context), name: said}
         yield common | {"item": n, **outcome_json(verdict), "contents": found}
+
+
+def _opinion(finding: Finding) -> dict[str, Any]:
+    """Whose finding it is where it is not the record's bundle's, or that no other was to be had."""
+    if (second := finding.second) is not None:
+        return {"model": second.model, "bundle": second.bundle}
+    return {} if finding.missed is None else {"missed": finding.missed}
 
 
 def _content(content: Content, name: str, digest: str) -> dict[str, Any]:
@@ -128,8 +138,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def finding_of(raw: Mapping[str, Any]) -> Finding:
-    """The finding of a recorded content.
+def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Finding:
+    """The finding of a recorded content; ``models`` are the recorded bundles by fingerprint.
 
     Raises:
         KeyError, TypeError, ValueError: where the record does not hold one.
@@ -148,6 +158,8 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         field=str(raw["field"]),
         # Records from before texts were read have none.
         transforms=tuple(map(str, raw.get("transforms", ()))),
+        second=models[raw["bundle"]] if "bundle" in raw else None,
+        missed=raw.get("missed"),
     )
 
 
@@ -166,23 +178,22 @@ def policy_record(policy: Policy) -> dict[str, Any]:
     }
 
 
-def model_record(bundle: Bundle) -> dict[str, Any]:
+def model_record(model: Second) -> dict[str, Any]:
     """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head.
 
     ``strict`` and ``loose`` hold those of the heads that have further sets.
     """
-    own = bundle.thresholds
     sets: dict[str, dict[str, list[float]]] = {"strict": {}, "loose": {}}
-    for name, limits in own.items():
+    for name, limits in model.thresholds.items():
         if isinstance(limits, CalibratedThresholds):
             sets["strict"][name] = _pair(limits.strict)
             sets["loose"][name] = _pair(limits.loose)
     return {
         "type": "model",
         "format": FORMAT,
-        "name": bundle.name,
-        "fingerprint": bundle.fingerprint,
-        "thresholds": {name: _pair(limits) for name, limits in own.items()},
+        "name": model.model,
+        "fingerprint": model.bundle,
+        "thresholds": {name: _pair(limits) for name, limits in model.thresholds.items()},
         **sets,
     }
 
@@ -191,21 +202,21 @@ def _pair(limits: Thresholds) -> list[float]:
     return [limits.flag, limits.block]
 
 
-def thresholds_of(record: Mapping[str, Any]) -> dict[str, Thresholds]:
-    """The thresholds of a model's record.
+def model_of(record: Mapping[str, Any]) -> Second:
+    """A model's record read back.
 
     Raises:
-        KeyError, TypeError, ValueError: where it holds none.
+        KeyError, TypeError, ValueError: where it lacks something.
     """
     strict, loose = record.get("strict", {}), record.get("loose", {})
-    found = {}
+    found: dict[str, Thresholds] = {}
     for name, pair in record["thresholds"].items():
         plain = _thresholds(pair)
         if name in strict:
             further = _thresholds(strict[name]), _thresholds(loose[name])
             plain = CalibratedThresholds(plain.flag, plain.block, *further)
         found[str(name)] = plain
-    return found
+    return Second(record["name"], record["fingerprint"], found)
 
 
 def _thresholds(pair: Any) -> Thresholds:
@@ -221,11 +232,12 @@ class Leads:
 
     def before(self, entry: Entry) -> list[tuple[Key, bytes]]:
         """What must precede an entry: keys to ``note`` once written, and the records."""
-        model: Key = ("model", entry.bundle.fingerprint)
         policy: Key = ("policy", entry.policy.name, entry.policy.version)
         missing: list[tuple[Key, bytes]] = []
-        if model not in self._known:
-            missing.append((model, json_line(model_record(entry.bundle))))
+        for model in (second_of(entry.bundle), *entry.seconds):
+            key: Key = ("model", model.bundle)
+            if key not in self._known:
+                missing.append((key, json_line(model_record(model))))
         if policy not in self._known:
             missing.append((policy, json_line(policy_record(entry.policy))))
         return missing

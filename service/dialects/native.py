@@ -258,6 +258,8 @@ def verdict_json(
     }
     if verdict.withheld is not None:
         out["withheld"] = verdict.withheld.value
+    if verdict.second_opinion is not None:
+        out["second_opinion"] = verdict.second_opinion
     if timings is not None:
         out["timings"] = timings
     return out

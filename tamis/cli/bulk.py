@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         output=args.output or "-",
         policy=policy_of(args.policy),
         bundle_path=args.bundle,
+        tier=args.tier or "fast",
+        accurate_path=args.accurate,
         columns=Columns(**columns, keep=tuple(args.keep.split(",")) if args.keep else ()),
         only=args.judge,
         evidence=args.explain == "evidence",

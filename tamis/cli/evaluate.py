@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.cli.common import Commands, load_classifier, policy_of, provenance_of
+from tamis.cli.common import Commands, add_tier, load_tier, policy_of, provenance_of
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
 from tamis.verdict import Finding, Provenance
@@ -40,6 +40,7 @@ def add_to(commands: Commands) -> None:
     judge = evaluate.add_mutually_exclusive_group()
     judge.add_argument("--bundle", type=Path)
     judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
+    add_tier(evaluate)
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.add_argument(
@@ -122,7 +123,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
     from service.engine.runtime import available_threads
 
     # One text per core: the best throughput, and the very graph and code path that serve.
-    classifier = load_classifier(args.bundle, threads=1)
+    classifier = load_tier(args.tier, args.bundle, args.accurate, threads=1)
     with ThreadPoolExecutor(available_threads()) as pool:
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
@@ -131,6 +132,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
         about = {
             "name": classifier.bundle.name,
             "licence": classifier.bundle.manifest["licence"],
+            "tier": args.tier or "fast",
         }
         thresholds = classifier.bundle.thresholds
         yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)

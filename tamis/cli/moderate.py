@@ -9,8 +9,9 @@ from tamis.cli import bulk
 from tamis.cli.common import (
     CommandError,
     Commands,
+    add_tier,
     given,
-    load_classifier,
+    load_tier,
     policy_of,
     provenance_of,
     sides,
@@ -33,6 +34,7 @@ def add_to(commands: Commands) -> None:
     )
     moderate.add_argument("--policy", type=Path, help="policy file")
     moderate.add_argument("--bundle", type=Path)
+    add_tier(moderate)
     moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
     bulk.add_options(moderate.add_argument_group("files", "every row of a file: docs/bulk.md"))
     moderate.set_defaults(run=_moderate)
@@ -54,7 +56,7 @@ def _moderate(args: argparse.Namespace) -> int:
         contents = judged(contents, policy.judge if args.judge is None else args.judge)
     except NotThereError as error:
         raise CommandError(f"moderate: the text {error}; give it with --response") from None
-    classifier = load_classifier(args.bundle)
+    classifier = load_tier(args.tier, args.bundle, args.accurate)
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))
