@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,8 @@ def graded_bundle(
     folder = tmp_path_factory.mktemp("graded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "CALIBRATION_ROWS", 32)
-        checkpoint = trainer.train([graded_data], folder / "checkpoint", recipe)
+        longer = replace(recipe, epochs=4)
+        checkpoint = trainer.train([graded_data], folder / "checkpoint", longer)
         trainer.calibrate([graded_data], checkpoint)
         exporting.build(checkpoint, [graded_data], folder / "bundle", "graded")
     return bundles.load(folder / "bundle")
