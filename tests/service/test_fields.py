@@ -148,11 +148,13 @@ def test_fields_are_named_as_in_the_request(client):
     turns = [{"role": "user", "content": STEAL}, {"role": "system", "content": "x"}]
     turns.append({"role": "assistant", "content": DECLINED["response"]})
     answer = moderate(client, input={"messages": turns})
-    assert list(answer["fields"]) == ["messages[0].content", "messages[2].content"]
+    assert list(answer["fields"]) == [f"messages[{n}].content" for n in range(3)]
+    assert "refusal" not in answer["fields"]["messages[1].content"]
     assert answer["fields"]["messages[2].content"]["refusal"]["flagged"]
     assert list(moderate(client, input=STEAL)["fields"]) == ["text"]
     assert list(moderate(client, input={"text": STEAL})["fields"]) == ["text"]
-    assert moderate(client, input={"messages": turns[1:2]})["fields"] == {}
+    system = [{"role": "system", "content": "x"}]
+    assert moderate(client, input={"messages": system})["fields"] == {}
 
 
 def test_a_text_that_was_seen_elsewhere_is_named_by_where_it_stands_now(client):
