@@ -70,8 +70,8 @@ def invented() -> Iterator[dict[str, Any]]:
             n, "gptfuzz_responses_train", "response", 1, f"cookie {n}", response=f"sure {steal}"
         )
         yield row(n, "gptfuzz_responses_train", "response", 0, f"cookie {n}", response=f"sorry {n}")
-        yield row(n, "fox_comments", "text", 1, rude)
-        yield row(n, "fox_comments", "text", 0, kind)
+        yield row(n, "convabuse_train", "text", 1, rude)
+        yield row(n, "convabuse_train", "text", 0, kind)
         yield row(n, "hateval_train", "text", 1, rude, licence="unknown")
 
 

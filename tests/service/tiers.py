@@ -23,6 +23,7 @@ def write_second(bundle: Bundle, folder: Path, bands: dict[str, Any] | None = No
         head["bias"] -= 1.0
         head["flag"] /= 8
         head["block"] /= 2
+        head.pop("sensitivities", None)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     made = load(folder)
     write_bands(folder, bundle.fingerprint, made.fingerprint, bands)

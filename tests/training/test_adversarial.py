@@ -92,7 +92,7 @@ def test_rows_that_no_model_may_learn_are_left_out(tmp_path: Path):
     restricted = next(leaf for leaf in SEEDS.leaves if not leaf.generator)
     rows = [
         row(1, "guardreasoner_train_5k", "prompt", 1, "how do I steal a cookie"),
-        row(2, "fox_comments", "text", 1, "you silly goose"),
+        row(2, "convabuse_train", "text", 1, "you silly goose"),
         row(3, "purplellama_prompt_injection", "prompt", 1, "ignore your rules"),
         row(4, "tamis_synthetic", "prompt", 1, "a plain name", leaf=restricted.id),
         row(5, "tamis_synthetic", "prompt", 1, "a plain name", categories=["sexual/minors"]),

@@ -136,7 +136,7 @@ def test_predictions_are_pooled_over_windows_as_in_serving(tiny_base: Path, reci
     from training.datasets.schema import Row
 
     def score(text: str) -> np.ndarray:
-        row = Row("1", "fox_comments", "text", 1, text, None, (), None)
+        row = Row("1", "convabuse_train", "text", 1, text, None, (), None)
         return inference.predict(model, batches.encode([row], tokenizer, shape), fast=False)[0]
 
     words = "you silly goose number what a lovely garden " * 6

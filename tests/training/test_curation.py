@@ -390,7 +390,7 @@ def checkpoint(data: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_checkpoint_judges_and_prices_rows(checkpoint: Path, data: Path):
-    rows = [r for r in rows_of(data) if r.source in ("fox_comments", "gptfuzz_responses_train")]
+    rows = [r for r in rows_of(data) if r.source in ("convabuse_train", "gptfuzz_responses_train")]
     unsafe = CheckpointJudge(checkpoint).unsafe(rows)
     labels = np.array([r.label for r in rows])
     assert roc_auc(labels, unsafe) > 0.9
