@@ -12,9 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, decisions, feedback, native, openai
+from service.dialects import catalogue, decisions, feedback, native, openai, perspective
+from service.dialects.refusals import refusal
 from service.engine.runtime import ProviderError
-from service.errors import RequestError, envelope
+from service.errors import RequestError
 from service.feedback import Feedback
 from service.lifecycle import Lifecycle
 from service.metrics import LoadFailure, Metrics
@@ -69,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         decisions.router,
         catalogue.router,
         feedback.router,
+        perspective.router,
     ):
         app.include_router(router)
     if settings.playground:
@@ -156,7 +158,7 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     request.state.code = error.code
-    return error.response()
+    return refusal(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -164,9 +166,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.url.path}", 405: "method not allowed"}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     request.state.code = code
-    return envelope(
-        error.status_code,
+    said = RequestError(
         message.get(error.status_code, str(error.detail)),
-        code=code,
+        code=code or "http_error",
+        status=error.status_code,
         headers=dict(error.headers or {}),
     )
+    return refusal(said, request.url.path)

@@ -10,7 +10,8 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RequestError, envelope, frames
+from service.dialects.refusals import refusal
+from service.errors import RequestError, frames
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, outcome
 from service.observability import Observability
@@ -29,6 +30,8 @@ ROUTES: Final = WATCHERS | {
         "/v1/decisions",
         "/feedback",
         "/policies",
+        "/v1alpha1/comments:analyze",
+        "/v1alpha1/comments:suggestscore",
         "/",
         "/admin/reload",
     )
@@ -95,7 +98,7 @@ class Envelope:
             await self._app(scope, limited, tagged)
         except RequestError as error:
             state["code"] = error.code
-            await error.response()(scope, receive, tagged)
+            await refusal(error, scope["path"])(scope, receive, tagged)
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception as error:
@@ -103,7 +106,8 @@ class Envelope:
             logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames(error))
             state["code"] = "internal_error"
             if not status:
-                await envelope(500, "internal error", code="internal_error")(scope, receive, tagged)
+                failure = RequestError("internal error", code="internal_error", status=500)
+                await refusal(failure, scope["path"])(scope, receive, tagged)
         finally:
             # A stream that began well may have ended otherwise.
             status = state.get("ended", status)

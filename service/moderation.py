@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
+from service.access import credentials
 from service.configuration import Configuration
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
@@ -34,7 +35,7 @@ from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 DEADLINE: Final = "x-request-timeout-ms"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
-MODERATED: Final = frozenset({"/moderate", "/v1/moderations"})
+MODERATED: Final = frozenset({"/moderate", "/v1/moderations", "/v1alpha1/comments:analyze"})
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -44,6 +45,8 @@ class Judged:
 
     verdicts: list[Verdict]
     timings: Timings
+    findings: list[list[Finding]]
+    """What the verdicts were made of, content by content."""
 
 
 # Codes of refusals that leave an item without an explanation, but with its verdict.
@@ -169,7 +172,7 @@ class Moderator:
         """
         headers, path = Headers(scope=scope), scope["path"]
         try:
-            scope["state"]["caller"] = self.configuration.access.enter(path, headers)
+            scope["state"]["caller"] = self.configuration.access.enter(path, credentials(scope))
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
@@ -247,8 +250,8 @@ class Moderator:
         if (shadow := self.configuration.shadow(policy)) is not None:
             asyncio.get_running_loop().call_soon(self._try, shadow, findings, verdicts)
         if policy.mode == "score":
-            return Judged([withhold(verdict) for verdict in verdicts], timings)
-        return Judged(verdicts, timings)
+            return Judged([withhold(verdict) for verdict in verdicts], timings, findings)
+        return Judged(verdicts, timings, findings)
 
     async def explain(
         self,
