@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, decisions, feedback, native, openai, perspective
+from service.dialects import catalogue, decisions, feedback, native, openai, perspective, streams
 from service.dialects.refusals import refusal
 from service.engine.runtime import ProviderError
 from service.errors import RequestError
@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue.router,
         feedback.router,
         perspective.router,
+        streams.router,
     ):
         app.include_router(router)
     if settings.playground:

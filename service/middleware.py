@@ -23,12 +23,15 @@ logger = logging.getLogger("tamis.service")
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
+NAMED_STREAM: Final = "/moderate/stream/{name}"
 ROUTES: Final = WATCHERS | {
     *(
         "/moderate",
         "/v1/moderations",
         "/v1/decisions",
         "/feedback",
+        "/moderate/stream",
+        NAMED_STREAM,
         "/policies",
         "/v1alpha1/comments:analyze",
         "/v1alpha1/comments:suggestscore",
@@ -71,7 +74,7 @@ class Envelope:
         state["request_id"] = request_id
         # Both bounded, for labels, logs and spans.
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        route = route_of(scope["path"])
         trace = self._observability.tracing.begin(method, route, scope["headers"])
         status = 0
 
@@ -147,6 +150,13 @@ class Envelope:
             return message
 
         return limited
+
+
+def route_of(path: str) -> str:
+    """The route of a path, as one of few."""
+    if path in ROUTES:
+        return path
+    return NAMED_STREAM if path.startswith("/moderate/stream/") else "other"
 
 
 def _request_id(given: bytes) -> str:

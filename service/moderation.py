@@ -18,6 +18,7 @@ from service.configuration import Configuration
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
+from service.engine.memory import Memory
 from service.engine.reasoner import Explanation
 from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
@@ -27,6 +28,7 @@ from service.metrics import Metrics
 from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
+from service.streams import Streams, Work
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import Policy
@@ -70,6 +72,7 @@ class Moderator:
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
         self.reasoning = Reasoning(settings, metrics, self._busy)
+        self.streams = Streams(self, settings, metrics)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
 
@@ -176,7 +179,8 @@ class Moderator:
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
-        if path in MODERATED and scope["method"] == "POST" and self.engine is not None:
+        moderated = path in MODERATED or path.startswith("/moderate/")
+        if moderated and scope["method"] == "POST" and self.engine is not None:
             deadline = deadline_of(headers, self.configuration.patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
@@ -230,10 +234,47 @@ class Moderator:
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
                 findings, timings = await engine.judge(contents, evidence, deadline)
-        bundle = engine.bundle
+        return self._judged(request, contents, policy, findings, timings, evidence)
+
+    async def judge_growing(
+        self, request: Request, content: Content, policy: Policy, memory: Memory, whole: bool
+    ) -> tuple[Finding, Work]:
+        """The finding of a text so far, of which only what is not in ``memory`` is run.
+
+        Raises:
+            RequestError: as ``judge``.
+        """
+        self.check_lengths([(content.field, (content,))])
+        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+        deadline = deadline_of(request.headers, own)
+        engine = self.loaded()
+        with self._refusals(deadline):
+            found = engine.judge_growing(content, memory, deadline, whole)
+            finding, timings, run, tokens = await found
+        self._judged(request, [(content,)], policy, [[finding]], timings, evidence=False)
+        return finding, Work(finding.windows, run, tokens)
+
+    def decide_on(self, findings: Sequence[Finding], policy: Policy) -> Verdict:
+        """What a policy makes of one item's findings, as a caller is told it."""
+        bundle = self.loaded().bundle
+        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+        verdict = decide(findings, policy, bundle.thresholds, provenance)
+        return withhold(verdict) if policy.mode == "score" else verdict
+
+    def _judged(
+        self,
+        request: Request,
+        contents: Sequence[Sequence[Content]],
+        policy: Policy,
+        findings: list[list[Finding]],
+        timings: Timings,
+        evidence: bool,
+    ) -> Judged:
+        """Decide, charge the caller, and leave word for those who observe."""
+        bundle = self.loaded().bundle
         provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        self.configuration.access.charge(request.state.caller, len(items))
+        self.configuration.access.charge(request.state.caller, len(contents))
         # Told to the observers, and judged on trial, once the answer is on its way.
         request.state.judgement = Judgement(
             at=time.time(),

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
+from service.engine.memory import Memory
 from service.engine.scheduler import DeadlineError, Events, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
@@ -49,10 +50,15 @@ STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """A content on its way: encoded by the worker that takes it up, scored window by window."""
+    """A content on its way: encoded by the worker that takes it up, scored window by window.
+
+    Windows that are in ``memory`` are not run.
+    """
 
     content: Content
     evidence: bool
+    memory: Memory | None = None
+    run: list[int] = field(default_factory=list)
     encoded: Encoded | None = None
     scored: list[Scored | None] = field(default_factory=list)
     tokenize: float = 0.0
@@ -144,6 +150,38 @@ class Engine:
             total=(ended - began) * 1e3,
         )
 
+    async def judge_growing(
+        self, content: Content, memory: Memory, deadline: float | None = None, whole: bool = False
+    ) -> tuple[Finding, Timings, int, int]:
+        """The finding of a text that may have been seen shorter.
+
+        Told with it: how many windows and tokens were run. ``whole``: the text will not grow any
+        more, and may be asked for again.
+
+        Raises:
+            OverloadedError, DeadlineError: as ``judge``.
+        """
+        began = time.perf_counter()
+        reading = Reading(content, evidence=False, memory=memory)
+        queued = await self._read([reading], deadline)
+        scored = time.perf_counter()
+        finding = self._finding(reading)
+        if len(content.text) >= memory.characters:
+            memory.keep([s for s in reading.scored if s is not None], len(content.text))
+        if whole and self.cache is not None:
+            self.cache.put(self.cache.key(content, evidence=False), finding)
+        ended = time.perf_counter()
+        timings = Timings(
+            queue=queued * 1e3,
+            tokenize=reading.tokenize * 1e3,
+            infer=max(scored - began - queued - reading.tokenize, 0.0) * 1e3,
+            postprocess=(ended - scored) * 1e3,
+            total=(ended - began) * 1e3,
+        )
+        assert reading.encoded is not None
+        tokens = sum(len(reading.encoded.windows[n].ids) for n in reading.run)
+        return finding, timings, len(reading.run), tokens
+
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
@@ -217,6 +255,10 @@ class Engine:
         for reading in readings:
             context = reading.content.context
             cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
+            if (memory := reading.memory) is not None:
+                # What is new, and the last window, which has moved.
+                new = len(reading.content.text) - memory.characters
+                cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
             tasks.append(WindowTask(reading, 0, cost))
@@ -234,14 +276,19 @@ class Engine:
         self._characters = fade * self._characters + len(reading.content.text)
         self._tokens = fade * self._tokens + encoded.tokens
         reading.encoded = encoded
-        reading.scored = [None] * len(encoded.windows)
+        known = reading.memory
+        reading.scored = [None if known is None else known.get(w) for w in encoded.windows]
+        reading.run = [n for n, scored in enumerate(reading.scored) if scored is None]
         reading.tokenize = time.perf_counter() - began
-        costs = [len(window.ids) for window in encoded.windows]
-        task.cost = costs[0] if costs else 0
-        return [WindowTask(reading, n, cost) for n, cost in enumerate(costs) if n]
+        tasks = [WindowTask(reading, n, len(encoded.windows[n].ids)) for n in reading.run]
+        if not tasks:
+            task.cost = 0
+            return ()
+        task.index, task.cost = tasks[0].index, tasks[0].cost
+        return tasks[1:]
 
     def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
-        full = [task for task in tasks if task.reading.scored]
+        full = [task for task in tasks if task.index in task.reading.run]
         if not full:
             return
         windows = [t.reading.encoded.windows[t.index] for t in full if t.reading.encoded]
