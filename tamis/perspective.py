@@ -4,8 +4,8 @@ An attribute's score is a weighted sum of the logits of what a classifier says o
 bent by a rising, piecewise-linear curve. The curve equates shares (equipercentile linking): as many
 texts reach 0.7 on it as reached Perspective's 0.7, so that a threshold goes on meaning what it
 meant. An isotonic regression has a lower kappa at 0.9 for every attribute (0.31 for 0.51 of
-TOXICITY), since it hardly ever says so much. Weights and curve are a small table beside the bundle (``perspective.json``), which names the
-bundle that it was fitted for.
+TOXICITY), since it hardly ever says so much. Weights and curve are a small table beside the bundle
+(``perspective.json``), which names the bundle that it was fitted for.
 """
 
 import json
