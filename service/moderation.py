@@ -24,6 +24,7 @@ from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
+from service.masking import Masked, mask, missing
 from service.metrics import Metrics
 from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
@@ -31,12 +32,14 @@ from service.settings import Settings
 from service.streams import Streams, Work
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
-from tamis.policy import Policy
+from tamis.policy import MaskRule, Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
 DEADLINE: Final = "x-request-timeout-ms"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
+# Characters from which on masking would hold up the event loop: some five milliseconds.
+MASK_ASIDE: Final = 4_000
 MODERATED: Final = frozenset({"/moderate", "/v1/moderations", "/v1alpha1/comments:analyze"})
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
@@ -49,6 +52,8 @@ class Judged:
     timings: Timings
     findings: list[list[Finding]]
     """What the verdicts were made of, content by content."""
+    masked: list[list[Masked]] | None = None
+    """The contents as the policy wants them shown, where it masks any."""
 
 
 # Codes of refusals that leave an item without an explanation, but with its verdict.
@@ -132,6 +137,14 @@ class Moderator:
                 param="policy",
                 code="invalid_policy",
             )
+        for kind in () if policy.mask is None else policy.mask.pii:
+            if (package := missing(kind)) is not None:
+                raise RequestError(
+                    f"policy: 'mask' cannot find {kind!r} here: the package {package} is missing "
+                    "(pip install 'tamis[pii]')",
+                    param="policy",
+                    code="invalid_policy",
+                )
         return policy
 
     def select(
@@ -230,11 +243,25 @@ class Moderator:
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
+        evidence = evidence or (policy.mask is not None and policy.mask.evidence)
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
                 findings, timings = await engine.judge(contents, evidence, deadline)
-        return self._judged(request, contents, policy, findings, timings, evidence)
+        found = self._judged(request, contents, policy, findings, timings, evidence)
+        if policy.mask is None:
+            return found
+        return replace(found, masked=await self._masked(contents, policy.mask, found.verdicts))
+
+    async def _masked(
+        self, items: Sequence[Sequence[Content]], rule: MaskRule, verdicts: Sequence[Verdict]
+    ) -> list[list[Masked]]:
+        def masked() -> list[list[Masked]]:
+            pairs = zip(items, verdicts, strict=True)
+            return [[mask(c, rule, verdict.evidence) for c in item] for item, verdict in pairs]
+
+        length = sum(len(content.text) for item in items for content in item)
+        return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
 
     async def judge_growing(
         self, request: Request, content: Content, policy: Policy, memory: Memory, whole: bool
