@@ -23,7 +23,9 @@ EMAIL: Final = re.compile(
 )
 CARD: Final = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
 IBAN: Final = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}(?!\w)")
-IP: Final = re.compile(r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+)(?!\w|\.\d)")
+IP: Final = re.compile(
+    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+)(?!\w|\.\d)"
+)
 # Where a telephone number may be: asking of such places only takes a twentieth of the time.
 DIALLED: Final = re.compile(r"(?<!\w)[+(]?\d[\d ()./\u00a0-]{5,30}\d(?!\w)")
 FEWEST_DIALLED: Final = 7

@@ -38,12 +38,27 @@ Personal = Literal["email", "phone", "card", "iban", "ip", "national_id"]
 
 # Numbers with check digits by which people are known, as python-stdnum's modules name them.
 NATIONAL_IDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "au": ("au.tfn",), "be": ("be.nn",), "br": ("br.cpf",), "ca": ("ca.sin",),
-    "ch": ("ch.ssn",), "cn": ("cn.ric",), "de": ("de.idnr",), "dk": ("dk.cpr",),
-    "es": ("es.dni", "es.nie"), "fi": ("fi.hetu",), "fr": ("fr.nir",), "gb": ("gb.nhs",),
-    "in": ("in_.aadhaar", "in_.pan"), "it": ("it.codicefiscale",), "nl": ("nl.bsn",),
-    "no": ("no.fodselsnummer",), "pl": ("pl.pesel",), "pt": ("pt.nif",),
-    "se": ("se.personnummer",), "us": ("us.ssn", "us.itin"), "za": ("za.idnr",),
+    "au": ("au.tfn",),
+    "be": ("be.nn",),
+    "br": ("br.cpf",),
+    "ca": ("ca.sin",),
+    "ch": ("ch.ssn",),
+    "cn": ("cn.ric",),
+    "de": ("de.idnr",),
+    "dk": ("dk.cpr",),
+    "es": ("es.dni", "es.nie"),
+    "fi": ("fi.hetu",),
+    "fr": ("fr.nir",),
+    "gb": ("gb.nhs",),
+    "in": ("in_.aadhaar", "in_.pan"),
+    "it": ("it.codicefiscale",),
+    "nl": ("nl.bsn",),
+    "no": ("no.fodselsnummer",),
+    "pl": ("pl.pesel",),
+    "pt": ("pt.nif",),
+    "se": ("se.personnummer",),
+    "us": ("us.ssn", "us.itin"),
+    "za": ("za.idnr",),
 }
 
 

@@ -1,4 +1,4 @@
-"""``tamis export``: checkpoint → bundle; or base and adapter → the reasoner's bundle."""
+"""``tamis export``: checkpoint, or base and adapter → bundle; bundle → what others load."""
 
 import argparse
 import json
@@ -8,10 +8,11 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Final
 
-from tamis.bundle import BundleError
+from tamis.bundle import BundleError, default_bundle
 from tamis.cli.common import CommandError, Commands
 from tamis.reasoner import WHERE, default_reasoner
 
+WHAT: Final = ("classifier", "reasoner", "huggingface")
 CLASSIFIER: Final = ("int8", "fp16")
 REASONER: Final = ("int4", "int8", "fp32")
 
@@ -19,7 +20,12 @@ REASONER: Final = ("int4", "int8", "fp32")
 def add_to(commands: Commands) -> None:
     """Add the command."""
     export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
-    export.add_argument("what", nargs="?", choices=["classifier", "reasoner"], default="classifier")
+    export.add_argument("what", nargs="?", choices=WHAT, default="classifier")
+    export.add_argument("folder", nargs="?", type=Path, help="of huggingface: where to write")
+    export.add_argument("--bundle", type=Path, help="of huggingface (default: the shipped one)")
+    export.add_argument(
+        "--text", action="store_true", help="huggingface: judge texts as posts, not as prompts"
+    )
     export.add_argument("--checkpoint", type=Path, help="of the classifier")
     export.add_argument(
         "--data", type=Path, nargs="+", help="folders of the classifier's training rows"
@@ -43,7 +49,22 @@ def add_to(commands: Commands) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    return _reasoner(args) if args.what == "reasoner" else _classifier(args)
+    commands = {"reasoner": _reasoner, "huggingface": _huggingface, "classifier": _classifier}
+    if args.folder is not None and args.what != "huggingface":
+        raise CommandError(f"{args.folder}: the folder of a {args.what} is given with --out")
+    return commands[args.what](args)
+
+
+def _huggingface(args: argparse.Namespace) -> int:
+    folder = args.folder or args.out
+    if folder is None:
+        raise CommandError("name the folder to write: tamis export huggingface FOLDER")
+    from export import huggingface
+
+    asked: huggingface.Asked = "text" if args.text else "prompt"
+    config = huggingface.build(args.bundle or default_bundle(), folder, asked)
+    print(json.dumps({"out": str(folder), "labels": list(config["label2id"])}, indent=2))
+    return 0
 
 
 def _classifier(args: argparse.Namespace) -> int:
