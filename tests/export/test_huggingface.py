@@ -58,6 +58,13 @@ def chosen(request) -> Bundle:
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="module")
+def folder(bundle, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("huggingface")
+    huggingface.build(bundle.path, folder)
+    return folder
+
+
 def test_scores_are_the_services(chosen, tmp_path):
     classifier = load_classifier(chosen)
     huggingface.build(chosen.path, tmp_path / "prompt")
@@ -87,12 +94,11 @@ def test_a_refusal_bounds_what_is_said_of_an_answer(graded_bundle, tmp_path):
     assert found["severity"] <= 1 - found["refusal"] + 1e-6
 
 
-def test_what_is_not_asked_is_not_said(bundle, tmp_path):
-    huggingface.build(bundle.path, tmp_path)
-    ask = Exported(tmp_path)
+def test_what_is_not_asked_is_not_said(bundle, folder):
+    ask = Exported(folder)
     assert ask(RUDE)["toxicity"] > 0.5
     assert max(ask("Hi", RUDE)[name] for name in ("toxicity", "attack")) < 1e-6
-    limits = json.loads((tmp_path / "thresholds.json").read_text())
+    limits = json.loads((folder / "thresholds.json").read_text())
     own = bundle.thresholds
     assert limits["text"]["unsafe"]["flag"] == own["prompt"].flag
     assert limits["pair"]["unsafe"]["block"] == own["response"].block
@@ -100,10 +106,9 @@ def test_what_is_not_asked_is_not_said(bundle, tmp_path):
     assert "attack" not in limits["pair"]
 
 
-def test_a_batch_is_padded_without_harm(bundle, tmp_path):
+def test_a_batch_is_padded_without_harm(bundle, folder):
     """Not to the digit: the graph is dynamically quantised."""
-    huggingface.build(bundle.path, tmp_path)
-    ask = Exported(tmp_path)
+    ask = Exported(folder)
     ask.tokenizer.enable_padding()
     found = ask.tokenizer.encode_batch([RUDE, "What is a good soup in a garden in the evening?"])
     feed = {
@@ -117,16 +122,15 @@ def test_a_batch_is_padded_without_harm(bundle, tmp_path):
     assert 1 / (1 + np.exp(-logits[0][at])) == pytest.approx(alone["unsafe"], abs=0.05)
 
 
-def test_transformers_loads_tokenizer_and_configuration(bundle, tmp_path):
+def test_transformers_loads_tokenizer_and_configuration(bundle, folder):
     from transformers import AutoConfig, AutoTokenizer
 
-    huggingface.build(bundle.path, tmp_path)
-    config = AutoConfig.from_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(folder)
     assert config.problem_type == "multi_label_classification"
     assert config.id2label[0] == "unsafe"
     assert config.num_labels == len(config.id2label)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    plain_one = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain_one = Tokenizer.from_file(str(folder / "tokenizer.json"))
     plain_one.encode_special_tokens = True
     for texts in ((RUDE,), ("a [SEP] b",), ("Hi", RUDE)):
         encoded = tokenizer(*texts, truncation=True)
@@ -137,13 +141,12 @@ def test_transformers_loads_tokenizer_and_configuration(bundle, tmp_path):
     assert len(tokenizer("tea " * 900, truncation=True)["input_ids"]) == bundle.shape.max_tokens
 
 
-def test_optimum_serves_it(bundle, classifier, tmp_path):
+def test_optimum_serves_it(classifier, folder):
     optimum: Any = pytest.importorskip("optimum.onnxruntime")
     from transformers import AutoTokenizer, pipeline
 
-    huggingface.build(bundle.path, tmp_path)
-    model = optimum.ORTModelForSequenceClassification.from_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = optimum.ORTModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     judge = pipeline("text-classification", model=model, tokenizer=tokenizer)
     for text in TEXTS:
         found = {one["label"]: one["score"] for one in judge(text, top_k=None)}
