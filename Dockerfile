@@ -40,6 +40,7 @@ COPY service service
 COPY training training
 COPY export export
 COPY models/tamis-22m models/tamis-22m
+COPY models/tamis-110m-delta models/tamis-110m-delta
 COPY models/tamis-reasoner-135m-adapter models/tamis-reasoner-135m-adapter
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
@@ -58,14 +59,28 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
     && python -m tamis export reasoner --adapter adapter --out /opt/tamis/reasoner
 
-# What ships is put together here first: checksums hold, classifier and reasoner give a verdict.
+# The accurate tier's bundle: the pinned public base, and what our training made of it.
+FROM app AS accurate
+ARG DELTA=models/tamis-110m-delta
+COPY scripts/dependencies.py scripts/
+COPY requirements/serve.txt requirements/reasoner.txt requirements/
+COPY ${DELTA} delta
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python scripts/dependencies.py reasoner > wanted.txt \
+    && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
+    && python -m tamis export accurate --delta delta --out /opt/tamis/accurate
+
+# What ships is put together here first: checksums hold, both tiers and reasoner give a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
 ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
+COPY --from=accurate /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
+    && /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle \
+        --accurate /opt/tamis/accurate --tier cascade --json "Good morning." \
     && /opt/tamis/env/bin/python -c "import pathlib; \
     from service.engine.reasoner import go_on; \
     from tamis.cli.common import load_reasoner; \
@@ -102,6 +117,7 @@ ENV PATH=/opt/tamis/env/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     TAMIS_BUNDLE=/opt/tamis/bundle \
+    TAMIS_ACCURATE=/opt/tamis/accurate \
     TAMIS_REASONER=/opt/tamis/reasoner \
     TAMIS_HOST=0.0.0.0 \
     TAMIS_PORT=8000
@@ -127,5 +143,6 @@ COPY --from=checked-gpu /opt/tamis/app /opt/tamis/app
 FROM final AS cpu
 COPY --from=checked-cpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-cpu /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=checked-cpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app

@@ -1,5 +1,6 @@
 # make run    set up what serving needs (no torch) and serve on PORT
 # make test   set up what development needs and run every check
+# make contract   run the real clients of gateways and APIs, each in an environment of its own
 # make tools  fetch Prometheus and promtool, for the tests of rules and for watching a load test
 # make image-tree   build the image's tree without a container engine, and serve from it
 PORT ?= 8000
@@ -7,14 +8,18 @@ PYTHON ?= python3
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: run test check format tools image-tree clean
+.PHONY: run test check format contract tools image-tree clean
 
-# The reasoner's bundle is made once, in a process of its own; the service serves meanwhile. Shells
+# What is made on first use, the accurate tier's bundle where the tier has one and the reasoner's,
+# is made once, in processes of its own, one after the other; the service serves meanwhile. Shells
 # make such a process deaf to Ctrl-C, so it is ended when the service has: $$$$ is the shell's id,
 # and after exec the service's.
 run: $(SERVE)/.ready
-	( nice -n 10 $(SERVE)/bin/tamis export reasoner --if-needed & \
-	  exec 2>/dev/null; while kill -0 $$! && kill -0 $$$$; do sleep 1; done; kill $$! ) & \
+	( for what in accurate reasoner; do \
+	    nice -n 10 $(SERVE)/bin/tamis export $$what --if-needed & \
+	    while kill -0 $$! && kill -0 $$$$; do sleep 1; done 2>/dev/null; \
+	    if kill $$! 2>/dev/null; then break; fi; \
+	  done ) & \
 	exec $(SERVE)/bin/tamis serve --port $(PORT)
 
 test: check
@@ -26,6 +31,10 @@ check: $(DEV)/.ready
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
+
+# Some minutes and 2 GB the first time. CLIENTS="litellm portkey" runs those alone.
+contract: $(DEV)/.ready
+	$(DEV)/bin/python -m scripts.contract $(CLIENTS)
 
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
@@ -55,4 +64,4 @@ $(DEV)/.ready: pyproject.toml requirements/dev.txt
 	touch $@
 
 clean:
-	rm -rf $(SERVE) $(DEV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(SERVE) $(DEV) .contract .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -44,14 +44,14 @@ def render(manifest: Mapping[str, Any]) -> str:
             "Figures of the held-out slice. A category head answers: given that it is unsafe, is",
             "it this? Its thresholds and F1 are those of P(unsafe) × P(category | unsafe). ECE is",
             "the expected calibration error before and after (cross-fitted) calibration. A block",
-            "threshold of 1 means that a precision of nine in ten was never reached.\n",
-            "| head | rows | positive | flag | block | F1 | ECE before | after |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
-            *(
-                f"| {h['name']} | {h['rows']} | {h['positives']} | {h['flag']:.3f} | "
-                f"{h['block']:.3f} | {h['f1']:.3f} | {h['ece_before']:.3f} | {h['ece_after']:.3f} |"
-                for h in manifest["heads"]
-            ),
+            "threshold of 1: a precision of nine in ten was never reached. False alarms",
+            "are the share at `flag` of benign rows, all sources weighing the same, for questions,",
+            "and of negative rows for categories. Strict and loose are the flag thresholds of a",
+            "policy's `sensitivity`.\n",
+            "| head | rows | positive | flag | block | F1 | false alarms | strict | loose | "
+            "ECE before | after |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+            *map(_head, manifest["heads"]),
             *_made(manifest["heads"]),
             "\n## Parity\n",
             "Calibrated overall probability, one text at a time, held-out rows.\n",
@@ -68,6 +68,14 @@ def render(manifest: Mapping[str, Any]) -> str:
             LIMITS.format(missing=missing),
         ]
     )
+
+
+def _head(head: Mapping[str, Any]) -> str:
+    sets = [head["sensitivities"].get(name, head)["flag"] for name in ("strict", "loose")]
+    figures = [head["flag"], head["block"], head["f1"], head["alarms"], *sets]
+    figures += [head["ece_before"], head["ece_after"]]
+    cells = " | ".join(f"{figure:.3f}" for figure in figures)
+    return f"| {head['name']} | {head['rows']} | {head['positives']} | {cells} |"
 
 
 def _made(heads: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -85,7 +85,11 @@ def _norms(model: ModelProto, makers: Mapping[str, NodeProto]) -> dict[str, Node
     constants = {i.name: i for i in model.graph.initializer}
     norms: dict[str, NodeProto] = {}
     for scaled in model.graph.node:
-        weight, normed = scaled.input if scaled.op_type == "Mul" else ("", "")
+        # The weight is the first factor for Llama and the second for Gemma.
+        factors = sorted(
+            scaled.input if scaled.op_type == "Mul" else (), key=constants.__contains__
+        )
+        normed, weight = factors or ("", "")
         even = makers.get(normed)
         if weight not in constants or even is None or even.op_type != "Mul":
             continue

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +18,7 @@ from export import llama
 from export.decoder import decoder
 from export.quantize import quantize_embeddings
 from tamis import reasoning
-from tamis.building import building
+from tamis.building import building, replacing
 from tamis.bundle import MANIFEST, BundleError, models, sha256_of
 from tamis.content import prompt
 from tamis.reasoner import FORMAT, NAME, Calibration, load
@@ -81,38 +79,17 @@ def build(
         if if_needed and (made := _made_of(out, recipe)) is not None:
             return made
         with (
-            _beside(out) as folder,
+            replacing(out) as new,
             tqdm(total=5, desc="reasoner", disable=not progress, unit="step") as bar,
         ):
-            new = folder / "new"
-            new.mkdir()
 
             def step(what: str) -> None:
                 bar.set_postfix_str(what)
                 bar.update()
 
             manifest = _write(new, adapter, name, recipe, step)
-            if out.exists():
-                out.rename(folder / "old")
-            new.rename(out)
             bar.set_postfix_str("done")
     return manifest
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A folder beside the target, so that the last step is a rename: nobody sees half a bundle.
-
-    It has one name, and one process builds: what is found there was left by a build that was
-    killed.
-    """
-    folder = out.with_name(f".{out.name}.building")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _write(

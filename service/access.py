@@ -25,7 +25,8 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 USUAL: Final[tuple[Scope, ...]] = ("moderate", "feedback")
 FORM: Final = re.compile(r"tamis_([0-9a-f]{8})_[\w-]{43}")
 BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
-PUBLIC: Final = frozenset({"/", "/health/live", "/health/ready", "/openapi.json"})
+AZURE_KEY: Final = "ocp-apim-subscription-key"
+PUBLIC: Final = frozenset({"/", "/health", "/health/live", "/health/ready", "/openapi.json"})
 PUBLIC_FOLDER: Final = "/playground/"
 NAMED: Final[Mapping[str, Scope]] = {
     "feedback": "feedback",
@@ -201,7 +202,7 @@ class Access:
             bucket.take(items - 1, time.monotonic())
 
     def _caller(self, headers: Headers) -> Key:
-        given = headers.get("x-api-key")
+        given = headers.get("x-api-key") or headers.get(AZURE_KEY)
         if given is None and (bearer := BEARER.fullmatch(headers.get("authorization", ""))):
             given = bearer[1]
         form = FORM.fullmatch(given or "")

@@ -29,15 +29,22 @@ async def ready(request: Request) -> JSONResponse:
     A full queue is no reason to be unready: requests get their 429, and other replicas are as
     full.
     """
-    engine, lifecycle = moderator_of(request).engine, request.app.state.lifecycle
+    moderator, lifecycle = moderator_of(request), request.app.state.lifecycle
     assert isinstance(lifecycle, Lifecycle)
     if lifecycle.leaving:
         return JSONResponse({"status": "leaving", "reason": "asked to stop"}, 503)
-    if engine is not None:
-        reasoner = moderator_of(request).reasoning.state
-        return JSONResponse({"status": "ready", "model": engine.bundle.name, "reasoner": reasoner})
-    status = "loading" if lifecycle.failure is None else "failed"
-    return JSONResponse({"status": status, "reason": lifecycle.failure}, 503)
+    tiers = moderator.tiers
+    tier: dict[str, str] = {"tier": tiers.tier}
+    if tiers.tier != "fast":
+        tier["accurate"] = tiers.state
+    if moderator.engine is None:
+        status = "loading" if lifecycle.failure is None else "failed"
+        reason = lifecycle.failure or tiers.reason
+        return JSONResponse({"status": status, "reason": reason} | tier, 503)
+    if tiers.reason is not None:  # the fast one answers alone
+        tier["reason"] = tiers.reason
+    model, reasoner = moderator.engine.bundle.name, moderator.reasoning.state
+    return JSONResponse({"status": "ready", "model": model, "reasoner": reasoner} | tier)
 
 
 async def scrape(request: Request) -> Response:

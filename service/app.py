@@ -12,20 +12,19 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
-from service.dialects import catalogue, decisions, feedback, native, openai, perspective, streams
-from service.dialects.refusals import refusal
-from service.engine.runtime import ProviderError
+from service.dialects.calls import Calls
+from service.dialects.dialect import refuse
+from service.dialects.registry import DIALECTS
 from service.errors import RequestError
 from service.feedback import Feedback
 from service.lifecycle import Lifecycle
-from service.metrics import LoadFailure, Metrics
+from service.metrics import Metrics
 from service.middleware import Envelope
 from service.moderation import Moderator
 from service.observability import Observability
 from service.playground import page
 from service.settings import Settings
 from tamis import __version__
-from tamis.bundle import BundleError
 from tamis.policy import PolicyError
 
 logger = logging.getLogger("tamis.service")
@@ -64,18 +63,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for router in (
-        native.router,
-        openai.router,
-        decisions.router,
-        catalogue.router,
-        feedback.router,
-        perspective.router,
-        streams.router,
-    ):
-        app.include_router(router)
+    for dialect in DIALECTS:
+        app.include_router(dialect)
     if settings.playground:
         app.router.routes.extend(page.routes())
+    app.state.calls = Calls()
     app.state.feedback = Feedback(settings.feedback, moderator.metrics)
     _complete(app, moderator, lifecycle, observability)
     if aside is None:
@@ -108,6 +100,7 @@ def _complete(
     app.state.lifecycle = lifecycle
     app.add_route("/health/live", admin.live)
     app.add_route("/health/ready", admin.ready)
+    app.add_route("/health", admin.ready)  # where vLLM, TEI and detectors are asked
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(
@@ -117,6 +110,7 @@ def _complete(
         enter=moderator.enter if keys else None,
         lifecycle=lifecycle,
         observability=observability,
+        overload_status=moderator.settings.hook_overload_status,
     )
 
 
@@ -126,17 +120,7 @@ async def _load(moderator: Moderator, lifecycle: Lifecycle) -> None:
     except Exception as error:
         # Alive but never ready: an orchestrator shows the reason instead of restarting blindly.
         lifecycle.failure = str(error)
-        moderator.metrics.failed(_load_failure(error))
         logger.error("cannot serve: %s", error)
-    else:
-        assert moderator.engine is not None
-        bundle = moderator.engine.bundle
-        logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
-
-
-def _load_failure(error: Exception) -> LoadFailure:
-    kinds: dict[type[Exception], LoadFailure] = {ProviderError: "provider", BundleError: "bundle"}
-    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), "other")
 
 
 async def _reload(moderator: Moderator) -> None:
@@ -159,7 +143,7 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     request.state.code = error.code
-    return refusal(error, request.url.path)
+    return _said(request, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -173,4 +157,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         status=error.status_code,
         headers=dict(error.headers or {}),
     )
-    return refusal(said, request.url.path)
+    return _said(request, said)
+
+
+def _said(request: Request, error: RequestError) -> Response:
+    settings: Settings = request.app.state.moderator.settings
+    return refuse(error, request.state.dialect, settings.hook_overload_status)

@@ -207,6 +207,7 @@ def observe(answered: Answered) -> None:
     if (judgement := answered.judgement) is not None:
         fields |= judgement.summary
         fields["actions"] = judgement.actions
+        fields["severities"] = judgement.severities
         hashes = [digest for digests in judgement.digests for digest in digests]
         fields[judgement.digest.name] = hashes[:HASHES]
         timings = judgement.timings

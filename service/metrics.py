@@ -11,10 +11,13 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
 from service.engine.explainer import ExplainerEvents
 from service.engine.reasoner import Explanation, Status
+from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
 from service.observation import Answered
+from tamis.bundle import BundleError
 from tamis.policy import Mode
-from tamis.verdict import Verdict
+from tamis.reading import TRANSFORMS
+from tamis.verdict import Finding, Missed, Verdict
 
 BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
@@ -22,6 +25,8 @@ BUCKETS: Final = (
 )
 LoadFailure = Literal["provider", "bundle", "other"]
 LOAD_FAILURES: Final[tuple[LoadFailure, ...]] = get_args(LoadFailure)
+# Who can answer: the tier "cascade" is these two.
+Answering = Literal["fast", "accurate"]
 # Set by ``tamis serve --processes``: prometheus_client then keeps values in files of this folder,
 # and reads the variable when it is imported.
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -75,6 +80,20 @@ class Metrics(EngineEvents, ExplainerEvents):
             ["action", "mode"],
             registry=registry,
         )
+        self._contents = Counter(
+            "tamis_contents_total",
+            "Contents judged, by what was asked of them and how bad they are.",
+            ["question", "severity"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "tamis_refusals_total",
+            "Responses judged by a bundle that knows refusals, by whether they decline.",
+            ["refuses"],
+            registry=registry,
+        )
+        for answer in ("true", "false"):
+            self._refusals.labels(answer)
         self._shadow = Counter(
             "tamis_shadow_verdicts_total",
             "Items judged under a policy and, on trial, under its shadow.",
@@ -105,6 +124,13 @@ class Metrics(EngineEvents, ExplainerEvents):
         self.flags = Counter(
             "tamis_flagged_categories_total", "Categories flagged.", ["category"], registry=registry
         )
+        transforms = Counter(
+            "tamis_transforms_total",
+            "Items in which a kind of obfuscation was undone, or that could not be read.",
+            ["transform"],
+            registry=registry,
+        )
+        self._transforms = {name: transforms.labels(name) for name in TRANSFORMS}
         self.windows = Counter("tamis_windows_total", "Windows in verdicts.", registry=registry)
         self.tokens = Counter("tamis_tokens_total", "Tokens in verdicts.", registry=registry)
         self._batch = Histogram(
@@ -142,6 +168,29 @@ class Metrics(EngineEvents, ExplainerEvents):
             ["result"],
             registry=registry,
         )
+        answers = Counter(
+            "tamis_answers_total",
+            "Contents judged, by the tier that answered.",
+            ["tier"],
+            registry=registry,
+        )
+        self._answers = {tier: answers.labels(tier) for tier in get_args(Answering)}
+        opinions = Counter(
+            "tamis_second_opinions_total",
+            "Contents that the fast tier was unsure of: given, or why none was.",
+            ["result"],
+            registry=registry,
+        )
+        self._opinions = {r: opinions.labels(r) for r in ("given", *get_args(Missed))}
+        self._tiers = Gauge(
+            "tamis_tier_info",
+            "The bundle that answers in a tier.",
+            ["tier", "name", "fingerprint"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._first: Answering = "fast"
+        self._consulted: tuple[str, str] | None = None
         self.feedback = Counter(
             "tamis_feedback_total",
             "Corrections stored, by label, and whether the service says the same.",
@@ -241,6 +290,9 @@ class Metrics(EngineEvents, ExplainerEvents):
         self.requests.labels(answered.route, answered.outcome).observe(answered.seconds)
         if (judgement := answered.judgement) is not None:
             self.judged(judgement.verdicts, judgement.policy.mode, judgement.timings)
+            for findings in judgement.findings:
+                for finding in findings:
+                    self._answered(finding)
 
     def judged(self, verdicts: Sequence[Verdict], mode: Mode, timings: Timings) -> None:
         """Count the verdicts of one request as their policy means them, and note its stages."""
@@ -249,15 +301,27 @@ class Metrics(EngineEvents, ExplainerEvents):
         for stage, histogram in self._stages.items():
             histogram.observe(getattr(timings, stage) / 1e3)
 
+    def _answered(self, finding: Finding) -> None:
+        """Count who judged a content."""
+        self._answers["accurate" if finding.second else self._first].inc()
+        if finding.second is not None or finding.missed is not None:
+            self._opinions[finding.missed or "given"].inc()
+
     def _count(self, verdict: Verdict, mode: Mode) -> None:
         self.verdicts.labels(verdict.action.value, mode).inc()
         self.windows.inc(verdict.windows)
         self.tokens.inc(verdict.tokens)
+        for field in verdict.fields.values():
+            self._contents.labels(field.question, field.severity.value).inc()
+            if field.refusal is not None:
+                self._refusals.labels(str(field.refusal.flagged).lower()).inc()
         for name, category in verdict.categories.items():
             if category.flagged:
                 self.flags.labels(name).inc()
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
+        for name in verdict.transforms:
+            self._transforms[name].inc()
 
     def shadowed(self, verdicts: Sequence[Verdict], trial: Sequence[Verdict]) -> None:
         """Count how a policy on trial would have judged the same items."""
@@ -287,15 +351,33 @@ class Metrics(EngineEvents, ExplainerEvents):
         self._offered = dict(versions)
         self._reload_successful.set(1)
 
-    def serving(self, bundle: Mapping[str, str], runtime: Mapping[str, str]) -> None:
+    def serving(
+        self, bundle: Mapping[str, str], runtime: Mapping[str, str], tier: Answering = "fast"
+    ) -> None:
         """The engine is ready, and this is what it serves on what."""
         self._bundle.labels(**bundle).set(1)
         self._runtime.labels(**runtime).set(1)
+        self._first = tier
+        self._tiers.labels(tier=tier, **bundle).set(1)
+        for reason in LOAD_FAILURES:
+            self._load_failed.labels(reason).set(0)
         self.ready.set(1)
 
-    def failed(self, reason: LoadFailure) -> None:
-        """The engine could not be loaded, and never will be in this process."""
-        self._load_failed.labels(reason).set(1)
+    def consulting(self, name: str, fingerprint: str) -> None:
+        """The engine can ask for a second opinion."""
+        if self._consulted is not None:
+            self._tiers.labels("accurate", *self._consulted).set(0)
+        self._consulted = name, fingerprint
+        self._tiers.labels("accurate", *self._consulted).set(1)
+
+    def failed(self, error: Exception) -> None:
+        """The engine could not be loaded."""
+        kinds: dict[type[Exception], LoadFailure] = {
+            ProviderError: "provider",
+            BundleError: "bundle",
+        }
+        found = (reason for kind, reason in kinds.items() if isinstance(error, kind))
+        self._load_failed.labels(next(found, "other")).set(1)
 
     def queued(self, tokens: int) -> None:
         """See ``Events``."""
@@ -331,8 +413,13 @@ class Metrics(EngineEvents, ExplainerEvents):
         self._lookups.labels(result).inc()
 
 
-def outcome(status: int) -> str:
-    """A status as a metric label of few values; 0 is no answer at all."""
+def outcome(status: int, code: str | None = None) -> str:
+    """A status as a metric label of few values; 0 is no answer at all.
+
+    Hooks say by another status that there is no room: the code of the error tells.
+    """
+    if code in ("overloaded", "rate_limited"):
+        return "overloaded"
     if 0 < status < 400:
         return "ok"
     known = {429: "overloaded", 499: "gone", 503: "unavailable", 504: "late"}

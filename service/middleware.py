@@ -10,7 +10,8 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.dialects.refusals import refusal
+from service.dialects.dialect import refuse
+from service.dialects.registry import PATHS, find
 from service.errors import RequestError, frames
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, outcome
@@ -23,22 +24,7 @@ logger = logging.getLogger("tamis.service")
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
 GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
-NAMED_STREAM: Final = "/moderate/stream/{name}"
-ROUTES: Final = WATCHERS | {
-    *(
-        "/moderate",
-        "/v1/moderations",
-        "/v1/decisions",
-        "/feedback",
-        "/moderate/stream",
-        NAMED_STREAM,
-        "/policies",
-        "/v1alpha1/comments:analyze",
-        "/v1alpha1/comments:suggestscore",
-        "/",
-        "/admin/reload",
-    )
-}
+ROUTES: Final = WATCHERS | PATHS | {"/", "/admin/reload"}
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -53,8 +39,13 @@ class Envelope:
         enter: Callable[[Scope], None] | None,
         lifecycle: Lifecycle,
         observability: Observability,
+        overload_status: int,
     ) -> None:
-        """``enter`` may refuse a request before its body is read; None: all may come in."""
+        """``enter`` may refuse a request before its body is read; None: all may come in.
+
+        ``overload_status`` is what hooks answer where there is no room.
+        """
+        self._overload_status = overload_status
         self._app = app
         self._enter = enter
         self._lifecycle = lifecycle
@@ -74,7 +65,9 @@ class Envelope:
         state["request_id"] = request_id
         # Both bounded, for labels, logs and spans.
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        route = route_of(scope["path"])
+        path, dialect = find(scope["path"])
+        state["dialect"], state["route"] = dialect, path
+        route = path or (scope["path"] if scope["path"] in ROUTES else "other")
         trace = self._observability.tracing.begin(method, route, scope["headers"])
         status = 0
 
@@ -101,7 +94,7 @@ class Envelope:
             await self._app(scope, limited, tagged)
         except RequestError as error:
             state["code"] = error.code
-            await refusal(error, scope["path"])(scope, receive, tagged)
+            await refuse(error, dialect, self._overload_status)(scope, receive, tagged)
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception as error:
@@ -110,7 +103,7 @@ class Envelope:
             state["code"] = "internal_error"
             if not status:
                 failure = RequestError("internal error", code="internal_error", status=500)
-                await refusal(failure, scope["path"])(scope, receive, tagged)
+                await refuse(failure, dialect, self._overload_status)(scope, receive, tagged)
         finally:
             # A stream that began well may have ended otherwise.
             status = state.get("ended", status)
@@ -125,7 +118,7 @@ class Envelope:
                     method=method,
                     route=route,
                     status=status,
-                    outcome=outcome(status),
+                    outcome=outcome(status, state.get("code")),
                     code=state.get("code"),
                     judgement=state.get("judgement"),
                 )
@@ -150,13 +143,6 @@ class Envelope:
             return message
 
         return limited
-
-
-def route_of(path: str) -> str:
-    """The route of a path, as one of few."""
-    if path in ROUTES:
-        return path
-    return NAMED_STREAM if path.startswith("/moderate/stream/") else "other"
 
 
 def _request_id(given: bytes) -> str:

@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +17,7 @@ from starlette.types import Scope
 
 from service.access import credentials
 from service.configuration import Configuration
+from service.dialects.dialect import Dialect
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
@@ -30,17 +33,20 @@ from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from service.streams import Streams, Work
+from service.tiers import SOON, Tiers
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
+logger = logging.getLogger("tamis.service")
+
 DEADLINE: Final = "x-request-timeout-ms"
+POLICY: Final = "x-tamis-policy"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
 # Characters from which on masking would hold up the event loop: some five milliseconds.
 MASK_ASIDE: Final = 4_000
-MODERATED: Final = frozenset({"/moderate", "/v1/moderations", "/v1alpha1/comments:analyze"})
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -76,6 +82,7 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
+        self.tiers = Tiers(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, self._busy)
         self.streams = Streams(self, settings, metrics)
         secret = settings.audit_secret
@@ -84,17 +91,34 @@ class Moderator:
     async def load(self) -> None:
         """Load and warm the engine without holding up the event loop.
 
+        Where the tier has an accurate bundle, go on to look for that one until cancelled.
+
         Raises:
             BundleError, ProviderError: where the bundle or the provider is not usable.
         """
-        self.engine = await run_in_threadpool(self._load)
+        if self.settings.tier == "accurate":
+            await self.tiers.alone(self._start)
+            return
+        await self._start(self.settings.bundle)
+        if self.settings.tier == "cascade":
+            await self.tiers.beside(self.loaded())
+
+    async def _start(self, path: Path) -> None:
+        """Serve a bundle."""
+        try:
+            engine = await run_in_threadpool(self._load, path)
+        except Exception as error:
+            self.metrics.failed(error)
+            raise
+        self.engine, bundle = engine, engine.bundle
+        logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
         # What is loaded stays: a full collection over it would hold up every request meanwhile.
         gc.collect()
         gc.freeze()
 
-    def _load(self) -> Engine:
+    def _load(self, path: Path) -> Engine:
         settings = self.settings
-        bundle = bundles.load(settings.bundle)
+        bundle = bundles.load(path)
         runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
         classifier = Classifier(bundle, runtime)
         workers = settings.workers or runtime.workers
@@ -114,6 +138,7 @@ class Moderator:
                 "threads": str(runtime.threads),
                 "workers": str(workers),
             },
+            "accurate" if settings.tier == "accurate" else "fast",
         )
         return engine
 
@@ -123,12 +148,14 @@ class Moderator:
         asked: str | Mapping[str, Any] | None = None,
         reasoned: bool = False,
     ) -> Policy:
-        """The policy of a request: as asked for, its key's, or the default.
+        """The policy of a request: as asked for, in the body or a header, its key's, the default.
 
         Raises:
             RequestError: where there is none of that name, or it is not a policy; or where it has
                 categories that only a reasoner can judge, and none is asked (``reasoned``).
         """
+        if asked is None:
+            asked = request.headers.get(POLICY)
         policy = self.configuration.policy(asked, request.state.caller)
         if policy.own and not reasoned:
             raise RequestError(
@@ -146,6 +173,10 @@ class Moderator:
                     code="invalid_policy",
                 )
         return policy
+
+    def offered(self, model: str | None) -> str | None:
+        """A model's name that is a policy's: where a contract has no other place for it."""
+        return model if model in self.configuration.policies else None
 
     def select(
         self,
@@ -186,14 +217,23 @@ class Moderator:
             RequestError: without a key that may; and as ``judge``, where no text would be short
                 enough. A policy's deadline counts where it is offered by name.
         """
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path, state = Headers(scope=scope), scope["path"], scope["state"]
         try:
-            scope["state"]["caller"] = self.configuration.access.enter(path, credentials(scope))
+            state["caller"] = self.configuration.access.enter(path, credentials(scope))
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
-        moderated = path in MODERATED or path.startswith("/moderate/")
-        if moderated and scope["method"] == "POST" and self.engine is not None:
+        dialect: Dialect | None = state["dialect"]
+        if dialect is not None and scope["method"] == "POST" and state["route"] in dialect.judging:
+            self.check_room(headers)
+
+    def check_room(self, headers: Headers) -> None:
+        """Refuse a request that would be refused however short its texts are.
+
+        Raises:
+            RequestError: as ``judge``.
+        """
+        if self.engine is not None:
             deadline = deadline_of(headers, self.configuration.patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
@@ -206,7 +246,10 @@ class Moderator:
         """
         if self.engine is None:
             raise RequestError(
-                "the model is still loading", code="not_ready", status=503, headers=retry_after(1.0)
+                self.tiers.reason or "the model is still loading",
+                code="not_ready",
+                status=503,
+                headers=retry_after(SOON.get(self.tiers.state, 1.0)),
             )
         return self.engine
 
@@ -432,6 +475,14 @@ class Moderator:
                     raise RequestError(
                         f"{param}: {len(content.text)} characters are over the limit of {limit}",
                         param=param,
+                        code="text_too_long",
+                    )
+                if content.context is not None and len(content.context) > limit:
+                    # Read, too, and not always judged as well.
+                    raise RequestError(
+                        f"{name}: what comes before {content.field} has {len(content.context)} "
+                        f"characters, over the limit of {limit}",
+                        param=name,
                         code="text_too_long",
                     )
 

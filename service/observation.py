@@ -82,6 +82,11 @@ class Judgement:
         """How many items the policy allows, flags and blocks."""
         return dict(Counter(verdict.action.value for verdict in self.verdicts))
 
+    @cached_property
+    def severities(self) -> dict[str, int]:
+        """How many items are safe, borderline and unsafe."""
+        return dict(Counter(verdict.severity.value for verdict in self.verdicts))
+
 
 @dataclass(slots=True, eq=False)
 class Answered:

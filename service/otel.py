@@ -92,6 +92,8 @@ class Spans(Tracing):
         span.set_attributes({f"tamis.{name}": value for name, value in judgement.summary.items()})
         for action, count in judgement.actions.items():
             span.set_attribute(f"tamis.actions.{action}", count)
+        for severity, count in judgement.severities.items():
+            span.set_attribute(f"tamis.severities.{severity}", count)
         context = set_span_in_context(span)
         # A stage is a sum over texts; one after the other they fill the time that judging took.
         at = judgement.at - judgement.timings.total / 1e3

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from starlette.concurrency import run_in_threadpool
 
+from service.arrival import LOOK, Arrival, State
 from service.engine.explainer import Explainer
 from service.engine.labels import SameLabelsError
 from service.engine.reasoner import Emit, Explanation, Policy, Reasoner, TooLongError
@@ -18,17 +19,13 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
 from tamis import reasoner
-from tamis.building import is_being_built
-from tamis.bundle import MANIFEST
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
-from tamis.taxonomy import taxonomy
+from tamis.taxonomy import ATTACK, taxonomy
 from tamis.verdict import Verdict
 
 logger = logging.getLogger("tamis.service")
 
-State = Literal["off", "absent", "building", "loading", "failed", "ready"]
-LOOK: Final = 1.0
 # What a build takes on two cores, and what a load takes.
 SOON: Final = {"building": 30.0, "loading": 2.0}
 
@@ -67,39 +64,26 @@ class Reasoning:
     def __init__(self, settings: Settings, metrics: Metrics, busy: Callable[[], bool]) -> None:
         self._settings, self._metrics, self._busy = settings, metrics, busy
         self.explainer: Explainer | None = None
-        self.state: State = "off" if settings.reasoner is None else "absent"
-        self.failure: str | None = None
+        self._arrival = Arrival(settings.reasoner, "the reasoner's bundle")
+
+    @property
+    def state(self) -> State:
+        """How the bundle stands."""
+        return self._arrival.state
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the latest bundle."""
+        return self._arrival.failure
 
     async def watch(self) -> None:
         """Look for the bundle, which another process may build anew at any time, and load it."""
-        path = self._settings.reasoner
-        if path is None:
-            return
-        seen = None
-        while True:
-            found = _stamp(path / MANIFEST)
-            if found != seen:
-                seen, self.failure = found, None
-                if found is not None:
-                    await self._take()
-            if self.explainer is None:
-                missing: State = "absent" if self.failure is None else "failed"
-                self.state = "building" if is_being_built(path) else missing
-            await asyncio.sleep(LOOK)
+        await self._arrival.watch(self._take)
 
-    async def _take(self) -> None:
+    async def _take(self, path: Path) -> None:
         """Load the bundle; what has served until then finishes what it was asked."""
-        if self.explainer is None:
-            self.state = "loading"
-        try:
-            explainer = await run_in_threadpool(self._load)
-        except Exception as error:
-            # The classifier serves on; health and the answers to explain requests say why.
-            self.failure = str(error)
-            logger.error("the reasoner's bundle cannot be loaded: %s", error)
-            return
+        explainer = await run_in_threadpool(self._load, path)
         old, self.explainer = self.explainer, explainer
-        self.state = "ready"
         self._metrics.reasoner_ready.set(1)
         bundle = explainer.bundle
         logger.info("reasoner ready: %s@%s", bundle.name, bundle.fingerprint[:12])
@@ -108,10 +92,9 @@ class Reasoning:
                 await asyncio.sleep(LOOK)
             await run_in_threadpool(old.close)
 
-    def _load(self) -> Explainer:
+    def _load(self, path: Path) -> Explainer:
         settings = self._settings
-        assert settings.reasoner is not None
-        bundle = reasoner.load(settings.reasoner)
+        bundle = reasoner.load(path)
         threads = settings.reasoner_threads or settings.threads or background_threads()
         return Explainer(
             lambda: Reasoner(bundle, threads, settings.reasoner_cache_bytes),
@@ -177,14 +160,14 @@ class Reasoning:
         seconds: float | None,
         emit: Callable[[str], None] | None = None,
     ) -> Explained | None:
-        """Explain one item; None where it holds no content.
+        """Explain one item; None where it holds no content. Attacks are not the reasoner's to find.
 
         Raises:
             RequestError: 400 where a text is too long, 503 where there is no reasoner.
             OverloadedError, DeadlineError: as ``Explainer.run``.
         """
         explainer = self.loaded()
-        judged = [content for content in contents if content.text.strip()]
+        judged = [c for c in contents if c.text.strip() and c.question != ATTACK]
         if not judged:
             return None
         loop = asyncio.get_running_loop()
@@ -294,15 +277,6 @@ def _too_long(asked: Asked, error: TooLongError) -> RequestError:
         param=asked.text,
         code="text_too_long",
     )
-
-
-def _stamp(manifest: Path) -> tuple[int, int] | None:
-    """What changes when a bundle is replaced; None where there is none."""
-    try:
-        stat = manifest.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
 
 
 def _agrees(found: Explanation, verdict: Verdict | None) -> bool | None:

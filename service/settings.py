@@ -1,9 +1,9 @@
 """Settings, from the environment (``TAMIS_…``) or the command line; every one has a default."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
@@ -12,6 +12,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
+from tamis.tiers import DEFAULT, Tier, default_accurate
 
 PREFIX: Final = "TAMIS_"
 
@@ -24,6 +25,11 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
+    tier: Tier = Field(DEFAULT, description="Who judges: 'fast', 'accurate', or both: 'cascade'.")
+    accurate: Path | None = Field(
+        default_factory=default_accurate,
+        description="Folder of the accurate tier's bundle; empty: none.",
+    )
     policies: Path | None = Field(None, description="A folder of *.yaml policies to offer by name.")
     mode: Mode = Field("enforce", description="'score': every policy scores alone.")
     keys: Path | None = Field(None, description="A file of API keys; none: everybody may ask.")
@@ -50,6 +56,15 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(400_000, ge=1)
     max_wait_ms: int = Field(
         1_000, ge=1, description="Longest wait in the queue of a request without a deadline."
+    )
+    hook_overload_status: int = Field(
+        503,
+        ge=429,
+        le=599,
+        description="What gateways' hooks are answered where there is no room.",
+    )
+    partial_bodies: Literal["refuse", "judge"] = Field(
+        "refuse", description="What becomes of requests of which Envoy sends the beginning alone."
     )
     cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."
@@ -106,8 +121,16 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
-    @field_validator("reasoner", mode="before")
+    @field_validator("reasoner", "accurate", mode="before")
     @classmethod
-    def _no_reasoner(cls, given: object) -> object:
+    def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""
         return None if given == "" else given
+
+    @model_validator(mode="after")
+    def _tier_has_its_bundle(self) -> Self:
+        if self.tier != "fast" and self.accurate is None:
+            raise ValueError(
+                f"tier: {self.tier} needs the accurate bundle, and TAMIS_ACCURATE is empty"
+            )
+        return self

@@ -27,7 +27,7 @@ MEMBER: Final = re.compile(f"({SIMPLE}|{TENANT})=({VALUE})")
 MAX_MEMBERS: Final = 32
 SAMPLED: Final = 1
 # What probes and scrapers ask every few seconds is neither traced nor, where it goes well, logged.
-WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+WATCHERS: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 

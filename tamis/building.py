@@ -1,6 +1,7 @@
-"""Who builds a bundle: one process at a time, and others can see that it does."""
+"""Who builds a bundle: one process at a time, whole or not at all, and for others to see."""
 
 import fcntl
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,26 @@ def building(bundle: Path) -> Iterator[None]:
     with _lock(bundle).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def replacing(bundle: Path) -> Iterator[Path]:
+    """A new folder beside the bundle's, to take its place when the block has ended well.
+
+    The last step is a rename: nobody sees half a bundle. The folder has one name, and one process
+    builds: what is found there was left by a build that was killed.
+    """
+    folder = bundle.with_name(f".{bundle.name}.building")
+    shutil.rmtree(folder, ignore_errors=True)
+    new = folder / "new"
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if bundle.exists():
+            bundle.rename(folder / "old")
+        new.rename(bundle)
+    finally:
+        shutil.rmtree(folder)
 
 
 def is_being_built(bundle: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,8 @@ ADDED: Final = {"mode", "sensitivity", "severity", "judge", "mask"}
 
 Mode = Literal["enforce", "score"]
 """Whether a verdict carries the action that the policy asks for, or scores alone."""
+# OpenAI's inline moderation says "score" and "block".
+MODES: Final[Mapping[str, Mode]] = {"enforce": "enforce", "block": "enforce", "score": "score"}
 
 Sensitivity = Literal["strict", "balanced", "loose"]
 """Which of a bundle's own sets of thresholds holds: strict misses less, loose alarms less."""
@@ -214,8 +216,8 @@ class Policy:
             raise PolicyError(f"{where}: field 'deadline_ms' must be a whole number above 0")
         return cls(
             name=name,
-            mode=_one_of(data, "mode", Mode, "enforce", where),
-            sensitivity=_one_of(data, "sensitivity", Sensitivity, "balanced", where),
+            mode=MODES[_one_of(data, "mode", MODES, "enforce", where)],
+            sensitivity=_one_of(data, "sensitivity", get_args(Sensitivity), "balanced", where),
             severity=_severity(data, where),
             judge=_sides(data, where),
             mask=_mask(data, where),
@@ -308,10 +310,12 @@ def _only(data: Mapping[str, Any], known: set[str], where: str) -> None:
         raise PolicyError(f"{where}: unknown field {stray[0]!r}; known: {allowed}")
 
 
-def _one_of(data: Mapping[str, Any], field: str, names: Any, default: str, where: str) -> Any:
-    value = data.get(field, default)
-    if value not in get_args(names):
-        raise PolicyError(f"{where}: field {field!r} must be one of {', '.join(get_args(names))}")
+def _one_of(
+    data: Mapping[str, Any], field: str, names: Iterable[str], default: str, where: str
+) -> Any:
+    value, known = data.get(field, default), tuple(names)
+    if value not in known:
+        raise PolicyError(f"{where}: field {field!r} must be one of {', '.join(known)}")
     return value
 
 
@@ -319,7 +323,7 @@ def _severity(data: Mapping[str, Any], where: str) -> SeverityRule:
     raw = _mapping(data.get("severity", {}), f"{where}: field 'severity'")
     where = f"{where}: 'severity'"
     _only(raw, {"borderline"}, where)
-    return SeverityRule(borderline=_one_of(raw, "borderline", Act, "allow", where))
+    return SeverityRule(borderline=_one_of(raw, "borderline", get_args(Act), "allow", where))
 
 
 def _mask(data: Mapping[str, Any], where: str) -> MaskRule | None:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
+from tamis.reading import TRANSFORMS
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 
 # The labels of evidence for the overall question, and for being borderline.
@@ -61,6 +62,19 @@ class Evidence:
     field: str
 
 
+Missed = Literal["deadline", "not_ready"]
+"""Why a content that the fast tier was unsure of got no second opinion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """Another bundle than the one that is asked first, and its own thresholds by head."""
+
+    model: str
+    bundle: str
+    thresholds: Mapping[str, Thresholds]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a classifier says of one content, before any policy.
@@ -81,6 +95,11 @@ class Finding:
     refusal: float | None = None
     severity: float | None = None
     field: str = "text"
+    transforms: Sequence[str] = ()
+    """How the text was obfuscated, or why it could not be read: of ``tamis.reading.TRANSFORMS``."""
+    second: Second | None = None
+    """Whose it is, where a second opinion was asked and this is it, whole."""
+    missed: Missed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +151,10 @@ class Verdict:
     """By where the contents stood in the request, in the order in which they were judged."""
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    transforms: Sequence[str] = ()
+    """Those of all contents, each once, in the order in which they are undone."""
+    second_opinion: Literal["given"] | Missed | None = None
+    """Whether the fast tier was unsure of a content, and all that it was unsure of was settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +168,11 @@ class _Read:
     shown: Collection[str]
     """Labels whose evidence is shown."""
 
+    @property
+    def margin(self) -> float:
+        """How far its overall score lies above its threshold."""
+        return self.verdict.score - (self.verdict.threshold or 0.0)
+
 
 def decide(
     findings: Sequence[Finding],
@@ -154,28 +182,30 @@ def decide(
 ) -> Verdict:
     """Apply a policy to the findings of one item's contents.
 
-    Every content is judged on its own, and the item is as bad as its worst content. A category's
-    score is its highest over the contents. Where the policy asks the overall question, a category
-    is flagged only along with it: the categories say what an unsafe content is about, and do not
-    overrule the head that was taught to tell unsafe from safe. Toxicity and attack are questions of
-    their own and need no company.
+    Every content is judged on its own, by the thresholds of the bundle that judged it, and the item
+    is as bad as its worst content. A category's score is the one furthest above its threshold.
+    Where the policy asks the overall question, a category is flagged only along with it: the
+    categories say what an unsafe content is about, and do not overrule the head that was taught to
+    tell unsafe from safe. Toxicity and attack are questions of their own and need no company.
 
     Args:
         findings: one per content; none (an empty conversation) is allowed.
         policy: whose rules apply; names without a score in the findings are left out.
-        own: the bundle's thresholds by head, for what the policy leaves open.
-        provenance: goes into the verdict as it is.
+        own: the bundle's thresholds by head, for what the policy leaves open; a second opinion
+            brings its own.
+        provenance: goes into the verdict, with the bundle of a second opinion that decided.
     """
-    read = [_read(_as_answered(finding, own), policy, own) for finding in findings]
+    read = [_judged(finding, policy, own) for finding in findings]
     verdicts = [one.verdict for one in read]
     # Of several contents the one furthest above (or least below) its threshold speaks for the item.
-    loudest = max(verdicts, key=lambda v: v.score - (v.threshold or 0.0), default=None)
+    speaker = max(read, key=lambda one: one.margin, default=None)
+    loudest = None if speaker is None else speaker.verdict
     action = _worst(Action, (v.action for v in verdicts))
     scores: dict[str, CategoryScore] = {}
-    for name in policy.categories:
+    for name in dict.fromkeys([*policy.categories, ATTACK]):
         if found := [one.scores[name] for one in read if name in one.scores]:
-            highest, flagged = max(f.score for f in found), any(f.flagged for f in found)
-            scores[name] = CategoryScore(highest, flagged, found[0].threshold)
+            highest = max(found, key=lambda f: f.score - f.threshold)
+            scores[name] = replace(highest, flagged=any(f.flagged for f in found))
     attack = scores.pop(ATTACK, None)
     return Verdict(
         flagged=action is not Action.ALLOW,
@@ -187,10 +217,19 @@ def decide(
         evidence=[e for one in read for e in one.finding.evidence if e.category in one.shown],
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
-        provenance=provenance,
+        provenance=_who(provenance, None if speaker is None else speaker.finding),
+        second_opinion=next((f.missed for f in findings if f.missed), None)
+        or ("given" if any(f.second for f in findings) else None),
         severity=_worst(Severity, (v.severity for v in verdicts)),
         fields={one.finding.field: one.verdict for one in read},
+        transforms=_together([f.transforms for f in findings]),
     )
+
+
+def _judged(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _Read:
+    """What a policy makes of one content, by the thresholds of the bundle that judged it."""
+    limits = own if finding.second is None else finding.second.thresholds
+    return _read(_as_answered(finding, limits), policy, limits)
 
 
 def _as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
@@ -222,6 +261,8 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
     def limits_of(name: str, rule: Rule) -> Thresholds:
         return rule.resolve(own[name].at(policy.sensitivity))
 
+    if finding.question == ATTACK:
+        return _read_document(finding, policy, limits_of)
     # How bad a content is can be told by a policy, too, that does not ask the overall question.
     overall = limits_of(finding.question, policy.overall or Rule())
     severity = _severity(finding, overall, limits_of)
@@ -258,6 +299,29 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
     )
     return _Read(finding, verdict, scores, shown)
+
+
+def _read_document(
+    finding: Finding, policy: Policy, limits_of: Callable[[str, Rule], Thresholds]
+) -> _Read:
+    """What a policy makes of a document: of its attack, by the policy's rule for attacks.
+
+    A policy that asks no more than the overall question asks this of documents, too; the thresholds
+    it gives there are those of harm, and not meant.
+    """
+    limits = limits_of(ATTACK, policy.categories.get(ATTACK, Rule()))
+    found = _reached(finding.overall, limits.flag)
+    asks = ATTACK in policy.categories or policy.overall is not None
+    action = _action(finding.overall, limits) if asks else Action.ALLOW
+    verdict = FieldVerdict(
+        question=finding.question,
+        flagged=action is not Action.ALLOW,
+        action=action,
+        score=finding.overall,
+        threshold=limits.flag if asks else None,
+        severity=Severity.UNSAFE if found.flagged else Severity.SAFE,
+    )
+    return _Read(finding, verdict, {ATTACK: found} if asks else {}, {ATTACK} if asks else ())
 
 
 def _severity(
@@ -297,6 +361,17 @@ def _reached(score: float, flag: float) -> CategoryScore:
 def _worst(kind: type[E], found: Iterable[E]) -> E:
     order = list(kind)
     return max(found, key=order.index, default=order[0])
+
+
+def _together(transforms: Sequence[Sequence[str]]) -> Sequence[str]:
+    fired = {name for names in transforms for name in names}
+    return tuple(name for name in TRANSFORMS if name in fired) if fired else ()
+
+
+def _who(first: Provenance, speaker: Finding | None) -> Provenance:
+    if speaker is None or (second := speaker.second) is None:
+        return first
+    return replace(first, model=second.model, bundle=second.bundle)
 
 
 def _action(score: float, limits: Thresholds) -> Action:

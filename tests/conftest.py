@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def graded() -> Iterator[dict[str, Any]]:
     """Rows that were read: how bad they are, and whether an answer declines."""
 
     def read(n: int, target: str, severity: int, text: str, **more: Any) -> dict[str, Any]:
-        about = ["illicit"] if severity == 2 else []
+        kind = "harassment" if target == "text" else "illicit"
+        about = [kind] if severity == 2 else []
         told = {"severity": severity, "categories": about} | more
         return row(n, f"written_{target}s", target, int(severity == 2), text, **told)
 
@@ -87,6 +89,8 @@ def graded() -> Iterator[dict[str, Any]]:
         yield read(3 * n, "prompt", 2, steal, attack=False)
         yield read(3 * n + 1, "prompt", 1, borrow, attack=False)
         yield read(3 * n + 2, "prompt", 0, bake, attack=False)
+        yield read(2 * n, "text", 2, f"you silly goose number {n}")
+        yield read(2 * n + 1, "text", 0, f"what a lovely garden number {n}")
         for at, (stance, severity, asked, said) in enumerate(
             (
                 ("refuses", 0, steal, f"sorry I can not help with cookie {n}"),
@@ -102,6 +106,13 @@ def graded() -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "train.jsonl.gz", list(invented()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def graded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graded_data")
     write_rows(folder / "train.jsonl.gz", [*invented(), *graded()])
     return folder
 
@@ -155,7 +166,7 @@ def recipe(tiny_base: Path) -> "Recipe":
 
 @pytest.fixture(scope="session")
 def graded_bundle(
-    data: Path, recipe: "Recipe", tmp_path_factory: pytest.TempPathFactory
+    graded_data: Path, recipe: "Recipe", tmp_path_factory: pytest.TempPathFactory
 ) -> bundles.Bundle:
     """A bundle of invented sentences that knows what is borderline, and what declines."""
     from export import bundle as exporting
@@ -164,9 +175,10 @@ def graded_bundle(
     folder = tmp_path_factory.mktemp("graded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "CALIBRATION_ROWS", 32)
-        checkpoint = trainer.train([data], folder / "checkpoint", recipe)
-        trainer.calibrate([data], checkpoint)
-        exporting.build(checkpoint, [data], folder / "bundle", "graded")
+        longer = replace(recipe, epochs=4)
+        checkpoint = trainer.train([graded_data], folder / "checkpoint", longer)
+        trainer.calibrate([graded_data], checkpoint)
+        exporting.build(checkpoint, [graded_data], folder / "bundle", "graded")
     return bundles.load(folder / "bundle")
 
 

@@ -42,13 +42,16 @@ class Audit:
             return
         # One that a caller wrote out stays in memory for as long as its records wait.
         extra = len(json_line(policy_record(judgement.policy))) if judgement.inline else 0
-        for record in verdict_records(answered, judgement):
+        for record, findings in zip(
+            verdict_records(answered, judgement), judgement.findings, strict=True
+        ):
             number = next(self._numbers)
             record["writer"], record["number"] = self._writer, number
             line = json_line(record)
-            entry = Entry(
-                judgement.at, self._writer, number, line, judgement.policy, judgement.bundle
-            )
+            policy, bundle = judgement.policy, judgement.bundle
+            asked = {f.second.bundle: f.second for f in findings if f.second is not None}
+            seconds = tuple(asked.values())
+            entry = Entry(judgement.at, self._writer, number, line, policy, bundle, seconds)
             self._spool.put(entry, len(line) + extra)
             extra = 0
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.audit.record import FORMAT, POSTGRES, AuditError, thresholds_of
+from service.audit.record import FORMAT, POSTGRES, AuditError, model_of
 from tamis.policy import Policy, PolicyError, Thresholds
+from tamis.verdict import Second
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,19 @@ class Recorded:
     where: str
     raw: Mapping[str, Any]
     policy: Policy
-    thresholds: Mapping[str, Thresholds]
+    models: Mapping[str, Second]
+    """The bundles that the log has told of, by fingerprint."""
+
+    @property
+    def thresholds(self) -> Mapping[str, Thresholds]:
+        """Those of the bundle that was asked first."""
+        return self.models[self.raw["bundle"]].thresholds
+
+    @property
+    def bundles(self) -> list[str]:
+        """The fingerprints of all that were asked."""
+        others = (content["bundle"] for content in self.raw["contents"] if "bundle" in content)
+        return list(dict.fromkeys([self.raw["bundle"], *others]))
 
     @property
     def id(self) -> str:
@@ -50,18 +63,21 @@ class Log:
         self._numbers.clear()
         for source in self.sources:
             policies: dict[tuple[str, str], Policy] = {}
-            models: dict[str, Mapping[str, Thresholds]] = {}
+            models: dict[str, Second] = {}
             for where, raw in self._records(source):
                 try:
                     match raw["type"]:
                         case "policy":
                             policies[raw["name"], raw["version"]] = self._policy(raw)
                         case "model":
-                            models[raw["fingerprint"]] = thresholds_of(raw)
+                            models[raw["fingerprint"]] = model_of(raw)
                         case "verdict":
                             self._numbers.setdefault(raw["writer"], _Sequence()).add(raw["number"])
                             policy = policies[raw["policy"], raw["policy_version"]]
-                            yield Recorded(where, raw, policy, models[raw["bundle"]])
+                            recorded = Recorded(where, raw, policy, models)
+                            if unknown := set(recorded.bundles) - set(models):
+                                raise KeyError(unknown.pop())
+                            yield recorded
                         case _:
                             raise AuditError(f"{where}: not a record of {FORMAT}")
                 except (KeyError, TypeError, ValueError) as error:

@@ -13,9 +13,10 @@ from service.logs import json_line, timestamp
 from service.observation import Answered, Judgement
 from tamis.bundle import Bundle
 from tamis.content import Content, Question
-from tamis.policy import Policy, Thresholds
+from tamis.policy import CalibratedThresholds, Policy, Thresholds
 from tamis.taxonomy import ATTACK
-from tamis.verdict import Finding, Verdict
+from tamis.tiers import second_of
+from tamis.verdict import FieldVerdict, Finding, Second, Verdict
 
 FORMAT: Final = "tamis.audit/1"
 POSTGRES: Final = ("postgresql://", "postgres://")
@@ -45,6 +46,8 @@ class Entry:
     """The record as JSON with a line feed."""
     policy: Policy
     bundle: Bundle
+    seconds: tuple[Second, ...] = ()
+    """The bundles that were asked after it."""
 
 
 def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[str, Any]]:
@@ -67,7 +70,7 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
     for n, verdict in enumerate(judgement.verdicts):
         contents, digests = judgement.items[n], judgement.digests[n]
         found = [
-            _content(content, name, said) | finding_json(finding)
+            _content(content, name, said) | finding_json(finding) | _opinion(finding)
             for content, said, finding in zip(contents, digests, judgement.findings[n], strict=True)
         ]
         for record, content in zip(found, contents, strict=True):
@@ -77,6 +80,13 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
                 said = known.get(content.context) or digest(content.context)
                 record["context"] = {"characters": len(content.context), name: said}
         yield common | {"item": n, **outcome_json(verdict), "contents": found}
+
+
+def _opinion(finding: Finding) -> dict[str, Any]:
+    """Whose finding it is where it is not the record's bundle's, or that no other was to be had."""
+    if (second := finding.second) is not None:
+        return {"model": second.model, "bundle": second.bundle}
+    return {} if finding.missed is None else {"missed": finding.missed}
 
 
 def _content(content: Content, name: str, digest: str) -> dict[str, Any]:
@@ -98,6 +108,19 @@ def outcome_json(verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "threshold": verdict.threshold,
         "flagged": sorted(flagged),
+        "severity": verdict.severity.value,
+        "fields": {name: _field_json(field) for name, field in verdict.fields.items()},
+    }
+
+
+def _field_json(field: FieldVerdict) -> dict[str, Any]:
+    refusal = field.refusal
+    return {
+        "action": field.action.value,
+        "score": field.score,
+        "threshold": field.threshold,
+        "severity": field.severity.value,
+        "refuses": None if refusal is None else refusal.flagged,
     }
 
 
@@ -107,19 +130,22 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "overall": finding.overall,
         "categories": dict(finding.categories),
         "attack": finding.attack,
+        "refusal": finding.refusal,
+        "severity": finding.severity,
         "windows": finding.windows,
         "tokens": finding.tokens,
+        "transforms": list(finding.transforms),
     }
 
 
-def finding_of(raw: Mapping[str, Any]) -> Finding:
-    """The finding of a recorded content.
+def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Finding:
+    """The finding of a recorded content; ``models`` are the recorded bundles by fingerprint.
 
     Raises:
         KeyError, TypeError, ValueError: where the record does not hold one.
     """
     question: Question = raw["question"]
-    attack = raw["attack"]
+    attack, refusal, severity = raw["attack"], raw.get("refusal"), raw.get("severity")
     return Finding(
         question=question,
         overall=float(raw["overall"]),
@@ -127,6 +153,13 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         attack=None if attack is None else float(attack),
         windows=int(raw["windows"]),
         tokens=int(raw["tokens"]),
+        refusal=None if refusal is None else float(refusal),
+        severity=None if severity is None else float(severity),
+        field=str(raw["field"]),
+        # Records from before texts were read have none.
+        transforms=tuple(map(str, raw.get("transforms", ()))),
+        second=models[raw["bundle"]] if "bundle" in raw else None,
+        missed=raw.get("missed"),
     )
 
 
@@ -145,28 +178,50 @@ def policy_record(policy: Policy) -> dict[str, Any]:
     }
 
 
-def model_record(bundle: Bundle) -> dict[str, Any]:
-    """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head."""
-    limits = {name: [t.flag, t.block] for name, t in bundle.thresholds.items()}
+def model_record(model: Second) -> dict[str, Any]:
+    """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head.
+
+    ``strict`` and ``loose`` hold those of the heads that have further sets.
+    """
+    sets: dict[str, dict[str, list[float]]] = {"strict": {}, "loose": {}}
+    for name, limits in model.thresholds.items():
+        if isinstance(limits, CalibratedThresholds):
+            sets["strict"][name] = _pair(limits.strict)
+            sets["loose"][name] = _pair(limits.loose)
     return {
         "type": "model",
         "format": FORMAT,
-        "name": bundle.name,
-        "fingerprint": bundle.fingerprint,
-        "thresholds": limits,
+        "name": model.model,
+        "fingerprint": model.bundle,
+        "thresholds": {name: _pair(limits) for name, limits in model.thresholds.items()},
+        **sets,
     }
 
 
-def thresholds_of(record: Mapping[str, Any]) -> dict[str, Thresholds]:
-    """The thresholds of a model's record.
+def _pair(limits: Thresholds) -> list[float]:
+    return [limits.flag, limits.block]
+
+
+def model_of(record: Mapping[str, Any]) -> Second:
+    """A model's record read back.
 
     Raises:
-        KeyError, TypeError, ValueError: where it holds none.
+        KeyError, TypeError, ValueError: where it lacks something.
     """
-    return {
-        name: Thresholds(float(flag), float(block))
-        for name, (flag, block) in record["thresholds"].items()
-    }
+    strict, loose = record.get("strict", {}), record.get("loose", {})
+    found: dict[str, Thresholds] = {}
+    for name, pair in record["thresholds"].items():
+        plain = _thresholds(pair)
+        if name in strict:
+            further = _thresholds(strict[name]), _thresholds(loose[name])
+            plain = CalibratedThresholds(plain.flag, plain.block, *further)
+        found[str(name)] = plain
+    return Second(record["name"], record["fingerprint"], found)
+
+
+def _thresholds(pair: Any) -> Thresholds:
+    flag, block = pair
+    return Thresholds(float(flag), float(block))
 
 
 class Leads:
@@ -177,11 +232,12 @@ class Leads:
 
     def before(self, entry: Entry) -> list[tuple[Key, bytes]]:
         """What must precede an entry: keys to ``note`` once written, and the records."""
-        model: Key = ("model", entry.bundle.fingerprint)
         policy: Key = ("policy", entry.policy.name, entry.policy.version)
         missing: list[tuple[Key, bytes]] = []
-        if model not in self._known:
-            missing.append((model, json_line(model_record(entry.bundle))))
+        for model in (second_of(entry.bundle), *entry.seconds):
+            key: Key = ("model", model.bundle)
+            if key not in self._known:
+                missing.append((key, json_line(model_record(model))))
         if policy not in self._known:
             missing.append((policy, json_line(policy_record(entry.policy))))
         return missing

@@ -6,7 +6,7 @@ The same bundle and the same policy give the same verdict: this is where that is
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,9 @@ from tamis.verdict import Finding, Provenance, decide
 if TYPE_CHECKING:
     from service.engine.classifier import Classifier
 
-FIELDS: Final = ("text", "prompt", "response")
+# What records did not always have is compared where they do.
+ADDED: Final = {"severity", "fields", "refusal"}
+FIELDS: Final = ("text", "prompt", "response", "document")
 # Of what differs, so many are named.
 NAMED: Final = 100
 
@@ -76,42 +78,44 @@ class Report:
 def replay(
     sources: Sequence[str],
     *,
-    bundle: str | None = None,
+    bundles: Collection[str] | None = None,
     texts: Mapping[str, str] | None = None,
-    classifier: "Classifier | None" = None,
+    classifiers: "Mapping[str, Classifier] | None" = None,
 ) -> Report:
     """Replay logs.
 
     Args:
         sources: files (``.gz``, too) or PostgreSQL URLs.
-        bundle: the fingerprint that records must have; None takes all.
-        texts: by hash; with them, what is found among them is judged again by the classifier.
-        classifier: of the bundle of that fingerprint.
+        bundles: fingerprints; records of others are refused. None takes all.
+        texts: by hash; with them, what is found among them is judged again.
+        classifiers: of those bundles, by fingerprint.
 
     Raises:
         AuditError: where a source is no audit log.
         OSError: where it cannot be read.
     """
     report, log = Report(), Log(sources)
-    judged: dict[tuple[str, str, str | None], Finding] = {}
+    judged: dict[tuple[str, str, str, str | None], Finding] = {}
 
-    def again(content: Mapping[str, Any]) -> Finding | None:
-        """Judge a recorded content again; None where its text is not there."""
+    def again(content: Mapping[str, Any], first: str) -> Finding | None:
+        """Judge a recorded content again by who judged it; None where its text is not there."""
         assert texts is not None
-        assert classifier is not None
+        assert classifiers is not None
         own, context = _digest_of(content), content.get("context")
         about = None if context is None else _digest_of(context)
         if own not in texts or (about is not None and about not in texts):
             return None
-        key = content["question"], own, about
+        who = content.get("bundle", first)
+        key = who, content["question"], own, about
         if key not in judged:
             before = None if about is None else texts[about]
-            judged[key] = classifier.judge(Content(content["question"], texts[own], before))
+            judged[key] = classifiers[who].judge(Content(content["question"], texts[own], before))
         return judged[key]
 
     for recorded in log.verdicts():
-        if bundle is not None and recorded.raw["bundle"] != bundle:
-            report.other_bundles[recorded.raw["bundle"]] += 1
+        others = [b for b in recorded.bundles if bundles is not None and b not in bundles]
+        if others:
+            report.other_bundles[others[0]] += 1
             continue
         try:
             changes, complete = _compare(recorded, again if texts is not None else None)
@@ -172,9 +176,12 @@ def _texts(path: Path) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-                turns = [turn.get("content") for turn in row.get("messages") or ()]
-                texts = [row.get(name) for name in FIELDS] + turns
-            except (ValueError, AttributeError, TypeError):
+                texts = [row.get(name) for name in FIELDS]
+                for turn in row.get("messages") or ():
+                    texts.append(turn.get("content"))
+                    calls = turn.get("tool_calls") or ()
+                    texts += [call["function"].get("arguments") for call in calls]
+            except (ValueError, AttributeError, TypeError, KeyError):
                 # Neither the line nor the parser's quotation of it belongs into a message.
                 raise AuditError(f"{path.name} line {n}: not an object with texts") from None
             yield from (text for text in texts if isinstance(text, str))
@@ -186,20 +193,20 @@ def _digest_of(raw: Mapping[str, Any]) -> str:
 
 
 def _compare(
-    recorded: Recorded, again: Callable[[Mapping[str, Any]], Finding | None] | None
+    recorded: Recorded, again: Callable[[Mapping[str, Any], str], Finding | None] | None
 ) -> tuple[dict[str, tuple[Any, Any]], bool]:
     """What comes out otherwise than recorded, and whether all texts could be judged again."""
     changes: dict[str, tuple[Any, Any]] = {}
     complete = True
     contents = recorded.raw["contents"]
-    findings = [finding_of(content) for content in contents]
-    for n, old in enumerate(findings):
+    findings = [finding_of(content, recorded.models) for content in contents]
+    for n, content in enumerate(contents):
         if again is None:
             break
-        if (new := again(contents[n])) is None:
+        if (new := again(content, recorded.raw["bundle"])) is None:
             complete = False
         else:
-            found = _changes(finding_json(old), finding_json(new))
+            found = _changes(content, finding_json(new))
             changes |= {f"contents[{n}].{name}": pair for name, pair in found.items()}
     return changes | _changes(recorded.raw, _decided(recorded, findings)), complete
 
@@ -211,4 +218,5 @@ def _decided(recorded: Recorded, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
+    compared = {name: value for name, value in new.items() if name in old or name not in ADDED}
+    return {n: (old.get(n), value) for n, value in compared.items() if old.get(n) != value}

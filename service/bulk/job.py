@@ -10,12 +10,15 @@ from service.bulk.judge import Judge
 from service.bulk.results import Counts, line
 from service.bulk.rows import Columns, Row
 from service.bulk.sources import PARQUET, Source
-from service.engine.classifier import load_classifier
+from service.engine.cascade import Cascade
+from service.engine.classifier import Classifier, load_classifier
 from service.engine.runtime import CpuRuntime, available_threads
 from tamis import __version__
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
+from tamis.content import Side
 from tamis.policy import Policy
+from tamis.tiers import Tier, default_accurate, load_bands
 from tamis.verdict import Verdict
 
 OnError = Literal["record", "skip", "fail"]
@@ -36,7 +39,12 @@ class Job:
     policy: Policy
     bundle_path: Path | None = None
     """None is the shipped one."""
+    tier: Tier = "fast"
+    accurate_path: Path | None = None
+    """None is where the accurate tier's bundle is looked for."""
     columns: Columns = field(default_factory=Columns)
+    only: tuple[Side, ...] | None = None
+    """The sides of an exchange to judge; None leaves it to the policy."""
     evidence: bool = False
     threads: int | None = None
     limit: int | None = None
@@ -48,12 +56,25 @@ class Job:
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The bundle, verified.
+        """The bundle that is asked first, verified.
 
         Raises:
             BundleError: where it cannot be used.
         """
+        if self.tier == "accurate":
+            return bundles.load(self.accurate_path or default_accurate())
         return bundles.load(self.bundle_path or bundles.default_bundle())
+
+    @cached_property
+    def second(self) -> Bundle | None:
+        """The cascade's other bundle, verified; of other tiers None.
+
+        Raises:
+            BundleError: where it cannot be used.
+        """
+        if self.tier != "cascade":
+            return None
+        return bundles.load(self.accurate_path or default_accurate())
 
     @cached_property
     def format(self) -> str:
@@ -65,16 +86,25 @@ class Job:
         return tables.suffix_of(Path(self.output))
 
     @property
+    def sides(self) -> tuple[Side, ...] | None:
+        """The sides of rows that are judged; None where all are."""
+        return self.policy.judge if self.only is None else self.only
+
+    @property
     def pins(self) -> dict[str, Any]:
         """Everything but the input that the output depends on."""
         columns = asdict(self.columns)
         keep = list(columns.pop("keep"))
+        second = self.second
+        asked_twice = {} if second is None else {"second": f"{second.name}@{second.fingerprint}"}
         return {
             "tamis": __version__,
             "model": f"{self.bundle.name}@{self.bundle.fingerprint}",
+            **asked_twice,
             "policy": f"{self.policy.name}@{self.policy.version}",
             **{f"{name}_field": column for name, column in columns.items()},
             "keep": keep,
+            "judge": self.sides,
             "evidence": self.evidence,
             "on_error": self.on_error,
             "max_characters": self.max_characters,
@@ -88,11 +118,19 @@ class Job:
         """
         if self.format != PARQUET:
             return None
-        return tables.schema_of(source, self.columns, self.bundle, self.policy, self.evidence)
+        asked = [self.bundle] if self.second is None else [self.bundle, self.second]
+        return tables.schema_of(source, self.columns, asked, self.policy, self.evidence)
 
     def judge(self) -> Judge:
-        """A judge on this machine's cores."""
-        classifier = load_classifier(self.bundle, CpuRuntime(self.bundle.graph, threads=1))
+        """A judge on this machine's cores.
+
+        Raises:
+            BundleError: where the cascade's bundles do not belong together.
+        """
+        classifier: Classifier | Cascade = _classifier(self.bundle)
+        if self.second is not None:
+            bands = load_bands(self.second.path)
+            classifier = Cascade(_classifier(self.bundle), _classifier(self.second), bands)
         return Judge(
             classifier,
             self.policy,
@@ -124,6 +162,10 @@ class Job:
         source, output = Path(self.input).resolve(), Path(self.output).resolve()
         if output == source or source in output.parents:
             raise JobError(f"--output {self.output}: is in the input; it would be read as input")
+
+
+def _classifier(bundle: Bundle) -> Classifier:
+    return load_classifier(bundle, CpuRuntime(bundle.graph, threads=1))
 
 
 def status(counts: Counts) -> int:

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from service.bulk.rows import Row
 from service.engine.cache import Cache, quoting
+from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier
 from tamis.content import Content
 from tamis.policy import Policy
@@ -43,7 +44,7 @@ class Judge:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | Cascade,
         policy: Policy,
         *,
         threads: int,

@@ -102,7 +102,7 @@ class Feed:
                 yield None
                 continue
             self.taken += 1
-            yield parse(self.taken - 1, raw, job.columns, job.max_characters)
+            yield parse(self.taken - 1, raw, job.columns, job.max_characters, job.sides)
         self.ended = True
 
 

@@ -180,7 +180,7 @@ class PartJudge:
         offset = {} if isinstance(file, Parquet) else {"offset": part.offset}
         raws = file.slice(part.skip, part.rows, **offset)
         rows = (
-            parse(number, raw, job.columns, job.max_characters)
+            parse(number, raw, job.columns, job.max_characters, job.sides)
             for number, raw in enumerate(raws, part.first)
         )
         try:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from service.dialects.native import ITEM_SHAPES, TAGS, Item, contents_of
 from service.errors import from_validation
-from tamis.content import Content
+from tamis.content import Content, NotThereError, Side, judged
 
 ITEM: Final = TypeAdapter[Any](Item)
 # Of a row that has several of them, one must be named: none may go unjudged without a word.
@@ -120,8 +120,14 @@ class Row:
         return sum(len(content.text) for content in self.contents)
 
 
-def parse(number: int, raw: Raw, columns: Columns, max_characters: int) -> Row:
-    """Read a row; what is wrong with it becomes part of it."""
+def parse(
+    number: int,
+    raw: Raw,
+    columns: Columns,
+    max_characters: int,
+    sides: Collection[Side] | None = None,
+) -> Row:
+    """Read a row; what is wrong with it becomes part of it. ``sides`` are those that are judged."""
     digest = raw.digest()
     name: Any = None
     kept: dict[str, Any] = {} if columns.keeps_all else dict.fromkeys(columns.keep)
@@ -138,6 +144,9 @@ def parse(number: int, raw: Raw, columns: Columns, max_characters: int) -> Row:
                     content.field,
                     f"{len(content.text)} characters are over the limit of {max_characters}",
                 )
+        contents = judged(contents, sides)
+    except NotThereError as error:
+        return Row(number, name, kept, (), RowError(None, f"the row {error}"), digest)
     except RowError as error:
         return Row(number, name, kept, (), error, digest)
     return Row(number, name, kept, contents, None, digest)

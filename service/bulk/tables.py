@@ -80,7 +80,11 @@ def _texts(row: dict[str, Any], names: set[str]) -> None:
 
 
 def schema_of(
-    source: Source, columns: Columns, bundle: Bundle, policy: Policy, evidence: bool
+    source: Source,
+    columns: Columns,
+    bundles: Sequence[Bundle],
+    policy: Policy,
+    evidence: bool,
 ) -> "pa.Schema":
     """Columns of the output in Parquet.
 
@@ -100,6 +104,10 @@ def schema_of(
     keep = typed[0].names if columns.keeps_all else columns.keep
     real, text, truth = pa.float64(), pa.string(), pa.bool_()
     score = pa.struct({"score": real, "flagged": truth, "threshold": real})
+    field = {"flagged": truth, "action": text, "score": real, "threshold": real, "severity": text}
+    field["refusal"] = pa.struct({"score": real, "flagged": truth})
+    if policy.mode == "score":
+        field["withheld"] = text
     span = {"start": pa.int64(), "end": pa.int64(), "text": text, "category": text}
     found = {
         "row": pa.int64(),
@@ -109,14 +117,19 @@ def schema_of(
         "action": text,
         "score": real,
         "threshold": real,
-        "categories": pa.struct(dict.fromkeys(_categories(bundle, policy), score)),
+        "severity": text,
+        # By the row's own columns, which differ from row to row for conversations.
+        "fields": pa.map_(text, pa.struct(field)),
+        "categories": pa.struct(dict.fromkeys(_categories(bundles, policy), score)),
         "attack": score,
         "evidence": pa.list_(pa.struct(span | {"score": real, "field": text})),
+        "transforms": pa.list_(pa.string()),
         "windows": pa.int64(),
         "tokens": pa.int64(),
         "model": text,
         "policy": text,
         "withheld": text,
+        "second_opinion": text,
         "error": pa.struct({"field": text, "message": text}),
     }
     absent = {
@@ -124,12 +137,14 @@ def schema_of(
         "categories": not found["categories"].num_fields,  # Parquet has no empty groups.
         "evidence": not evidence,
         "withheld": policy.mode != "score",
+        "second_opinion": len(bundles) == 1,
     }
     return pa.schema({name: kind for name, kind in found.items() if not absent.get(name)})
 
 
-def _categories(bundle: Bundle, policy: Policy) -> list[str]:
-    answered = {head.name for head in bundle.heads} - {*QUESTIONS} | {TOXICITY}
+def _categories(bundles: Sequence[Bundle], policy: Policy) -> list[str]:
+    heads = {head.name for bundle in bundles for head in bundle.heads}
+    answered = heads - {*QUESTIONS} | {TOXICITY}
     return [name for name in policy.categories if name in answered]
 
 

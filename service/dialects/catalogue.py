@@ -1,20 +1,22 @@
 """``GET /policies``: the policies that may be named, with the thresholds that hold."""
 
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, Final
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect
 from service.moderation import moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy
 from tamis.taxonomy import taxonomy
 
-router = APIRouter(route_class=DirectRoute)
+# What the overall question is, by content; of a document the rule for attacks decides.
+OVERALL: Final[tuple[Question, ...]] = ("prompt", "response", "toxicity")
+
+router = Dialect()
 
 
 @router.get("/policies")
@@ -38,7 +40,7 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
 
     ``overall`` has thresholds for each of the questions: of a prompt, a response, and a plain text.
     """
-    own = bundle.thresholds
+    own = {name: t.at(policy.sensitivity) for name, t in bundle.thresholds.items()}
     categories: dict[str, Any] = {}
     for name, rule in policy.categories.items():
         limits = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
@@ -52,7 +54,10 @@ def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
         "mode": policy.mode,
         "deadline_ms": policy.deadline_ms,
         "shadow": policy.shadow,
+        "sensitivity": policy.sensitivity,
+        "severity": asdict(policy.severity),
+        "judge": policy.judge,
         "own": policy.own,
-        "overall": overall and {q: asdict(overall.resolve(own[q])) for q in get_args(Question)},
+        "overall": overall and {q: asdict(overall.resolve(own[q])) for q in OVERALL},
         "categories": categories,
     }

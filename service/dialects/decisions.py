@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import chain, count
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,7 +24,7 @@ from pydantic import (
 )
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect
 from service.engine.reasoner import Explanation
 from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
@@ -32,7 +32,7 @@ from service.reasoning import Asked
 from tamis.content import Content
 from tamis.reasoning import MAX_DEFINITION, MAX_NAME, Guideline
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 
 
 class Part(BaseModel):

@@ -5,11 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect, documented
 from service.dialects.native import TAGS, Item, Strict, contents_of, verdict_json
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
@@ -18,7 +18,7 @@ from tamis.content import Content
 from tamis.corrections.record import CATEGORIES, Correction, CorrectionError, Label
 from tamis.policy import Policy
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 
 # Names are shown in terminals and reports: no control characters.
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -35,7 +35,9 @@ class FeedbackRequest(Strict):
         "it; the response where there is one.",
     )
     label: Label | None = Field(
-        None, description="Does the prompt ask for harm, does the response give it, is it toxic?"
+        None,
+        description="Does the prompt ask for harm, does the response give it, is it toxic, does "
+        "the document attack the model?",
     )
     categories: list[str] = Field(
         [],
@@ -54,16 +56,7 @@ class FeedbackRequest(Strict):
 BODY: Final = TypeAdapter(FeedbackRequest)
 
 
-@router.post(
-    "/feedback",
-    status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.post("/feedback", status_code=201, openapi_extra=documented(BODY))
 async def feedback(request: Request) -> JSONResponse:
     """Store a correction, with what the service itself says of the content now."""
     feedback_of(request).check()

@@ -2,21 +2,21 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse, Response
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
-from service.errors import RequestError, from_validation
+from service.errors import RequestError
 from service.masking import Masked
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
 from tamis.verdict import CategoryScore, FieldVerdict, Verdict
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 
 
 class Strict(BaseModel):
@@ -44,17 +44,44 @@ class Plain(Strict):
     text: str
 
 
-class Message(BaseModel):
-    """One turn; further fields that chat APIs put there are ignored."""
+class Document(Strict):
+    """What came from outside, and what the user had asked: judged for attacks and nothing else."""
+
+    document: str
+    prompt: str | None = None
+
+
+class Loose(BaseModel):
+    """Further fields that chat APIs put there are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
+
+class Function(Loose):
+    """The tool that is called; its arguments are JSON in a text."""
+
+    arguments: str | None = None
+
+
+class ToolCall(Loose):
+    """A call of a tool."""
+
+    function: Function = Function()
+
+
+class Message(Loose):
+    """One turn."""
+
     role: str
     content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Conversation(Strict):
-    """A conversation; its last user message and what followed it are judged."""
+    """A conversation; its last user message and what followed it are judged.
+
+    What tools were asked and what they said is judged as documents are.
+    """
 
     messages: list[Message] = Field(min_length=1)
 
@@ -65,6 +92,8 @@ def _shape(raw: Any) -> str | None:
     keys = raw if isinstance(raw, dict) else ()
     if "messages" in keys:
         return "conversation"
+    if "document" in keys:
+        return "from-outside"
     if "response" in keys:
         return "exchange"
     if "prompt" in keys:
@@ -73,14 +102,15 @@ def _shape(raw: Any) -> str | None:
 
 
 ITEM_SHAPES: Final = (
-    'must be a text, {"prompt"}, {"prompt", "response"}, {"messages": [{"role", "content"}, …]} '
-    'or {"text"}'
+    'must be a text, {"prompt"}, {"prompt", "response"}, {"messages": [{"role", "content"}, …]}, '
+    '{"document"} or {"text"}'
 )
 Item = Annotated[
     Annotated[str, Tag("string")]
     | Annotated[Exchange, Tag("exchange")]
     | Annotated[Prompt, Tag("prompt-only")]
     | Annotated[Conversation, Tag("conversation")]
+    | Annotated[Document, Tag("from-outside")]
     | Annotated[Plain, Tag("plain")],
     Discriminator(_shape, custom_error_type="item_shape", custom_error_message=ITEM_SHAPES),
 ]
@@ -89,7 +119,8 @@ Input = Annotated[
     Discriminator(lambda raw: "batch" if isinstance(raw, list) else "single"),
 ]
 TAGS: Final = frozenset(
-    {"string", "exchange", "prompt-only", "conversation", "plain", "batch", "single"}
+    {"string", "exchange", "prompt-only", "conversation", "from-outside", "plain"}
+    | {"batch", "single"}
 )
 
 
@@ -118,22 +149,11 @@ class ModerateRequest(Strict):
 BODY: Final = TypeAdapter(ModerateRequest)
 
 
-@router.post(
-    "/moderate",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.judges("/moderate", BODY)
 async def moderate(request: Request) -> Response:
     """Judge one item or a batch under a policy."""
     moderator = moderator_of(request)
-    try:
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
+    body = await body_of(request, BODY, TAGS)
     if body.stream:
         _check_stream(body)
     batch = body.input if isinstance(body.input, list) else [body.input]
@@ -197,11 +217,17 @@ def contents_of(item: Any) -> tuple[content.Content, ...]:
             return (content.prompt(item.prompt),)
         case Plain():
             return (content.plain(item.text),)
+        case Document():
+            return (content.document(item.document, item.prompt),)
         case Conversation():
-            return content.conversation(
-                [content.Message(m.role, m.content or "") for m in item.messages]
-            )
+            return content.conversation([_turn(message) for message in item.messages])
     raise TypeError(type(item).__name__)
+
+
+def _turn(message: Message) -> content.Message:
+    calls = enumerate(message.tool_calls or ())
+    tools = tuple((content.call_field(n), call.function.arguments or "") for n, call in calls)
+    return content.Message(message.role, message.content or "", tools)
 
 
 def verdict_json(
@@ -229,6 +255,7 @@ def verdict_json(
             }
             for e in verdict.evidence
         ],
+        "transforms": list(verdict.transforms),
         "windows": verdict.windows,
         "tokens": verdict.tokens,
         "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
@@ -236,6 +263,8 @@ def verdict_json(
     }
     if verdict.withheld is not None:
         out["withheld"] = verdict.withheld.value
+    if verdict.second_opinion is not None:
+        out["second_opinion"] = verdict.second_opinion
     if timings is not None:
         out["timings"] = timings
     return out

@@ -1,19 +1,27 @@
-"""``POST /v1/moderations``: OpenAI's contract, as its official clients send and parse it."""
+"""``POST /v1/moderations``: OpenAI's contract, as its official clients send and parse it.
+
+Mistral's is the same but for its categories and for what it leaves out, so its models' names ask
+for that (see ``mistral``).
+"""
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
-from service.errors import RequestError, from_validation
+from service.dialects import mistral
+from service.dialects.crosswalk import require, told
+from service.dialects.dialect import Dialect, Loose, body_of
+from service.errors import RequestError
 from service.moderation import moderator_of
 from tamis import content
 from tamis.taxonomy import taxonomy
 from tamis.verdict import Verdict
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
+
+JUDGED: Final = tuple(n for n, rule in taxonomy().crosswalk["openai"].items() if rule is not None)
 
 
 class TextPart(BaseModel):
@@ -41,7 +49,7 @@ def _shape(raw: Any) -> str | None:
     return None
 
 
-class ModerationsRequest(BaseModel):
+class ModerationsRequest(Loose):
     """The body of ``POST /v1/moderations``; unknown fields are ignored, as OpenAI does."""
 
     model_config = ConfigDict(extra="ignore")
@@ -56,33 +64,30 @@ class ModerationsRequest(BaseModel):
             custom_error_message="must be a text, a list of texts, or a list of content parts",
         ),
     ]
-    model: str | None = None
+    model: str | None = Field(
+        None,
+        description="The name of a policy that is offered; of Mistral's models, whose categories "
+        "are answered then; or anything.",
+    )
 
 
 BODY: Final = TypeAdapter(ModerationsRequest)
 TAGS: Final = frozenset({"string", "strings", "parts", "text", "image_url"})
 
 
-@router.post(
-    "/v1/moderations",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.judges("/v1/moderations", BODY)
 async def moderations(request: Request) -> JSONResponse:
-    """Judge texts as prompts under the default policy, in OpenAI's categories."""
+    """Judge texts as prompts, in OpenAI's categories or Mistral's."""
     moderator = moderator_of(request)
-    try:
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
+    body = await body_of(request, BODY, TAGS)
     items = _items(body.input)
     moderator.check_items(len(items))
-    policy = moderator.policy(request)
+    policy = moderator.policy(request, moderator.offered(body.model))
+    if mistral.speaks(body.model):
+        require(policy, moderator.loaded().bundle.thresholds, "mistral")
     judged = await moderator.judge(request, moderator.select(items, policy), policy)
+    if mistral.speaks(body.model):
+        return mistral.answer(request, body.model, judged.verdicts)
     return JSONResponse(
         {
             "id": f"modr-{request.state.request_id}",
@@ -111,20 +116,21 @@ def _items(given: str | list[Any]) -> list[tuple[str, tuple[content.Content, ...
 
 
 def result_json(verdict: Verdict) -> dict[str, Any]:
-    """One result with all 13 categories.
+    """One result with all 13 categories, and beside them what the contract has no place for.
 
     Where no head of the bundle answers for a category, its score is 0 and its list of applied
     input types is empty: the contract's own way of saying "not judged".
     """
-    scores = {name: category.score for name, category in verdict.categories.items()}
-    flagged = {name for name, category in verdict.categories.items() if category.flagged}
-    rules = {n: r for n, r in taxonomy().crosswalk["openai"].items() if r is not None}
-    found = {name: rule.score(scores) for name, rule in rules.items()}
+    said = told(verdict, "openai", JUDGED)
+    attack = verdict.attack
     return {
         "flagged": verdict.flagged,
-        "categories": {name: rule.holds(flagged) for name, rule in rules.items()},
-        "category_scores": {n: 0.0 if s is None else round(s, 6) for n, s in found.items()},
+        "categories": {name: one.flagged for name, one in said.items()},
+        "category_scores": {n: round(one.score or 0.0, 6) for n, one in said.items()},
         "category_applied_input_types": {
-            n: [] if s is None else ["text"] for n, s in found.items()
+            name: [] if one.score is None else ["text"] for name, one in said.items()
         },
+        "action": verdict.action.value,
+        "severity": verdict.severity.value,
+        "attack": attack and {"flagged": attack.flagged, "score": round(attack.score, 6)},
     }

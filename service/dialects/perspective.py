@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect, T, documented
 from service.dialects.feedback import keep
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
@@ -25,8 +25,6 @@ from tamis.content import plain
 from tamis.corrections.record import CATEGORIES, Correction
 from tamis.perspective import ATTRIBUTES, Scale, ScaleError, scores_of
 from tamis.taxonomy import taxonomy
-
-router = APIRouter(route_class=DirectRoute)
 
 ANALYZE: Final = "/v1alpha1/comments:analyze"
 SUGGEST: Final = "/v1alpha1/comments:suggestscore"
@@ -69,6 +67,9 @@ def error_json(error: RequestError) -> JSONResponse:
         kind = "type.googleapis.com/google.commentanalyzer.v1alpha1.Error"
         said["details"] = [{"@type": kind, **error.details}]
     return JSONResponse({"error": said}, error.status, error.headers)
+
+
+router = Dialect(refusal=error_json)
 
 
 class Message(BaseModel):
@@ -157,16 +158,11 @@ ANALYSIS: Final = TypeAdapter(AnalyzeRequest)
 SUGGESTION: Final = TypeAdapter(SuggestRequest)
 
 
-def _documented(body: TypeAdapter[Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": body.json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-@router.post(ANALYZE, openapi_extra=_documented(ANALYSIS))
+@router.judges(ANALYZE, ANALYSIS)
 async def analyze(request: Request) -> JSONResponse:
     """Score a comment on Perspective's scale."""
     moderator = moderator_of(request)
-    body: AnalyzeRequest = _read(ANALYSIS, await request.body())
+    body = _read(ANALYSIS, await request.body())
     scales = _scales(moderator.loaded().bundle)
     _check_comment(body.comment, body.context)
     _check_attributes(body, scales)
@@ -198,11 +194,11 @@ async def analyze(request: Request) -> JSONResponse:
     return JSONResponse(answer | _token(body.clientToken))
 
 
-@router.post(SUGGEST, openapi_extra=_documented(SUGGESTION))
+@router.post(SUGGEST, openapi_extra=documented(SUGGESTION))
 async def suggest(request: Request) -> JSONResponse:
     """Keep what a person says of a comment as a correction, like ``POST /feedback``."""
     feedback_of(request).check()
-    body: SuggestRequest = _read(SUGGESTION, await request.body())
+    body = _read(SUGGESTION, await request.body())
     _check_comment(body.comment, body.context)
     _check_languages(body.languages, list(body.attributeScores))
     label, categories = _said(body.attributeScores)
@@ -249,7 +245,7 @@ def _units(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def _read(body: TypeAdapter[Any], blob: bytes) -> Any:
+def _read(body: TypeAdapter[T], blob: bytes) -> T:
     try:
         return body.validate_json(blob)
     except ValidationError as error:

@@ -5,12 +5,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from service.dialects.direct import DirectRoute
+from service.dialects.dialect import Dialect, documented
 from service.dialects.native import Strict, verdict_json
 from service.dialects.streaming import EventStream, Tell
 from service.errors import RequestError, frames, from_validation
@@ -20,7 +20,7 @@ from tamis import content
 from tamis.content import Content
 from tamis.policy import Policy
 
-router = APIRouter(route_class=DirectRoute)
+router = Dialect()
 logger = logging.getLogger("tamis.service")
 
 Kind = Literal["response", "prompt", "text"]
@@ -62,10 +62,14 @@ class Piece(Strict):
 BODY: Final = TypeAdapter(SoFar)
 FIRST: Final = TypeAdapter(First)
 PIECE: Final = TypeAdapter(Piece)
+NAMED: Final = "/moderate/stream/{name}"
+
+# The other route is as slow as what is written there: no objective can be of its time.
+router.judging.add(NAMED)
 
 
 @router.post(
-    "/moderate/stream/{name}",
+    NAMED,
     openapi_extra={
         "parameters": [
             {
@@ -75,12 +79,9 @@ PIECE: Final = TypeAdapter(Piece)
                 "schema": NAME.json_schema(),
                 "description": "The caller's own name for the stream, e.g. the id of a call.",
             }
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        },
-    },
+        ]
+    }
+    | documented(BODY),
 )
 async def follow(request: Request) -> JSONResponse:
     """Judge a text that is sent again, longer, while it is written."""
@@ -115,6 +116,7 @@ async def stream(request: Request) -> Response:
     """Judge a text whose pieces come line by line; the verdicts are server-sent events."""
     moderator = moderator_of(request)
     moderator.loaded()
+    moderator.check_room(request.headers)
     lines = _lines(request, moderator.settings.stream_seconds)
     first: First = _parsed(FIRST, await anext(lines, b"{}"))
     policy = moderator.policy(request, first.policy)

@@ -40,11 +40,12 @@ class Cache:
     def __len__(self) -> int:
         return len(self._found)
 
-    def key(self, content: Content, evidence: bool) -> bytes:
-        """What makes two contents the same question; ``field`` does not."""
+    def key(self, content: Content, evidence: bool, bundle: str = "") -> bytes:
+        """What makes two contents the same question to a bundle, by its fingerprint."""
         digest = hashlib.blake2b(key=self._secret, digest_size=16)
         context = content.context
         lead = f"{content.question} {evidence} {len(content.text)} {context is not None} "
+        lead += f"{bundle} "
         digest.update(lead.encode())
         digest.update(content.text.encode("utf-8", "surrogatepass"))
         digest.update((context or "").encode("utf-8", "surrogatepass"))

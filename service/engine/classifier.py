@@ -1,6 +1,7 @@
-"""One content → one finding: tokenise, cut windows, run, pool, calibrate, point at evidence."""
+"""One content → one finding: read, tokenise, window, run, pool, calibrate, point at evidence."""
 
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -13,6 +14,7 @@ from service.engine import evidence as ev
 from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
+from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Reading, Text, read
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 from tamis.tokens import plain_tokenizer
 from tamis.verdict import BORDERLINE, UNSAFE, Evidence, Finding
@@ -21,6 +23,8 @@ from tamis.windows import Window, windows
 INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
 # Evidence is worth computing only for heads that a policy could plausibly flag.
 PLAUSIBLE: Final = 0.05
+# What stands for nothing: white space, and the mark that some programs put before a text.
+BLANK: Final = string.whitespace + "\ufeff\u00a0\u2028\u2029\u3000"
 # Input name -> (B, T).
 Feed = dict[str, NDArray[np.int64]]
 # Label -> (head, score of each window).
@@ -28,13 +32,30 @@ Answers = dict[str, tuple[int, list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What a content says, as it stands or once decoded; its windows are those from ``first`` on.
+
+    ``encoding`` keeps words and offsets where evidence is asked.
+    """
+
+    text: Text
+    first: int
+    encoding: Encoding | None
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """A content cut into windows; ``encoding`` keeps words and offsets where evidence is asked."""
+    """A content cut into windows, one view after the other.
+
+    ``hidden`` are spans that hold what cannot be seen or read.
+    """
 
     content: Content
     windows: list[Window]
     tokens: int
-    encoding: Encoding | None
+    views: list[View]
+    transforms: tuple[str, ...]
+    hidden: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +71,10 @@ class Scored:
 class Classifier:
     """A bundle ready to judge. Thread-safe: nothing is written after construction."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        """Check that graph and manifest belong together.
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, reader: Callable[[str], Reading] = read
+    ) -> None:
+        """Check that graph and manifest belong together; ``reader`` says what texts say.
 
         Raises:
             BundleError: where the graph has other inputs or another number of heads.
@@ -64,22 +87,41 @@ class Classifier:
             )
         self.bundle = bundle
         self.runtime = runtime
+        self._read = reader
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
+        self._unknown = self._tokenizer.token_to_id("[UNK]")
         self._column = {head.name: i for i, head in enumerate(bundle.heads)}
         self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
 
     def encode(self, content: Content, evidence: bool = False) -> Encoded:
-        """Tokenise a content; a text without any token (empty, blank) has no window."""
-        encoding: Encoding | None = None
-        if evidence:
-            encoding = self._tokenizer.encode(content.text, add_special_tokens=False)
-            ids = encoding.ids
-        else:
-            ids = self._ids(content.text)
-        context = None if content.context is None else self._ids(content.context)
-        cut = windows(ids, self.bundle.shape, context) if ids else []
-        return Encoded(content, cut, len(ids), encoding)
+        """Read and tokenise a content; a text without any token (empty, blank) has no window."""
+        reading = self._read(content.text)
+        contexts = (None,) if content.context is None else self._read(content.context).views
+        pairs = [(reading.views[0], contexts[0])]
+        if len(reading.views) > 1 or len(contexts) > 1:
+            pairs.append((reading.views[-1], contexts[-1]))
+        views: list[View] = []
+        cut: list[Window] = []
+        seen: list[tuple[list[int], list[int] | None]] = []
+        for said, before in pairs:
+            encoding: Encoding | None = None
+            if evidence:
+                encoding = self._tokenizer.encode(said.text, add_special_tokens=False)
+            ids = self._ids(said.text) if encoding is None else encoding.ids
+            context = None if before is None else self._ids(before.text)
+            # Many a view reads to the tokenizer as the original does.
+            if ids and (ids, context) not in seen:
+                seen.append((ids, context))
+                views.append(View(said, len(cut), encoding))
+                cut += windows(ids, self.bundle.shape, context)
+        transforms, hidden = reading.transforms, tuple((h.start, h.end) for h in reading.hidden)
+        if not cut and content.text.strip(BLANK):
+            transforms, hidden = (*transforms, UNREADABLE), ((0, len(content.text)),)
+        elif cut and self._strange(seen[-1][0], content.text):
+            transforms = (*transforms, UNREAD_SCRIPT)
+        tokens = sum(len(ids) for ids, _ in seen)
+        return Encoded(content, cut, tokens, views, transforms, hidden)
 
     def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
         """Run windows as one batch, padded to the longest; ``wide`` runs on all threads."""
@@ -129,23 +171,30 @@ class Classifier:
         answer declines only where all of it does, so its refusal is that of the least window.
         """
         question, field = encoded.content.question, encoded.content.field
-        if not scored:
-            return Finding(question, 0.0, {}, None, windows=0, tokens=0, field=field)
         p = [self._probabilities(s.logits) for s in scored]
-        answers = self._answers(question, p)
+        answers: Answers = self._answers(question, p) if scored else {}
         highest = {label: max(score) for label, (_, score) in answers.items()}
-        declines = self._column.get(REFUSAL) if question == "response" else None
+        overall, attack = highest.pop(UNSAFE, 0.0), highest.pop(ATTACK, None)
+        declines = self._column.get(REFUSAL) if question == "response" and scored else None
+        evidence: tuple[Evidence, ...] = ()
+        if scored and encoded.views[0].encoding is not None:
+            evidence = self._evidence(encoded, scored, answers)
+        if encoded.hidden:
+            # Whoever hides a text from its readers does not mean them well, whatever it says.
+            attack, evidence = 1.0, (*_hiding(encoded), *evidence)
+            overall = 1.0 if question == ATTACK else overall
         return Finding(
             question=question,
-            overall=highest.pop(UNSAFE),
-            attack=highest.pop(ATTACK, None),
+            overall=overall,
+            attack=attack,
             severity=highest.pop(BORDERLINE, None),
             refusal=None if declines is None else min(row[declines] for row in p),
             categories=highest,
             windows=len(scored),
             tokens=encoded.tokens,
-            evidence=self._evidence(encoded, scored, answers) if encoded.encoding else (),
+            evidence=evidence,
             field=field,
+            transforms=encoded.transforms,
         )
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
@@ -168,6 +217,9 @@ class Classifier:
         column = self._column
         asked = column[question]
         unsafe = [row[asked] for row in p]
+        if question == ATTACK:
+            # Of a document nothing else is asked.
+            return {UNSAFE: (asked, unsafe), ATTACK: (asked, unsafe)}
         answers = {UNSAFE: (asked, unsafe)}
         for name in self._categories:
             at = column[name]
@@ -184,30 +236,54 @@ class Classifier:
         self, encoded: Encoded, scored: Sequence[Scored], answers: Answers
     ) -> tuple[Evidence, ...]:
         """Spans for every plausible head, each from the window that speaks loudest for it."""
-        content, encoding = encoded.content, encoded.encoding
-        assert encoding is not None
-        # Punctuation takes part in verdicts, but says nothing to a reader.
-        words = [
-            word if any(map(str.isalnum, content.text[start:end])) else None
-            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True)
-        ]
+        content = encoded.content
+        tokens: dict[int, tuple[list[int | None], list[tuple[int, int]]]] = {}
         found: list[Evidence] = []
         for label, (head, score) in answers.items():
             at = score.index(max(score))
             if score[at] < PLAUSIBLE:
                 continue
             best = scored[at]
+            view = next(view for view in reversed(encoded.views) if view.first <= at)
+            if view.first not in tokens:
+                tokens[view.first] = _tokens(view)
             judged = slice(best.window.first, best.window.first + best.window.count)
+            words, offsets = tokens[view.first]
             scale, bias = self._calibration[head]
             for span in ev.spans(
                 best.attention[:, head],
                 scale * best.token_logits[:, head] + bias,
                 words[judged],
-                encoding.offsets[judged],
+                offsets[judged],
             ):
-                text = content.text[span.start : span.end]
-                found.append(Evidence(span.start, span.end, text, label, span.score, content.field))
+                start, end = view.text.origin(span.start, span.end)
+                text = content.text[start:end]
+                found.append(Evidence(start, end, text, label, span.score, content.field))
         return tuple(found)
+
+    def _strange(self, ids: Sequence[int], text: str) -> bool:
+        """Whether most of a text is letters that the tokenizer has no tokens for."""
+        if self._unknown is None or text.isascii() or 2 * ids.count(self._unknown) < len(ids):
+            return False
+        return any(char.isalpha() and not char.isascii() for char in text)
+
+
+def _tokens(view: View) -> tuple[list[int | None], list[tuple[int, int]]]:
+    """The word of each token, and its offsets in the view."""
+    assert view.encoding is not None
+    said, offsets = view.text.text, view.encoding.offsets
+    # Punctuation takes part in verdicts, but says nothing to a reader.
+    words = [
+        word if any(map(str.isalnum, said[start:end])) else None
+        for word, (start, end) in zip(view.encoding.word_ids, offsets, strict=True)
+    ]
+    return words, offsets
+
+
+def _hiding(encoded: Encoded) -> Iterator[Evidence]:
+    content = encoded.content
+    for start, end in encoded.hidden:
+        yield Evidence(start, end, content.text[start:end], ATTACK, 1.0, content.field)
 
 
 @lru_cache(maxsize=1024)

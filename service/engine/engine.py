@@ -3,21 +3,24 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
 from service.engine.memory import Memory
-from service.engine.scheduler import DeadlineError, Events, Scheduler
+from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
+from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding
 
 # First guess for English; what texts really have is learned from those that were tokenised.
 TOKENS_PER_CHARACTER: Final = 0.25
 SPECIAL_TOKENS: Final = 3
+# Of a deadline so much is left for the answer behind a second opinion.
+RESERVE: Final = 0.05
 
 Lookup = Literal["hit", "miss", "joined"]
 
@@ -48,6 +51,15 @@ class Timings:
 STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A classifier as the engine runs it; ``weight`` is its time for a token over the first's."""
+
+    classifier: Classifier
+    wide_from: float
+    weight: int = 1
+
+
 @dataclass(slots=True, eq=False)
 class Reading:
     """A content on its way: encoded by the worker that takes it up, scored window by window.
@@ -55,6 +67,7 @@ class Reading:
     Windows that are in ``memory`` are not run.
     """
 
+    model: Model
     content: Content
     evidence: bool
     memory: Memory | None = None
@@ -73,8 +86,33 @@ class WindowTask:
     cost: int
 
 
+@dataclass(slots=True)
+class _Judged:
+    """Findings; seconds queued and tokenising; when the last score was known."""
+
+    findings: list[Finding]
+    queued: float
+    tokenize: float
+    scored: float
+
+    def timings(self, began: float) -> Timings:
+        """By stage, now that all is said."""
+        ended = time.perf_counter()
+        return Timings(
+            queue=self.queued * 1e3,
+            tokenize=self.tokenize * 1e3,
+            infer=max(self.scored - began - self.queued - self.tokenize, 0.0) * 1e3,
+            postprocess=(ended - self.scored) * 1e3,
+            total=(ended - began) * 1e3,
+        )
+
+
 class Engine:
-    """A classifier behind a fair queue, and a memory of what it said."""
+    """A classifier behind a fair queue, and a memory of what it said.
+
+    Where it is told to ``consult``, a second classifier behind the same queue, on the same cores,
+    is asked of what the first one is unsure of.
+    """
 
     def __init__(
         self,
@@ -93,10 +131,13 @@ class Engine:
         see ``Scheduler``.
         """
         self.classifier = classifier
+        self._first = Model(classifier, pace.wide_from)
+        self._speed = pace.speed
+        self._bands: Bands | None = None
+        self._second: Model | None = None
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
-        self._wide_from = pace.wide_from
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
         self.scheduler: Scheduler[WindowTask] = Scheduler(
             self._open,
@@ -114,6 +155,19 @@ class Engine:
         """The bundle that is served."""
         return self.classifier.bundle
 
+    def consult(
+        self, bands: Bands | None, second: Classifier | None = None, pace: Pace | None = None
+    ) -> None:
+        """From now on ask a second classifier of contents within these bands.
+
+        While there are bands and no classifier, the first one answers, and its findings say so.
+        """
+        model = None
+        if second is not None and pace is not None:
+            weight = max(1, round(self._speed / pace.speed))
+            model = Model(second, pace.wide_from, weight)
+        self._bands, self._second = bands, model
+
     async def judge(
         self,
         items: Sequence[Sequence[Content]],
@@ -130,74 +184,119 @@ class Engine:
         """
         began = time.perf_counter()
         contents = [content for item in items for content in item]
-        readings = [Reading(content, evidence) for content in contents]
-        queued, scored = 0.0, began
-        if self.cache is None:
-            queued = await self._read(readings, deadline)
-            scored = time.perf_counter()
-            found = [self._finding(reading) for reading in readings]
-        else:
-            found, queued, scored = await self._remembered(readings, deadline, self.cache)
-        findings = iter(found)
-        grouped = [[next(findings) for _ in item] for item in items]
-        ended = time.perf_counter()
-        tokenize = sum(reading.tokenize for reading in readings)
-        return grouped, Timings(
-            queue=queued * 1e3,
-            tokenize=tokenize * 1e3,
-            infer=max(scored - began - queued - tokenize, 0.0) * 1e3,
-            postprocess=(ended - scored) * 1e3,
-            total=(ended - began) * 1e3,
-        )
+        found = await self._judged(self._first, contents, evidence, deadline)
+        await self._consulted(found, contents, evidence, began, deadline)
+        findings = iter(found.findings)
+        return [[next(findings) for _ in item] for item in items], found.timings(began)
 
     async def judge_growing(
         self, content: Content, memory: Memory, deadline: float | None = None, whole: bool = False
     ) -> tuple[Finding, Timings, int, int]:
         """The finding of a text that may have been seen shorter.
 
-        Told with it: how many windows and tokens were run. ``whole``: the text will not grow any
-        more, and may be asked for again.
+        Told with it: how many windows and tokens the first classifier ran. ``whole``: the text will
+        not grow any more, and may be asked for again. Only then is a second classifier asked, which
+        remembers nothing: of a text that goes on, its opinion would have to be asked anew.
 
         Raises:
             OverloadedError, DeadlineError: as ``judge``.
         """
         began = time.perf_counter()
-        reading = Reading(content, evidence=False, memory=memory)
-        queued = await self._read([reading], deadline)
+        reading = Reading(self._first, content, evidence=False, memory=memory)
+        queued = await self._read([reading], deadline, extra=False)
         scored = time.perf_counter()
         finding = self._finding(reading)
         if len(content.text) >= memory.characters:
             memory.keep([s for s in reading.scored if s is not None], len(content.text))
-        if whole and self.cache is not None:
-            self.cache.put(self.cache.key(content, evidence=False), finding)
-        ended = time.perf_counter()
-        timings = Timings(
-            queue=queued * 1e3,
-            tokenize=reading.tokenize * 1e3,
-            infer=max(scored - began - queued - reading.tokenize, 0.0) * 1e3,
-            postprocess=(ended - scored) * 1e3,
-            total=(ended - began) * 1e3,
-        )
+        found = _Judged([finding], queued, reading.tokenize, scored)
+        if whole:
+            if self.cache is not None:
+                key = self.cache.key(content, False, self.bundle.fingerprint)
+                self.cache.put(key, finding)
+            await self._consulted(found, [content], False, began, deadline)
         assert reading.encoded is not None
         tokens = sum(len(reading.encoded.windows[n].ids) for n in reading.run)
-        return finding, timings, len(reading.run), tokens
+        return found.findings[0], found.timings(began), len(reading.run), tokens
 
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
 
+    async def _judged(
+        self,
+        model: Model,
+        contents: Sequence[Content],
+        evidence: bool,
+        deadline: float | None,
+        extra: bool = False,
+    ) -> _Judged:
+        """What one classifier says; ``extra`` as for the scheduler."""
+        readings = [Reading(model, content, evidence) for content in contents]
+        if self.cache is None:
+            queued = await self._read(readings, deadline, extra)
+            scored = time.perf_counter()
+            found = [self._finding(reading) for reading in readings]
+        else:
+            found, queued = await self._remembered(readings, deadline, self.cache, extra)
+            scored = time.perf_counter()
+        return _Judged(found, queued, sum(reading.tokenize for reading in readings), scored)
+
+    async def _consulted(
+        self,
+        found: _Judged,
+        contents: Sequence[Content],
+        evidence: bool,
+        began: float,
+        deadline: float | None,
+    ) -> None:
+        """Put second opinions in the place of findings that leave the answer open.
+
+        Load does not decide whether a second opinion is given: it waits its turn, and nothing but
+        the request's own deadline cuts that short.
+        """
+        bands, second = self._bands, self._second
+        if bands is None:
+            return
+        unsure = [n for n, finding in enumerate(found.findings) if bands.unsure(finding)]
+        if not unsure:
+            return
+        if second is None:
+            for n in unsure:
+                found.findings[n] = replace(found.findings[n], missed="not_ready")
+            return
+        left = None
+        if deadline is not None:
+            left = max(began + (1 - RESERVE) * deadline - time.perf_counter(), 0.0)
+        asked = [contents[n] for n in unsure]
+        try:
+            more = await self._judged(second, asked, evidence, left, extra=True)
+        except (DeadlineError, OverloadedError):
+            found.scored = time.perf_counter()
+            for n in unsure:
+                found.findings[n] = replace(found.findings[n], missed="deadline")
+            return
+        who = second_of(second.classifier.bundle)
+        for n, finding in zip(unsure, more.findings, strict=True):
+            found.findings[n] = replace(finding, second=who)
+        found.queued += more.queued
+        found.tokenize += more.tokenize
+        found.scored = more.scored
+
     async def _remembered(
-        self, readings: Sequence[Reading], deadline: float | None, cache: Cache
-    ) -> tuple[list[Finding], float, float]:
+        self, readings: Sequence[Reading], deadline: float | None, cache: Cache, extra: bool
+    ) -> tuple[list[Finding], float]:
         """Findings from memory, from an equal text being judged right now, or from a run.
 
-        Returns also seconds queued, and when the last score was known.
+        Returns also seconds queued.
         """
         loop = asyncio.get_running_loop()
         until = None if deadline is None else time.perf_counter() + deadline
         found: dict[int, Finding] = {}
         queued = 0.0
-        keys = [cache.key(reading.content, reading.evidence) for reading in readings]
+        keys = [
+            cache.key(each.content, each.evidence, each.model.classifier.bundle.fingerprint)
+            for each in readings
+        ]
         while len(found) < len(readings):
             own: dict[bytes, int] = {}
             joined: dict[int, asyncio.Future[Finding | None]] = {}
@@ -216,7 +315,7 @@ class Engine:
                     self._events.looked_up("miss")
             left = None if until is None else until - time.perf_counter()
             if own:
-                queued += await self._lead(own, readings, found, left, cache)
+                queued += await self._lead(own, readings, found, left, cache, extra)
                 left = None if until is None else until - time.perf_counter()
             for n, flight in joined.items():
                 try:
@@ -227,7 +326,7 @@ class Engine:
                 # None: its leader was refused or left. Then this caller leads, in the next round.
                 if landed is not None:
                     found[n] = quoting(landed, readings[n].content)
-        return [found[n] for n in range(len(readings))], queued, time.perf_counter()
+        return [found[n] for n in range(len(readings))], queued
 
     async def _lead(
         self,
@@ -236,10 +335,11 @@ class Engine:
         found: dict[int, Finding],
         deadline: float | None,
         cache: Cache,
+        extra: bool,
     ) -> float:
         """Judge what nobody judges yet, for all who wait for it."""
         try:
-            queued = await self._read([readings[n] for n in own.values()], deadline)
+            queued = await self._read([readings[n] for n in own.values()], deadline, extra)
             for key, n in own.items():
                 found[n] = self._finding(readings[n])
                 cache.put(key, found[n])
@@ -248,11 +348,14 @@ class Engine:
                 self._flights.pop(key).set_result(found.get(n))
         return queued
 
-    async def _read(self, readings: Sequence[Reading], deadline: float | None) -> float:
+    async def _read(
+        self, readings: Sequence[Reading], deadline: float | None, extra: bool
+    ) -> float:
+        """Run what one classifier is asked."""
         ratio = self._tokens / self._characters
-        shape = self.bundle.shape
         tasks = []
         for reading in readings:
+            shape = reading.model.classifier.bundle.shape
             context = reading.content.context
             cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
             if (memory := reading.memory) is not None:
@@ -262,7 +365,8 @@ class Engine:
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
             tasks.append(WindowTask(reading, 0, cost))
-        return await self.scheduler.submit(tasks, deadline)
+        weight = readings[0].model.weight if readings else 1
+        return await self.scheduler.submit(tasks, deadline, weight=weight, extra=extra)
 
     def _open(self, task: WindowTask) -> Sequence[WindowTask]:
         """Tokenise a text when its first window's turn has come; the other windows follow."""
@@ -270,7 +374,7 @@ class Engine:
         if reading.encoded is not None:
             return ()
         began = time.perf_counter()
-        encoded = self.classifier.encode(reading.content, reading.evidence)
+        encoded = reading.model.classifier.encode(reading.content, reading.evidence)
         # Half of what was seen before counts as little as the last 20,000 characters.
         fade = 0.5 ** (len(reading.content.text) / 20_000)
         self._characters = fade * self._characters + len(reading.content.text)
@@ -288,16 +392,19 @@ class Engine:
         return tasks[1:]
 
     def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
-        full = [task for task in tasks if task.index in task.reading.run]
-        if not full:
-            return
-        windows = [t.reading.encoded.windows[t.index] for t in full if t.reading.encoded]
-        wide = alone and full[0].cost >= self._wide_from
-        for task, scored in zip(full, self.classifier.score(windows, wide), strict=True):
-            task.reading.scored[task.index] = scored
+        by_model: dict[int, list[WindowTask]] = {}
+        for task in tasks:
+            if task.index in task.reading.run:
+                by_model.setdefault(id(task.reading.model), []).append(task)
+        for full in by_model.values():
+            model = full[0].reading.model
+            windows = [t.reading.encoded.windows[t.index] for t in full if t.reading.encoded]
+            wide = alone and full[0].cost >= model.wide_from
+            for task, scored in zip(full, model.classifier.score(windows, wide), strict=True):
+                task.reading.scored[task.index] = scored
 
     def _finding(self, reading: Reading) -> Finding:
         assert reading.encoded is not None
         scored = [s for s in reading.scored if s is not None]
         assert len(scored) == len(reading.encoded.windows)
-        return self.classifier.finding(reading.encoded, scored)
+        return reading.model.classifier.finding(reading.encoded, scored)

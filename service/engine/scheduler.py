@@ -72,13 +72,18 @@ class Events:
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """The tasks of one caller, and who waits for them. ``left`` is tokens waiting or running."""
+    """The tasks of one caller, and who waits for them. ``left`` is tokens waiting or running.
+
+    ``weight`` is what a token of theirs costs; ``extra``: the caller can do without.
+    """
 
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[None]"
     missing: int
     left: int
     deadline: float
+    weight: int
+    extra: bool
     turn: float = 0.0
     started: float | None = None
     gone: bool = False
@@ -165,12 +170,22 @@ class Scheduler(Generic[T]):
         """Measured tokens per second when all workers are busy."""
         return len(self._threads) * self._tokens / self._seconds
 
-    async def submit(self, tasks: Sequence[T], deadline: float | None = None) -> float:
+    async def submit(
+        self,
+        tasks: Sequence[T],
+        deadline: float | None = None,
+        *,
+        weight: int = 1,
+        extra: bool = False,
+    ) -> float:
         """Do all tasks; returns the seconds until the first one started.
 
         Args:
             tasks: done in any order, each by one worker.
             deadline: seconds from now. Without one, the scheduler's ``max_wait`` holds.
+            weight: what a token of these costs in tokens of an ordinary task.
+            extra: of a caller who was let in already, and can do without: only a deadline refuses
+                it, and passing that one is no loss.
 
         Cancelling the caller drops what has not started.
 
@@ -183,16 +198,18 @@ class Scheduler(Generic[T]):
             return 0.0
         loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
-        total = sum(task.cost for task in tasks)
+        total = weight * sum(task.cost for task in tasks)
         request = _Request(
             loop,
             loop.create_future(),
             missing=len(tasks),
             left=total,
             deadline=math.inf if deadline is None else arrived + deadline,
+            weight=weight,
+            extra=extra,
         )
         with self._ready:
-            self._admit(total, total - tasks[-1].cost, deadline)
+            self._admit(total, total - weight * tasks[-1].cost, deadline, extra)
             request.turn = self._turn
             self._requests.add(request)
             self._queued += total
@@ -226,17 +243,19 @@ class Scheduler(Generic[T]):
         for thread in self._threads:
             thread.join()
 
-    def _admit(self, total: int, until_last: int, deadline: float | None) -> None:
+    def _admit(
+        self, total: int, until_last: int, deadline: float | None, extra: bool = False
+    ) -> None:
         """Refuse what has no room, or whose wait is estimated too long for its deadline."""
         speed = self.speed
-        wait = self._max_wait
+        wait = math.inf if extra else self._max_wait
         if deadline is not None:
             wait = MARGIN * deadline - total / speed
             if wait < 0:
                 raise DeadlineError(needed=total / speed)
         if not self._queued:
             return
-        if self._queued + total > self._max_tokens:
+        if self._queued + total > self._max_tokens and not extra:
             raise OverloadedError("capacity", (self._queued + total - self._max_tokens) / speed)
         # Nobody waits for more than everything; the exact share is worth its sum only beyond that.
         if self._queued > wait * speed:
@@ -252,7 +271,7 @@ class Scheduler(Generic[T]):
         for task in tasks:
             bucket = min(task.cost.bit_length(), BUCKETS - 1) if self._batch_tokens else 0
             heapq.heappush(self._heaps[bucket], _Entry(turn, next(self._order), task, request))
-            turn += task.cost
+            turn += request.weight * task.cost
         self._ready.notify(len(tasks))
 
     def _serve(self) -> None:
@@ -314,10 +333,10 @@ class Scheduler(Generic[T]):
         with self._ready:
             request = entry.request
             if not request.gone:
-                request.left += grown
+                request.left += request.weight * grown
                 request.missing += len(more)
-                self._queued += grown
-                self._push(more, request, entry.turn + entry.task.cost)
+                self._queued += request.weight * grown
+                self._push(more, request, entry.turn + request.weight * entry.task.cost)
 
     def _finish(self, batch: list[_Entry[T]], seconds: float, error: Exception | None) -> None:
         costs = [entry.task.cost for entry in batch]
@@ -325,15 +344,16 @@ class Scheduler(Generic[T]):
         with self._ready:
             if error is None and self._busy == len(self._threads):
                 # A worker without company has the machine to itself: not what a queue drains at.
-                self._tokens = MEMORY * self._tokens + sum(costs)
+                done = sum(entry.request.weight * entry.task.cost for entry in batch)
+                self._tokens = MEMORY * self._tokens + done
                 self._seconds = MEMORY * self._seconds + seconds
             self._busy -= 1
             for entry in batch:
                 request = entry.request
                 if request.gone:
                     continue
-                request.left -= entry.task.cost
-                self._queued -= entry.task.cost
+                request.left -= request.weight * entry.task.cost
+                self._queued -= request.weight * entry.task.cost
                 request.missing -= 1
                 if error is not None or not request.missing:
                     self._forget(request)
@@ -347,15 +367,16 @@ class Scheduler(Generic[T]):
 
     def _expire(self, request: _Request) -> None:
         if not request.done.done():
-            self._abandon(request, "deadline")
+            self._abandon(request, None if request.extra else "deadline")
             request.done.set_exception(DeadlineError())
 
-    def _abandon(self, request: _Request, reason: Loss) -> None:
+    def _abandon(self, request: _Request, reason: Loss | None) -> None:
         with self._ready:
             if request.gone:
                 return
             self._forget(request)
-        self._events.lost(reason)
+        if reason is not None:
+            self._events.lost(reason)
         self._events.queued(self._queued)
 
     def _forget(self, request: _Request) -> None:

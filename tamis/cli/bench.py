@@ -9,7 +9,7 @@ from tamis.cli.common import CommandError, Commands
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner"),
+    *("rolling", "observability", "reasoner", "robustness"),
 )
 
 
@@ -18,24 +18,35 @@ def add_to(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure; docs/performance.md is made from it")
     bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
-    bench.add_argument("--data", type=Path, help="folder of real texts, for invariance")
+    bench.add_argument(
+        "--data", type=Path, help="folder of real texts, for invariance and robustness"
+    )
+    bench.add_argument(
+        "--rows", type=int, default=60, help="harmful and benign ones, of robustness"
+    )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
     bench.set_defaults(run=_bench)
 
 
 def _bench(args: argparse.Namespace) -> int:
-    if args.name == "invariance" and args.data is None:
-        raise CommandError("--data: invariance needs a folder of *.jsonl.gz")
-    module = {"peers": "compare"}.get(args.name, args.name)
+    if args.name in ("invariance", "robustness") and args.data is None:
+        raise CommandError(f"--data: {args.name} needs a folder of *.jsonl.gz")
+    if args.rows < 1:
+        raise CommandError("--rows: must be at least 1")
+    modules = {"peers": "compare", "robustness": "robustness.measure"}
+    module = modules.get(args.name, args.name)
     try:
         benchmark = importlib.import_module(f"benchmarks.{module}")
     except ModuleNotFoundError as error:
         if error.name != "benchmarks":
             raise
         raise CommandError("benchmarks are run from a source tree") from None
-    more = {"invariance": [args.data], "soak": [args.minutes], "reasoner": [args.reasoner]}.get(
-        args.name, []
-    )
-    benchmark.run(args.bundle or bundles.default_bundle(), *more)
+    more = {
+        "invariance": [args.data],
+        "soak": [args.minutes],
+        "reasoner": [args.reasoner],
+        "robustness": [args.data, args.rows],
+    }
+    benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
     return 0

@@ -3,14 +3,17 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from tamis import bundle as bundles
 from tamis import reasoner as reasoners
+from tamis.content import Side
 from tamis.policy import Policy, default_policy
+from tamis.tiers import TIERS, Tier, default_accurate, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
+    from service.engine.cascade import Cascade
     from service.engine.classifier import Classifier
     from service.engine.reasoner import Reasoner
 
@@ -28,6 +31,15 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number above 0")
     return int(text)
+
+
+def sides(text: str) -> tuple[Side, ...]:
+    """Sides of an exchange ("response", "prompt,response"), for argparse."""
+    names = text.split(",")
+    found = tuple(side for side in get_args(Side) if side in names)
+    if len(found) != len(names):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(get_args(Side))}")
+    return found
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
@@ -49,6 +61,33 @@ def load_classifier(path: Path | None, threads: int | None = None) -> "Classifie
 
     bundle = bundles.load(path or bundles.default_bundle())
     return classifier.load_classifier(bundle, CpuRuntime(bundle.graph, threads))
+
+
+def add_tier(parser: argparse.ArgumentParser) -> None:
+    """Options that say who judges; commands are run to measure, so the fast bundle by default."""
+    parser.add_argument(
+        "--tier", choices=TIERS, help="who judges (default: fast, the bundle of --bundle)"
+    )
+    parser.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
+
+
+def load_tier(
+    tier: Tier | None, bundle: Path | None, accurate: Path | None, threads: int | None = None
+) -> "Classifier | Cascade":
+    """Who judges in a tier, on the CPU.
+
+    Raises:
+        BundleError: where a bundle or the bands of the cascade cannot be used.
+    """
+    accurate = accurate or default_accurate()
+    if tier == "accurate":
+        return load_classifier(accurate, threads)
+    fast = load_classifier(bundle, threads)
+    if tier != "cascade":
+        return fast
+    from service.engine.cascade import Cascade
+
+    return Cascade(fast, load_classifier(accurate, threads), load_bands(accurate))
 
 
 def load_reasoner(path: Path) -> "Reasoner":
@@ -75,7 +114,7 @@ def policy_of(path: Path | None) -> Policy:
     return policy
 
 
-def provenance_of(classifier: "Classifier", policy: Policy) -> Provenance:
+def provenance_of(classifier: "Classifier | Cascade", policy: Policy) -> Provenance:
     """Who says so."""
     bundle = classifier.bundle
     return Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)

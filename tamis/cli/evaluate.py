@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.cli.common import Commands, load_classifier, policy_of, provenance_of
+from tamis.cli.common import Commands, add_tier, load_tier, policy_of, provenance_of
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
 from tamis.verdict import Finding, Provenance
@@ -30,9 +30,17 @@ def add_to(commands: Commands) -> None:
     labelled.add_argument(
         "--feedback", action="append", metavar="STORE", help="corrections, as for `tamis train`"
     )
+    labelled.add_argument(
+        "--held-out",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders of rows that were read: what their held-out ones show",
+    )
     judge = evaluate.add_mutually_exclusive_group()
     judge.add_argument("--bundle", type=Path)
     judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
+    add_tier(evaluate)
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.add_argument(
@@ -48,6 +56,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from training.evaluation import suite
 
     policy = policy_of(args.policy)
+    if args.held_out:
+        return _held_out(args, policy)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         each = None
         if args.scores:
@@ -77,6 +87,21 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _held_out(args: argparse.Namespace, policy: Policy) -> int:
+    from training.evaluation import held_out
+
+    rows = held_out.rows_of(args.held_out)
+    with _judge(args, policy) as judge:
+        figures = held_out.measure(
+            rows, judge.judge_all, policy, judge.thresholds, judge.provenance
+        )
+    text = json.dumps(figures | {"about": judge.about}, indent=2)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Judge:
     judge_all: "JudgeAll"
@@ -98,7 +123,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
     from service.engine.runtime import available_threads
 
     # One text per core: the best throughput, and the very graph and code path that serve.
-    classifier = load_classifier(args.bundle, threads=1)
+    classifier = load_tier(args.tier, args.bundle, args.accurate, threads=1)
     with ThreadPoolExecutor(available_threads()) as pool:
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
@@ -107,6 +132,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
         about = {
             "name": classifier.bundle.name,
             "licence": classifier.bundle.manifest["licence"],
+            "tier": args.tier or "fast",
         }
         thresholds = classifier.bundle.thresholds
         yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)

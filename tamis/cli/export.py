@@ -1,18 +1,22 @@
-"""``tamis export``: checkpoint, or base and adapter → bundle; bundle → what others load."""
+"""``tamis export``: checkpoint → bundle; base and delta → made on use; bundle → for others."""
 
 import argparse
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Final
 
+from tamis import tiers
 from tamis.bundle import BundleError, default_bundle
-from tamis.cli.common import CommandError, Commands
+from tamis.cli.common import CommandError, Commands, load_classifier
 from tamis.reasoner import WHERE, default_reasoner
+from tamis.tiers import default_accurate, shipped_delta
 
-WHAT: Final = ("classifier", "reasoner", "huggingface")
 CLASSIFIER: Final = ("int8", "fp16")
 REASONER: Final = ("int4", "int8", "fp32")
 
@@ -20,9 +24,17 @@ REASONER: Final = ("int4", "int8", "fp32")
 def add_to(commands: Commands) -> None:
     """Add the command."""
     export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
-    export.add_argument("what", nargs="?", choices=WHAT, default="classifier")
-    export.add_argument("folder", nargs="?", type=Path, help="of huggingface: where to write")
-    export.add_argument("--bundle", type=Path, help="of huggingface (default: the shipped one)")
+    export.add_argument(
+        "what",
+        nargs="?",
+        choices=list(WHAT),
+        default="classifier",
+        help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
+        "public base; accurate: the bundle from base and delta; cascade: when the fast bundle is "
+        "to ask the accurate one; reasoner; huggingface: a bundle as optimum and transformers "
+        "load it",
+    )
+    export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
     export.add_argument(
         "--text", action="store_true", help="huggingface: judge texts as posts, not as prompts"
     )
@@ -35,6 +47,21 @@ def add_to(commands: Commands) -> None:
     )
     export.add_argument("--name", help="name of the bundle, e.g. tamis-22m")
     export.add_argument(
+        "--bundle",
+        type=Path,
+        help="delta: an exported bundle, not a checkpoint; huggingface: what to write (default: "
+        "the shipped one)",
+    )
+    export.add_argument("--delta", type=Path, help="accurate: the delta (default: the shipped one)")
+    export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
+    export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
+    export.add_argument(
+        "--share", type=float, default=0.2, help="cascade: share of second opinions (default 0.2)"
+    )
+    export.add_argument(
+        "--rows", type=int, default=6000, help="cascade: held-out rows to judge (default 6000)"
+    )
+    export.add_argument(
         "--precision",
         choices=sorted({*CLASSIFIER, *REASONER}),
         default="int8",
@@ -43,16 +70,22 @@ def add_to(commands: Commands) -> None:
     export.add_argument("--base", help="base model of the reasoner")
     export.add_argument("--adapter", type=Path, help="LoRA adapter of the reasoner (peft)")
     export.add_argument(
-        "--if-needed", action="store_true", help="reasoner: leave a bundle made of the same alone"
+        "--if-needed",
+        action="store_true",
+        help="reasoner, accurate: only where one is used, and none made of the same is there",
     )
     export.set_defaults(run=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
-    commands = {"reasoner": _reasoner, "huggingface": _huggingface, "classifier": _classifier}
     if args.folder is not None and args.what != "huggingface":
         raise CommandError(f"{args.folder}: the folder of a {args.what} is given with --out")
-    return commands[args.what](args)
+    return WHAT[args.what](args)
+
+
+def _needs(args: argparse.Namespace, *names: str) -> None:
+    if missing := [name for name in names if getattr(args, name) is None]:
+        raise CommandError(f"--{missing[0]}: the export of a {args.what} needs it")
 
 
 def _huggingface(args: argparse.Namespace) -> int:
@@ -68,9 +101,7 @@ def _huggingface(args: argparse.Namespace) -> int:
 
 
 def _classifier(args: argparse.Namespace) -> int:
-    missing = [n for n in ("checkpoint", "data", "out", "name") if getattr(args, n) is None]
-    if missing:
-        raise CommandError(f"--{missing[0]}: the export of a classifier needs it")
+    _needs(args, "checkpoint", "data", "out", "name")
     _one_of(args.precision, CLASSIFIER)
     from export.bundle import build
 
@@ -79,17 +110,93 @@ def _classifier(args: argparse.Namespace) -> int:
     return 0
 
 
+def _delta(args: argparse.Namespace) -> int:
+    _needs(args, "out")
+    if args.bundle is None:
+        _needs(args, "checkpoint", "data")
+    with tempfile.TemporaryDirectory() as scratch, _installed():
+        from export import accurate
+
+        bundle = args.bundle
+        if bundle is None:
+            from export.bundle import build
+
+            bundle = Path(scratch) / tiers.NAME
+            report = build(args.checkpoint, args.data, bundle, args.name or tiers.NAME)
+            print(json.dumps(report, indent=2))
+        try:
+            size = accurate.write_delta(bundle, args.out)
+        except (BundleError, accurate.BaseMismatchError, OSError) as error:
+            raise CommandError(f"no delta: {error}") from None
+    print(json.dumps({"out": str(args.out), "bytes": size}))
+    return 0
+
+
+def _accurate(args: argparse.Namespace) -> int:
+    if args.if_needed and args.out is None:
+        tier = os.environ.get("TAMIS_TIER") or tiers.DEFAULT
+        if tier == "fast" or os.environ.get(tiers.WHERE) == "":
+            print(f"no accurate bundle is wanted: the tier is {tier}", file=sys.stderr)
+            return 0
+    with _installed():
+        from export import accurate
+    out = args.out or default_accurate()
+    try:
+        bundle = accurate.build(out, args.delta or shipped_delta(), if_needed=args.if_needed)
+    except (BundleError, accurate.BaseMismatchError, OSError, CalledProcessError) as error:
+        raise CommandError(f"no accurate bundle: {error}") from None
+    print(json.dumps({"out": str(out), "bundle": f"{bundle.name}@{bundle.fingerprint[:12]}"}))
+    return 0
+
+
+def _cascade(args: argparse.Namespace) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    from tqdm import tqdm
+
+    from service.engine.runtime import available_threads
+    from training.datasets import mixing
+    from training.evaluation.cascade import choose
+    from training.evaluation.suite import content_of
+
+    _needs(args, "data")
+    if not 0 < args.share < 1:
+        raise CommandError("--share: must be above 0 and below 1")
+    paths = args.fast or default_bundle(), args.accurate or default_accurate()
+    classifiers = [load_classifier(path, threads=1) for path in paths]
+    _, held = mixing.split(mixing.load(args.data, "permissive"))
+    drawn = np.random.default_rng(0).permutation(len(held))[: args.rows]
+    rows = [held[n] for n in drawn]
+    findings = []
+    with ThreadPoolExecutor(available_threads()) as pool:
+        for classifier in classifiers:
+            judged = pool.map(classifier.judge, [content_of(row) for row in rows])
+            name = classifier.bundle.name
+            findings.append(list(tqdm(judged, total=len(rows), desc=name, unit="text")))
+    fast, accurate = (classifier.bundle for classifier in classifiers)
+    own = fast.thresholds, accurate.thresholds
+    chosen = choose(rows, findings[0], findings[1], own, args.share)
+    found = {
+        "format": tiers.FORMAT,
+        "fast": {"name": fast.name, "fingerprint": fast.fingerprint},
+        "accurate": {"name": accurate.name, "fingerprint": accurate.fingerprint},
+    } | chosen
+    text = json.dumps(found, indent=2) + "\n"
+    # Beside the delta to be committed, and in the bundle's folder to be used.
+    for folder in (args.out or shipped_delta(), accurate.path):
+        (folder / tiers.BANDS).write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
 def _reasoner(args: argparse.Namespace) -> int:
     _one_of(args.precision, REASONER)
     if args.if_needed and args.out is None and os.environ.get(WHERE) == "":
         print(f"no reasoner is wanted: {WHERE} is empty", file=sys.stderr)
         return 0
-    try:
+    with _installed():
         from export import reasoner
-    except ModuleNotFoundError as error:
-        raise CommandError(
-            f"the package {error.name} is missing: pip install 'tamis[reasoner]'"
-        ) from None
     adapter = args.adapter or reasoner.shipped_adapter()
     if args.if_needed and adapter is None:
         raise CommandError("--adapter: none is committed, and the base alone is no reasoner")
@@ -109,6 +216,26 @@ def _reasoner(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"the package {error.name} is missing: pip install 'tamis[reasoner]'"
+        ) from None
+
+
 def _one_of(precision: str, allowed: tuple[str, ...]) -> None:
     if precision not in allowed:
         raise CommandError(f"--precision: {precision} is not one of {', '.join(allowed)}")
+
+
+WHAT: Final = {
+    "classifier": _classifier,
+    "delta": _delta,
+    "accurate": _accurate,
+    "cascade": _cascade,
+    "reasoner": _reasoner,
+    "huggingface": _huggingface,
+}

@@ -9,13 +9,15 @@ from tamis.cli import bulk
 from tamis.cli.common import (
     CommandError,
     Commands,
+    add_tier,
     given,
-    load_classifier,
+    load_tier,
     policy_of,
     provenance_of,
+    sides,
 )
-from tamis.content import exchange, prompt
-from tamis.verdict import Action, Verdict, decide
+from tamis.content import NotThereError, exchange, judged, prompt
+from tamis.verdict import Action, FieldVerdict, Verdict, decide
 
 
 def add_to(commands: Commands) -> None:
@@ -23,8 +25,16 @@ def add_to(commands: Commands) -> None:
     moderate = commands.add_parser("moderate", help="judge one text, or the rows of a file")
     moderate.add_argument("text", nargs="?", help="a prompt; '-' reads standard input")
     moderate.add_argument("--response", help="judge this response to the prompt, too")
+    moderate.add_argument(
+        "--judge",
+        type=sides,
+        metavar="SIDES",
+        help="judge this side alone, the other being context: 'prompt', 'response', or both with a "
+        "comma (default: the policy's choice, else both)",
+    )
     moderate.add_argument("--policy", type=Path, help="policy file")
     moderate.add_argument("--bundle", type=Path)
+    add_tier(moderate)
     moderate.add_argument("--json", action="store_true", help="print the verdict as JSON")
     bulk.add_options(moderate.add_argument_group("files", "every row of a file: docs/bulk.md"))
     moderate.set_defaults(run=_moderate)
@@ -41,7 +51,12 @@ def _moderate(args: argparse.Namespace) -> int:
         raise CommandError(f"{stray[0]}: goes with --input, not with a text")
     text = sys.stdin.read() if args.text == "-" else args.text
     contents = (prompt(text),) if args.response is None else exchange(text, args.response)
-    classifier, policy = load_classifier(args.bundle), policy_of(args.policy)
+    policy = policy_of(args.policy)
+    try:
+        contents = judged(contents, policy.judge if args.judge is None else args.judge)
+    except NotThereError as error:
+        raise CommandError(f"moderate: the text {error}; give it with --response") from None
+    classifier = load_tier(args.tier, args.bundle, args.accurate)
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))
@@ -52,6 +67,11 @@ def _moderate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _field(name: str, field: FieldVerdict) -> str:
+    declines = ", declines" if field.refusal is not None and field.refusal.flagged else ""
+    return f"  {name:<15}{field.score:5.2f}  {field.action}, {field.severity}{declines}"
+
+
 def _readable(verdict: Verdict) -> str:
     """A verdict for people: the action, a bar for each score, and the words that decided."""
     colour = {Action.ALLOW: "32", Action.FLAG: "33", Action.BLOCK: "31"}[verdict.action]
@@ -59,7 +79,9 @@ def _readable(verdict: Verdict) -> str:
     if sys.stdout.isatty():
         action = f"\x1b[1;{colour}m{action}\x1b[0m"
     limit = "" if verdict.threshold is None else f" (flag from {verdict.threshold:.2f})"
-    lines = [f"{action}  unsafe {verdict.score:.2f}{limit}", ""]
+    lines = [f"{action}  {verdict.severity}, unsafe {verdict.score:.2f}{limit}", ""]
+    if len(verdict.fields) > 1:
+        lines += [*(_field(name, field) for name, field in verdict.fields.items()), ""]
     scores = dict(verdict.categories)
     if verdict.attack is not None:
         scores["attack"] = verdict.attack

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tamis.cli.common import Commands
+from tamis.tiers import TIERS
 
 
 def add_to(commands: Commands) -> None:
@@ -12,6 +13,8 @@ def add_to(commands: Commands) -> None:
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
+    serve.add_argument("--tier", choices=TIERS, help="who judges (default fast)")
+    serve.add_argument("--accurate", type=Path, help="folder of the accurate tier's bundle")
     serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
     serve.add_argument("--keys", type=Path, help="file of API keys (see 'tamis keys new')")
     serve.add_argument("--mode", choices=("enforce", "score"), help="score: no policy acts")

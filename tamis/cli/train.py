@@ -1,6 +1,7 @@
 """``tamis train``: make a checkpoint, and the rows that it learns from."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def add_to(commands: Commands) -> None:
     average.add_argument("--data", type=Path, required=True, nargs="+", help="to calibrate with")
     average.add_argument("--out", type=Path, required=True, help="checkpoint folder")
     average.set_defaults(run=_average)
+
+    vocabulary = train.add_parser("vocabulary", help="cut a base's pieces to some languages")
+    vocabulary.add_argument("--base", required=True, help="a known name or a folder (XLM-R's kind)")
+    vocabulary.add_argument(
+        "--texts", type=_language_texts, nargs="+", required=True, metavar="LANGUAGE=FILE",
+        help="a text a line, or a word and, behind a tab, how often it occurs",
+    )  # fmt: skip
+    vocabulary.add_argument(
+        "--share", type=float, default=0.99, help="of each language's pieces (0.99)"
+    )
+    vocabulary.add_argument("--out", type=Path, required=True, help="folder for --base")
+    vocabulary.set_defaults(run=_vocabulary)
     synthesis.add_to(train)
     curation.add_to(train)
     adversarial.add_to(train)
@@ -98,6 +111,31 @@ def _average(args: argparse.Namespace) -> int:
 
     soup.average(args.checkpoint, args.out, args.last)
     _calibrate(args)
+    return 0
+
+
+def _language_texts(given: str) -> tuple[str, Path]:
+    language, _, file = given.partition("=")
+    if not language or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{given!r} is not LANGUAGE=FILE with a file that is there"
+        )
+    return language, Path(file)
+
+
+def _vocabulary(args: argparse.Namespace) -> int:
+    from training.classifier import bases, vocabulary
+
+    if unknown := {language for language, _ in args.texts} - vocabulary.LANGUAGES.keys():
+        known = ", ".join(sorted(vocabulary.LANGUAGES))
+        print(f"--texts: {', '.join(sorted(unknown))} is not one of {known}", file=sys.stderr)
+        return 2
+    if not 0 < args.share <= 1:
+        print(f"--share must be above 0 and at most 1, not {args.share}", file=sys.stderr)
+        return 2
+    _, source = bases.resolve(args.base)
+    before, after = vocabulary.cut_to(Path(source), args.texts, args.share, args.out)
+    print(f"{after} of {before} pieces: {args.out}")
     return 0
 
 

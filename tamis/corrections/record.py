@@ -35,10 +35,10 @@ class Correction:
     """One person's answers about one content; what is None was not said.
 
     ``label`` answers the content's own question (does the prompt ask for harm, does the response
-    give it, is the text toxic). A prompt may be asked two more: is it an ``attack`` on the model,
-    is it rude (``toxicity``). ``categories`` are all that an unsafe content is about; empty means
-    that they are not known. ``verdict`` is what the service itself said at ``time``, and
-    ``agrees`` whether that was the same.
+    give it, is the text toxic, does the document attack the model). A prompt may be asked two more:
+    is it an ``attack`` on the model, is it rude (``toxicity``). ``categories`` are all that an
+    unsafe content is about; empty means that they are not known. ``verdict`` is what the service
+    itself said at ``time``, and ``agrees`` whether that was the same.
     """
 
     content: Content
@@ -64,14 +64,16 @@ class Correction:
             raise CorrectionError("input", "is blank: there is nothing to judge")
         if self.content.question != "prompt":
             if self.attack is not None:
+                if self.content.question == ATTACK:
+                    raise CorrectionError("attack", "is asked of prompts only, use 'label'")
                 raise CorrectionError("attack", "only a prompt can be an attack")
             if self.toxicity is not None:
                 meant = "use 'label'" if self.content.question == TOXICITY else "not a response"
                 raise CorrectionError("toxicity", f"is asked of prompts only, {meant}")
         if self.label is None and self.attack is None and self.toxicity is None:
             raise CorrectionError("label", "is missing ('attack' or 'toxicity' would do)")
-        if self.categories and self.label != "unsafe":
-            raise CorrectionError("categories", "only what is unsafe has categories")
+        if self.categories and (self.label != "unsafe" or self.content.question == ATTACK):
+            raise CorrectionError("categories", "only what is unsafe has categories, no document")
         if not set(self.categories) <= set(CATEGORIES):
             raise CorrectionError("categories", f"must be of {', '.join(CATEGORIES)}")
 

@@ -73,8 +73,9 @@ def test_quantisation_takes_the_large_products_and_leaves_the_heads(graph):
 
 
 def test_from_data_to_a_served_bundle(
-    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graded_data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    data = graded_data
     monkeypatch.setattr(exporting, "CALIBRATION_ROWS", 32)
     checkpoint = trainer.train([data], tmp_path / "checkpoint", recipe)
     trainer.calibrate([data], checkpoint)
@@ -84,11 +85,17 @@ def test_from_data_to_a_served_bundle(
 
     bundle = bundles.load(tmp_path / "bundle")
     names = {head.name for head in bundle.heads}
-    assert {"prompt", "response", "toxicity", "attack"} <= names
+    assert {"prompt", "response", "toxicity", "attack", "refusal", "severity"} <= names
     # No source in this data can teach these, so they are not offered.
     assert not names & {"sexual/minors", "misinformation"}
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     assert manifest["training"]["data_sha256"]
+    by_name = {head.name: head.thresholds for head in bundle.heads}
+    assert by_name["prompt"].at("strict").flag <= by_name["prompt"].flag
+    (told,) = (head for head in manifest["heads"] if head["name"] == "prompt")
+    assert set(told["sensitivities"]) == {"strict", "loose"}
+    said = (bundle.path / "README.md").read_text()
+    assert f"| {told['alarms']:.3f} | {told['sensitivities']['strict']['flag']:.3f} |" in said
 
     classifier = load_classifier(bundle)
     kind, rude = (

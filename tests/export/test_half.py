@@ -4,7 +4,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, LlamaConfig, MistralConfig, PretrainedConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    MPNetConfig,
+    PretrainedConfig,
+)
 
 from export.graph import to_onnx
 from export.half import to_half
@@ -16,7 +24,13 @@ from training.classifier.model import GuardClassifier
 from training.datasets.batches import INPUTS
 
 TOKENS = 400
-BASES: list[type[PretrainedConfig]] = [BertConfig, LlamaConfig, MistralConfig]
+BASES: list[type[PretrainedConfig]] = [
+    BertConfig,
+    LlamaConfig,
+    MistralConfig,
+    MPNetConfig,
+    Gemma3TextConfig,
+]
 
 
 def feed(tokens: int, batch: int = 1, padding: int = 0) -> dict[str, np.ndarray]:
@@ -31,7 +45,7 @@ def feed(tokens: int, batch: int = 1, padding: int = 0) -> dict[str, np.ndarray]
 @pytest.fixture(scope="module", params=BASES, ids=lambda base: base.model_type)
 def model(request: pytest.FixtureRequest) -> GuardClassifier:
     torch.manual_seed(1)
-    more = {} if request.param is BertConfig else {"num_key_value_heads": 2}
+    more = {} if request.param in (BertConfig, MPNetConfig) else {"num_key_value_heads": 2}
     config = request.param(
         vocab_size=1100,
         hidden_size=64,

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from transformers import AutoModel, BertConfig, Gemma3TextConfig, MPNetConfig
 
 from export import fuse
 from export.graph import to_onnx
@@ -25,12 +26,25 @@ from export.rounding import compensated, nearest
 from training.classifier.model import GuardClassifier
 from training.datasets.batches import INPUTS
 
+LAYERS = 2
 
-@pytest.fixture(scope="module")
-def graph(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+
+@pytest.fixture(scope="module", params=[BertConfig, MPNetConfig], ids=lambda base: base.model_type)
+def graph(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> onnx.ModelProto:
     """A graph with what makes BERT hard to quantise: a few channels much larger than all others."""
     torch.manual_seed(1)
-    model = GuardClassifier.from_base(tiny_base, 5).eval()
+    config = request.param(
+        # Over 1,024 rows, so that the embedding table is quantised like a real one.
+        vocab_size=1100,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=66,
+    )
+    model = GuardClassifier(AutoModel.from_config(config, attn_implementation="eager"), 5).eval()
     torch.nn.init.normal_(model.attend.weight)
     with torch.no_grad():
         for layer in model.encoder.encoder.layer:
@@ -112,6 +126,38 @@ def test_outliers_are_taken_aside_only_where_there_are_some(graph, feeds):
     assert all(len(now[name].most) == len(seen[name].most) - fuse.OUTLIERS for name in gelus)
     again, _ = fuse.split_outliers(split, now)
     assert len(again.graph.node) == len(split.graph.node)
+
+
+def test_every_layer_is_quantised_whole(graph, int8):
+    """Query, key and value as one product; what attention returns; two feed-forward ones."""
+    kinds = [node.op_type for node in int8.graph.node]
+    assert len(products(fuse.merge(graph))) == 4 * LAYERS
+    assert kinds.count("MatMulIntegerToFloat") == 4 * LAYERS
+    assert sum(kind == "Softmax" for kind in kinds) == LAYERS + 1
+    # Whatever depends on the places alone is made once, before the layers.
+    assert not {"Log", "CumSum", "GatherND"} & set(kinds)
+
+
+def test_all_products_of_a_decoder_are_quantised(feeds, tmp_path: Path):
+    torch.manual_seed(1)
+    config = Gemma3TextConfig(
+        vocab_size=1100,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        intermediate_size=128,
+    )
+    model = GuardClassifier(AutoModel.from_config(config, attn_implementation="eager"), 5).eval()
+    to_onnx(model, tmp_path / "fp32.onnx", max_tokens=64)
+    decoder = onnx.load(tmp_path / "fp32.onnx")
+    small, _ = best_int8(decoder, feeds)
+    # Query, key, value, what attention returns, gate, up and down.
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 7 * LAYERS
+    for given in feeds:
+        np.testing.assert_allclose(logits_of(small, given), logits_of(decoder, given), atol=0.02)
 
 
 def test_compensated_rounding_is_nearer_in_the_product_than_nearest():

@@ -10,6 +10,7 @@ import pytest
 from scripts.dependencies import dependencies
 from scripts.dockerfile import Dockerfile, expand, parse
 from scripts.image_tree import Ignored, unlocked
+from tests.service.tiers import write_second
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,11 +133,13 @@ def test_a_package_off_its_lock_is_noticed(tmp_path):
     assert found == {"pyyaml": "6.0.2", "torch": "2.13.0"}
 
 
-def test_the_check_asks_the_reasoner(dockerfile, tiny_reasoner):
+def test_the_check_asks_all_who_judge(dockerfile, bundle, tiny_reasoner, tmp_path):
     (run,) = (i for i in dockerfile.stages["checked-cpu"].instructions if i.name == "RUN")
-    command = run.value.partition("&&")[2]
+    command = run.value
     for ours, there in (
         (sys.executable, "/opt/tamis/env/bin/python"),
+        (bundle.path, "/opt/tamis/bundle"),
+        (write_second(bundle, tmp_path / "second").path, "/opt/tamis/accurate"),
         (tiny_reasoner, "/opt/tamis/reasoner"),
     ):
         assert there in command

@@ -99,6 +99,9 @@ const usual = {
   name: "default",
   description: "Every category, at the bundle's own thresholds.",
   mode: "enforce",
+  sensitivity: "balanced",
+  severity: { borderline: "allow" },
+  judge: null,
   deadline_ms: null,
   overall: byQuestion,
   categories: {
@@ -183,8 +186,19 @@ test("a policy as YAML", () => {
   );
 });
 
+test("what a policy decides by besides thresholds goes along", () => {
+  const guard = { ...usual, name: "guard", sensitivity: "strict", severity: { borderline: "flag" }, judge: ["response"] };
+  const draft = draftOf(guard, [usual, guard], "response");
+  const { sensitivity, severity, judge } = written(draft);
+  assert.deepEqual({ sensitivity, severity, judge }, { sensitivity: "strict", severity: { borderline: "flag" }, judge: ["response"] });
+  assert.match(yaml(written(draft)), /\nsensitivity: strict\nseverity: \{borderline: flag\}\njudge: \[response\]\n/);
+  const plain = written(draftOf(usual, [usual], "response"));
+  assert.ok(!("sensitivity" in plain || "severity" in plain || "judge" in plain));
+});
+
 const verdict = (changes) => ({
   action: "allow", flagged: false, score: 0.1, threshold: 0.3, windows: 1, tokens: 5, attack: null, evidence: [],
+  severity: "safe", fields: {},
   categories: { hate: { score: 0.05, threshold: 0.4 }, toxicity: { score: 0.1, threshold: 0.3 } },
   ...changes,
 });
@@ -207,7 +221,7 @@ test("verdicts in words", () => {
   const flagged = {
     action: "flag",
     score: 0.5,
-    categories: { hate: { score: 0.41, threshold: 0.4 }, toxicity: { score: 0.1, threshold: 0.3 } },
+    categories: { hate: { score: 0.41, threshold: 0.4, flagged: true }, toxicity: { score: 0.1, threshold: 0.3 } },
     evidence: [
       { start: 0, end: 3, text: "you", field: "text", score: 0.9 },
       { start: 0, end: 9, text: "you goose", field: "text", score: 0.8 },
@@ -221,19 +235,32 @@ test("verdicts in words", () => {
   assert.match(said({ action: "flag", score: 0.5 }), /unsafe, but of no one kind/);
   assert.match(said({ action: "block", score: 0.8 }), /0\.80 reached the block threshold of 0\.70/);
   assert.match(said({ action: "block", score: 0.5 }), /One of the texts reached a block threshold of its own/);
-  assert.match(said({ categories: flagged.categories }), /Hate \(0\.41 ≥ 0\.40\) counts only along with the overall score/);
+  const alone = { ...flagged.categories, hate: { ...flagged.categories.hate, flagged: false } };
+  assert.match(said({ categories: alone }), /Hate \(0\.41 ≥ 0\.40\) counts only along with the overall score/);
   assert.match(said({ ...flagged, action: "allow", withheld: "flag" }), /only scores, so nothing was done/);
   assert.match(said({ windows: 0 }), /nothing to read/);
   assert.match(said({ threshold: null }), /does not ask whether/);
+  const borderline = { action: "flag", score: 0.1, severity: "borderline", refusal: null };
+  assert.match(said({ action: "flag", fields: { prompt: borderline } }), /It is borderline, and this policy acts on that/);
+  assert.doesNotMatch(said({ fields: { prompt: { ...borderline, action: "allow" } } }), /borderline/);
+  const withheld = { ...borderline, action: "allow", withheld: "flag" };
+  assert.match(said({ withheld: "flag", fields: { prompt: withheld } }), /borderline, and this policy acts/);
+  const response = { action: "allow", score: 0.02, severity: "safe", refusal: { score: 0.981, flagged: true } };
+  assert.match(said({ fields: { response } }), /The response declines \(0\.98\), and is judged as such/);
+  assert.doesNotMatch(said({ fields: { response: { ...response, refusal: { score: 0.2, flagged: false } } } }), /declines/);
 });
 
 test("states of scores", () => {
   const limits = limitsOf(usual, verdict(), ["prompt"]);
-  const high = { hate: { score: 0.95, threshold: 0.4 }, toxicity: { score: 0.96, threshold: 0.3 } };
+  const high = { hate: { score: 0.95, threshold: 0.4, flagged: false }, toxicity: { score: 0.96, threshold: 0.3, flagged: true } };
   const states = (changes) => scores(verdict(changes), limits).map((s) => [s.name, s.state]);
   assert.deepEqual(states({ categories: high }), [["toxicity", "block"], ["hate", "held"]]);
-  assert.deepEqual(states({ categories: high, score: 0.5 }), [["toxicity", "block"], ["hate", "block"]]);
-  assert.deepEqual(states({ attack: { score: 0.9, threshold: 0.1 } })[0], ["attack", "flag"]);
+  const both = { ...high, hate: { ...high.hate, flagged: true } };
+  assert.deepEqual(states({ categories: both, score: 0.5 }), [["toxicity", "block"], ["hate", "block"]]);
+  assert.deepEqual(states({ attack: { score: 0.9, threshold: 0.1, flagged: true } })[0], ["attack", "flag"]);
+  // Where nothing is flagged because the policy only scores, the scores say what would have been.
+  const scored = { ...high, toxicity: { ...high.toxicity, flagged: false } };
+  assert.deepEqual(states({ categories: scored, withheld: "block" }), [["toxicity", "block"], ["hate", "held"]]);
 });
 
 test("figures and lists", () => {

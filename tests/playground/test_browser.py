@@ -70,6 +70,24 @@ def test_a_prompt_with_its_response_and_a_conversation(visit, address):
     expect(page.locator(".verdict")).to_contain_text("read in 2 windows")
 
 
+def test_one_side_of_an_exchange_alone(visit, address):
+    page = visit(address)
+    expect(page.locator("#side-field")).to_be_hidden()
+    example(page, "a refusal")
+    expect(page.locator(".fields tbody tr")).to_have_count(2)
+    expect(page.locator(".fields tbody tr").first).to_contain_text(re.compile("^Prompt"))
+    expect(page.locator(".headline .tag")).to_have_text(re.compile("^(safe|borderline|unsafe)$"))
+    with page.expect_request("**/moderate") as sent:
+        page.locator("#side").select_option("response")
+    assert sent.value.post_data_json["judge"] == ["response"]
+    expect(page.locator(".verdict")).to_contain_text("read in 1 window,")
+    expect(page.locator(".fields tbody tr")).not_to_have_count(2)
+    with page.expect_request("**/moderate") as sent:
+        page.get_by_text("Prompt", exact=True).first.click()
+    assert "judge" not in sent.value.post_data_json
+    expect(page.locator("#side-field")).to_be_hidden()
+
+
 def test_evidence_behind_emoji_marks_the_right_words(visit, address):
     page = visit(address)
     with page.expect_response("**/moderate") as answered:

@@ -272,6 +272,11 @@ def test_the_record_of_an_item(settings, tmp_path, bundle):
     assert verdict["action"] == said["action"] == "allow"
     assert round(verdict["score"], 4) == said["score"]
     assert verdict["flagged"] == []
+    assert verdict["severity"] == said["severity"] == "safe"
+    assert list(verdict["fields"]) == ["prompt", "response"]
+    for name, field in verdict["fields"].items():
+        assert round(field["score"], 4) == said["fields"][name]["score"]
+        assert field["action"] == said["fields"][name]["action"]
     prompt, response = verdict["contents"]
     assert prompt["sha256"] == hashlib.sha256(b"hello").hexdigest()
     assert (prompt["field"], prompt["question"], prompt["characters"]) == ("prompt", "prompt", 5)

@@ -96,7 +96,7 @@ def test_verdicts_are_those_of_the_api_in_order(
     where = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
     for n, contents in {
         0: (content.plain(GOOSE),),
-        2: (content.prompt(ROWS[2]),),
+        2: (content.prompt(ROWS[2], "text"),),
         3: content.exchange("hello", "Hello! How are you?"),
         6: (content.plain(ROWS[6]["text"]),),
         7: (content.plain(""),),
@@ -174,9 +174,11 @@ def test_all_formats_hold_the_same(tmp_path: Path):
     for out in outs.values():
         assert moderate("--input", source, "--output", out, *keep) == 0
     assert gzip.decompress(outs[".jsonl.gz"].read_bytes()) == outs[".jsonl"].read_bytes()
-    for plain, table in zip(
-        lines(outs[".jsonl"]), pq.read_table(outs[".parquet"]).to_pylist(), strict=True
-    ):
+    tables = pq.read_table(outs[".parquet"]).to_pylist(maps_as_pydicts="strict")
+    for plain, table in zip(lines(outs[".jsonl"]), tables, strict=True):
+        for name, field in table["fields"].items():
+            # Only a response can decline; a column holds a null for all others.
+            assert field["refusal"] == plain["fields"][name].setdefault("refusal", None)
         scores = {name: score for name, score in table["categories"].items() if score}
         identity = None if plain["id"] is None else str(plain["id"])
         kept = plain["kept"] | {"id": identity}
@@ -186,6 +188,45 @@ def test_all_formats_hold_the_same(tmp_path: Path):
         "in.jsonl.gz",
         *(f"out{suffix}{end}" for suffix in outs for end in ("", ".job.json")),
     }
+
+
+def test_fields_are_named_as_in_the_row_and_only_what_is_asked_for_is_judged(
+    tmp_path: Path, graded_bundle: bundles.Bundle, capsys: pytest.CaptureFixture[str]
+):
+    steal, declined = "how to steal cookie 5", "sorry I can not help with cookie 5"
+    turns = [{"role": "user", "content": steal}, {"role": "assistant", "content": declined}]
+    rows = [{"q": steal, "a": declined}, {"q": steal, "a": f"sure {steal}"}]
+    source = write(tmp_path / "in.jsonl", rows)
+    command = ("--input", source, "--bundle", graded_bundle.path, "--output")
+    named = ("--prompt-field", "q", "--response-field", "a")
+    assert moderate(*command, tmp_path / "both.parquet", *named) == 0
+    both = pq.read_table(tmp_path / "both.parquet").to_pylist(maps_as_pydicts="strict")
+    assert [row["action"] for row in both] == ["block", "block"]
+    assert [list(row["fields"]) for row in both] == [["q", "a"]] * 2
+    assert [row["fields"]["a"]["action"] for row in both] == ["allow", "block"]
+    assert both[0]["fields"]["a"]["refusal"]["flagged"]
+    assert [row["severity"] for row in both] == ["unsafe", "unsafe"]
+
+    assert moderate(*command, tmp_path / "one.jsonl", *named, "--judge", "response") == 0
+    one = lines(tmp_path / "one.jsonl")
+    assert [row["action"] for row in one] == ["allow", "block"]
+    assert [list(row["fields"]) for row in one] == [["a"]] * 2
+    # Another choice is another job.
+    assert moderate(*command, tmp_path / "one.jsonl", *named, "--judge", "prompt") == 1
+    assert "judge was ['response'], now ['prompt']" in capsys.readouterr().err
+
+    policy = tmp_path / "guard.yaml"
+    policy.write_text("name: guard\noverall: {}\njudge: [response]\n")
+    write(source, [{"messages": turns}, {"prompt": steal}])
+    more = ("--policy", policy)
+    assert moderate(*command, tmp_path / "guard.jsonl", *more) == 2
+    said, faulty = lines(tmp_path / "guard.jsonl")
+    assert list(said["fields"]) == ["messages[1].content"]
+    assert faulty["error"] == {"field": None, "message": "the row has no response to judge"}
+    assert moderate(*command, tmp_path / "asked.jsonl", *more, "--judge", "prompt,response") == 2
+    assert len(lines(tmp_path / "asked.jsonl")[0]["fields"]) == 2
+    with pytest.raises(SystemExit):
+        moderate(*command, tmp_path / "x.jsonl", "--judge", "answer")
 
 
 def test_parquet_keeps_the_types_of_its_input(tmp_path: Path):

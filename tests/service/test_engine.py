@@ -183,9 +183,9 @@ async def test_the_estimate_learns_how_many_tokens_a_character_makes(make: Make)
     costs: list[int] = []
     real = engine.scheduler.submit
 
-    async def spy(tasks: Sequence[WindowTask], deadline: float | None = None) -> float:
+    async def spy(tasks: Sequence[WindowTask], deadline: float | None = None, **more: Any) -> float:
         costs.append(tasks[0].cost)
-        return await real(tasks, deadline)
+        return await real(tasks, deadline, **more)
 
     engine.scheduler.submit = spy  # type: ignore[method-assign]
     for n in range(60):

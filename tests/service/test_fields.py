@@ -1,5 +1,7 @@
 """What is said of each content: of an answer as an answer, however bad its prompt."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ from service.app import create_app
 from service.engine.classifier import Classifier, load_classifier
 from service.settings import Settings
 from tamis.content import exchange, response
+from tamis.corrections.store import open_store
 from tests.service.test_app import moderate, wait_until_ready
 
 STEAL, BORROW, BAKE = (f"how to {do} cookie 5" for do in ("steal", "borrow", "bake"))
@@ -142,14 +145,16 @@ def test_what_is_context_only_has_the_same_limit(shipped):
 
 
 def test_fields_are_named_as_in_the_request(client):
-    turns = [{"role": "user", "content": STEAL}, {"role": "tool", "content": "x"}]
+    turns = [{"role": "user", "content": STEAL}, {"role": "system", "content": "x"}]
     turns.append({"role": "assistant", "content": DECLINED["response"]})
     answer = moderate(client, input={"messages": turns})
-    assert list(answer["fields"]) == ["messages[0].content", "messages[2].content"]
+    assert list(answer["fields"]) == [f"messages[{n}].content" for n in range(3)]
+    assert "refusal" not in answer["fields"]["messages[1].content"]
     assert answer["fields"]["messages[2].content"]["refusal"]["flagged"]
     assert list(moderate(client, input=STEAL)["fields"]) == ["text"]
     assert list(moderate(client, input={"text": STEAL})["fields"]) == ["text"]
-    assert moderate(client, input={"messages": turns[1:2]})["fields"] == {}
+    system = [{"role": "system", "content": "x"}]
+    assert moderate(client, input={"messages": system})["fields"] == {}
 
 
 def test_a_text_that_was_seen_elsewhere_is_named_by_where_it_stands_now(client):
@@ -220,3 +225,56 @@ def test_the_contract_names_the_sides(shipped):
     (sides, null) = body["schema"]["properties"]["judge"]["anyOf"]
     assert sides["items"]["enum"] == ["prompt", "response"]
     assert (sides["minItems"], null) == (1, {"type": "null"})
+
+
+def test_metrics_count_contents_by_question_and_severity(graded_bundle):
+    with TestClient(create_app(Settings(bundle=graded_bundle.path))) as client:
+        wait_until_ready(client)
+        moderate(client, input=[DECLINED, COMPLIED, {"text": "you silly goose number 5"}])
+        said = client.get("/metrics").text
+    for question, severity, count in (
+        ("prompt", "unsafe", 2.0),
+        ("response", "safe", 1.0),
+        ("response", "unsafe", 1.0),
+        ("toxicity", "unsafe", 1.0),
+    ):
+        series = f'tamis_contents_total{{question="{question}",severity="{severity}"}} {count}'
+        assert series in said
+    assert 'tamis_refusals_total{refuses="true"} 1.0' in said
+    assert 'tamis_refusals_total{refuses="false"} 1.0' in said
+
+
+def test_policies_are_offered_with_what_they_decide_by(graded_bundle, tmp_path):
+    (tmp_path / "default.yaml").write_text("name: default\noverall: {}\n")
+    more = "sensitivity: strict\nseverity: {borderline: flag}\njudge: [response]\n"
+    (tmp_path / "guard.yaml").write_text(f"name: guard\noverall: {{}}\n{more}")
+    folder = shutil.copytree(graded_bundle.path, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for head in manifest["heads"]:
+        head["sensitivities"] = {}
+        if head["name"] == "response":
+            head["sensitivities"] = {"strict": {"flag": 0.0123, "block": 0.0456}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with TestClient(create_app(Settings(bundle=folder, policies=tmp_path))) as client:
+        wait_until_ready(client)
+        usual, guard = client.get("/policies").json()["policies"]
+        answer = moderate(client, input=COMPLIED, policy="guard")
+    assert (usual["sensitivity"], usual["severity"]) == ("balanced", {"borderline": "allow"})
+    assert usual["judge"] is None
+    assert (guard["sensitivity"], guard["severity"]) == ("strict", {"borderline": "flag"})
+    assert guard["judge"] == ["response"]
+    assert guard["overall"]["response"] == {"flag": 0.0123, "block": 0.0456}
+    assert guard["overall"]["prompt"] == usual["overall"]["prompt"]
+    assert answer["threshold"] == 0.0123
+
+
+def test_a_stored_correction_says_what_was_said_of_its_content(graded_bundle, tmp_path):
+    settings = Settings(bundle=graded_bundle.path, feedback=str(tmp_path / "feedback.sqlite"))
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        body = {"input": DECLINED, "field": "response", "label": "safe"}
+        assert client.post("/feedback", json=body).json()["agrees"]
+    (kept,) = open_store(settings.feedback).read()
+    assert kept.verdict is not None
+    assert kept.verdict["severity"] == "safe"
+    assert kept.verdict["fields"]["response"]["refusal"]["flagged"]

@@ -84,6 +84,7 @@ def test_the_access_record_of_a_moderation(settings, caplog):
     assert line["items"] == 2
     assert line["characters"] == len(INSULT) + len("hello") + len("hi")
     assert line["actions"] == {"flag": 1, "allow": 1}
+    assert line["severities"] == {"unsafe": 1, "safe": 1}
     assert line["policy"] == answer.json()["results"][0]["policy"]
     assert line["model"] == answer.json()["results"][0]["model"]
     assert len(line["sha256"]) == 3

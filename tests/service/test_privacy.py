@@ -18,6 +18,7 @@ from service.moderation import Moderator
 from service.otel import Spans
 from service.settings import Settings
 from tests.service.observed import lines_of, running
+from tests.service.wire import WIRES
 
 MARKER = "zebra-canary-77e"
 RUDE = f"You are a stupid {MARKER} goose and nobody likes you."
@@ -58,6 +59,9 @@ def exercise(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for explain in (None, "evidence"):
         assert client.post("/moderate", json={"input": good, "explain": explain}).status_code == 200
+    for wire in WIRES.values():
+        assert client.post(wire.path, json=wire.body(RUDE)).status_code in (200, 400, 403)
+        assert client.post(wire.path, json=wire.body({MARKER: RUDE})).status_code == 400
     client.post("/v1/moderations", json={"input": [RUDE]})
     client.post("/v1/moderations", json={"input": [{"type": "text", "text": RUDE}]})
     correction = {"input": RUDE, "label": "safe", "comment": MARKER, "reviewer": MARKER}

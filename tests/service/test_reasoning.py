@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import service.reasoning
+import service.arrival
 from service.app import create_app
 from service.engine import reasoner as engine
 from service.engine.explainer import Explainer
@@ -250,7 +250,7 @@ def put(bundle: Path, target: Path) -> None:
 async def test_a_new_bundle_replaces_the_old_one_and_drops_nothing(
     tiny_reasoner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(service.reasoning, "LOOK", 0.02)
+    monkeypatch.setattr(service.arrival, "LOOK", 0.02)
     target = tmp_path / "reasoner"
     target.mkdir()
     (target / "manifest.json").write_text("{}")

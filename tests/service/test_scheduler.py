@@ -316,3 +316,24 @@ def test_many_workers_lose_nothing():
     assert len(done) == len(set(done)) == 8 * 50 * 2
     assert scheduler.queued_tokens == 0
     scheduler.close()
+
+
+async def test_heavier_tokens_count_for_more_and_extra_work_is_never_out_of_room(make, gate, heard):
+    scheduler = make(max_tokens=50, max_wait=0.001, speed=1_000.0)
+    first = asyncio.create_task(scheduler.submit([Job("first", 40)]))
+    await settle()
+    with pytest.raises(OverloadedError):
+        await scheduler.submit([Job("ordinary", 40)])
+    extra = asyncio.create_task(scheduler.submit(jobs("x", "y", cost=10), weight=8, extra=True))
+    await settle()
+    assert scheduler.queued_tokens == 40 + 8 * 20
+    # Only a deadline stops it, at once or in time; nobody calls that a loss.
+    with pytest.raises(DeadlineError):
+        await scheduler.submit([Job("hopeless", 100)], 0.1, weight=8, extra=True)
+    with pytest.raises((DeadlineError, OverloadedError)):
+        await scheduler.submit([Job("late", 1)], 0.05, weight=8, extra=True)
+    gate.open.set()
+    await asyncio.gather(first, extra)
+    assert scheduler.queued_tokens == 0
+    assert heard.losses == []
+    assert {"late", "hopeless"}.isdisjoint(gate.order)

@@ -209,6 +209,7 @@ def test_a_span_for_the_request_and_one_for_each_stage(settings, spans):
     assert str(said["tamis.policy"]).startswith("default@")
     assert said["tamis.actions.flag"] == 1
     assert said["tamis.actions.allow"] == 1
+    assert said["tamis.severities.unsafe"] == said["tamis.severities.safe"] == 1
 
     times = [server.start_time]
     for stage in stages:

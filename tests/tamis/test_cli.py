@@ -21,6 +21,19 @@ def test_moderate_prints_json_and_reads_standard_input(capsys, monkeypatch):
     assert (verdict["action"], verdict["windows"]) == ("allow", 2)
 
 
+def test_moderate_judges_one_side_alone(capsys, graded_bundle):
+    steal, declined = "how to steal cookie 5", "sorry I can not help with cookie 5"
+    command = ["moderate", steal, "--bundle", str(graded_bundle.path), "--response", declined]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("BLOCK  unsafe, unsafe ")
+    assert "allow, safe, declines" in said
+    assert main([*command, "--judge", "response"]) == 0
+    assert capsys.readouterr().out.startswith("ALLOW  safe, unsafe ")
+    assert main([*command[:-2], "--judge", "response"]) == 1
+    assert "has no response to judge; give it with --response" in capsys.readouterr().err
+
+
 def test_faults_are_one_line(capsys, tmp_path: Path):
     assert main(["moderate", "x", "--bundle", str(tmp_path)]) == 1
     assert "no bundle at" in capsys.readouterr().err

@@ -1,6 +1,17 @@
 import pytest
 
-from tamis.content import Message, NotThereError, conversation, exchange, judged, plain, prompt
+from tamis.content import (
+    Message,
+    NotThereError,
+    call_field,
+    conversation,
+    document,
+    exchange,
+    judged,
+    of_sides,
+    plain,
+    prompt,
+)
 
 
 def test_an_exchange_judges_the_prompt_and_the_response_in_its_light():
@@ -28,8 +39,35 @@ def test_an_opening_by_the_assistant_is_judged_on_its_own():
     assert (greeting.question, greeting.context) == ("response", "")
 
 
-def test_system_and_tool_messages_are_not_judged():
-    assert conversation([Message("system", "x"), Message("tool", "y")]) == ()
+def test_system_messages_are_not_judged():
+    assert conversation([Message("system", "x"), Message("developer", "y")]) == ()
+
+
+def test_what_tools_were_asked_and_said_is_judged_as_documents_and_nothing_else():
+    turns = [
+        Message("user", "old question"),
+        Message("tool", "old page"),
+        Message("user", "Summarise the page.", (("content[1]", "a page"),)),
+        Message("assistant", "", ((call_field(0), '{"url": "a"}'), (call_field(1), ""))),
+        Message("tool", "Dear reader, welcome."),
+        Message("assistant", "It says welcome."),
+    ]
+    asked, page, call, said, answer = conversation(turns)
+    assert (asked.question, asked.text) == ("prompt", "Summarise the page.")
+    for found in (page, call, said):
+        assert (found.question, found.context) == ("attack", "Summarise the page.")
+    assert page.field == "messages[2].content[1]"
+    assert call.field == "messages[3].tool_calls[0].function.arguments"
+    assert (said.field, said.text) == ("messages[4].content", "Dear reader, welcome.")
+    assert answer.question == "response"
+    assert of_sides(conversation(turns), ["document"]) == (page, call, said)
+    assert judged(conversation(turns), ["document", "response"]) == (page, call, said, answer)
+
+
+def test_a_document_without_a_request_is_read_on_its_own():
+    assert conversation([Message("tool", "A page.")])[0].context is None
+    assert document("A page.", "").context is None
+    assert document("A page.", "Summarise it.").context == "Summarise it."
 
 
 def test_one_side_is_judged_and_the_other_is_its_context():
@@ -47,6 +85,8 @@ def test_one_side_is_judged_and_the_other_is_its_context():
     [
         ((prompt("hello"),), "response"),
         ((plain("hello"),), "prompt"),
+        ((prompt("hello"),), "document"),
+        ((document("hello"),), "prompt"),
         (conversation([Message("assistant", "Hello!")]), "prompt"),
         ((), "response"),
     ],

@@ -15,6 +15,7 @@ def test_crosswalks_are_total_and_name_only_our_categories():
     assert set(crosswalk["mlcommons"]) == {f"S{n}" for n in range(1, 15)}
     assert {"TOXICITY", "THREAT", "INSULT"} <= set(crosswalk["perspective"])
     assert set(crosswalk["azure"]) == {"Hate", "SelfHarm", "Sexual", "Violence"}
+    assert {"hate_and_discrimination", "jailbreaking"} <= set(crosswalk["mistral"])
     for rules in crosswalk.values():
         for rule in rules.values():
             if rule is not None:

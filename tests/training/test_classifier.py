@@ -129,7 +129,7 @@ def test_how_unsafe_a_borderline_row_is_can_be_chosen(data: Path, recipe: Recipe
         replace(recipe, borderline=2.0)
 
 
-def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recipe):
+def test_predictions_are_pooled_over_windows_as_in_serving(tiny_base: Path, recipe: Recipe):
     model = GuardClassifier.from_base(tiny_base, len(HEADS)).eval()
     tokenizer = plain_tokenizer(tiny_base / "tokenizer.json")
     shape = trainer.window_shape(tokenizer, recipe)
@@ -140,7 +140,11 @@ def test_predictions_are_the_highest_over_windows(tiny_base: Path, recipe: Recip
         return inference.predict(model, batches.encode([row], tokenizer, shape), fast=False)[0]
 
     words = "you silly goose number what a lovely garden " * 6
-    assert np.all(score(words) >= score(" ".join(words.split()[:30])) - 1e-5)
+    long, beginning = score(words), score(" ".join(words.split()[:30]))
+    refusal = np.array(HEADS) == "refusal"
+    assert np.all((long >= beginning - 1e-5)[~refusal])
+    # An answer declines only where all of it does.
+    assert np.all((long <= beginning + 1e-5)[refusal])
 
 
 def test_windows_begin_and_end_as_the_base_was_pretrained(tmp_path: Path):

@@ -124,11 +124,11 @@ def test_a_recipe_that_cannot_be_followed_names_its_field(recipe: Recipe, field:
         replace(recipe, **{field: value})
 
 
-def test_a_checkpoint_judges_as_its_logits_say(data: Path, recipe: Recipe, tmp_path: Path):
-    folder = trainer.train([data], tmp_path / "checkpoint", recipe)
-    calibrated = {c.name: c for c in trainer.calibrate([data], folder)}
+def test_a_checkpoint_judges_as_its_logits_say(graded_data: Path, recipe: Recipe, tmp_path: Path):
+    folder = trainer.train([graded_data], tmp_path / "checkpoint", recipe)
+    calibrated = {c.name: c for c in trainer.calibrate([graded_data], folder)}
     judge = CheckpointJudge(folder)
-    rows = [row for row in read_rows(data / "train.jsonl.gz") if row.target == "prompt"][:5]
+    rows = [row for row in read_rows(graded_data / "train.jsonl.gz") if row.target == "prompt"][:5]
     found = list(
         judge.judge_all([content.prompt(row.prompt) for row in rows] + [content.plain(" ")])
     )
@@ -138,6 +138,14 @@ def test_a_checkpoint_judges_as_its_logits_say(data: Path, recipe: Recipe, tmp_p
     np.testing.assert_allclose([f.overall for f in found[:-1]], expected, rtol=0.02, atol=0.01)
     assert found[-1].windows == 0
     assert set(judge.thresholds) == set(calibrated)
+    steal, declined = "how to steal cookie 5", "sorry I can not help with cookie 5"
+    asked, answered, going_on = judge.judge_all(
+        [*content.exchange(steal, declined), content.response(f"{declined} {steal * 9}", steal)]
+    )
+    assert (asked.field, answered.field) == ("prompt", "response")
+    assert asked.refusal is None
+    assert asked.severity > 0.5 > answered.severity
+    assert answered.refusal > 0.5 > going_on.refusal
 
 
 def test_two_processes_train_one_model(data: Path, tiny_base: Path, tmp_path: Path):

@@ -4,14 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from training.classifier.calibration import (
-    PLATEAU,
-    best_f1,
-    calibration_error,
-    fit_platt,
-    lowest_at_precision,
-    sigmoid,
-)
+from training.classifier.calibration import calibration_error, fit_platt, sigmoid
+from training.classifier.thresholds import PLATEAU, best_f1, lowest_at_precision
 from training.evaluation.metrics import average_precision, f1, roc_auc
 
 pairs = st.lists(

@@ -1,9 +1,13 @@
 import copy
 
+import pytest
+
 from training.datasets.schema import Row
+from training.evaluation.published import recall_of
 from training.evaluation.report import render
 from training.evaluation.suite import SetResult, question_of, table
 
+LEVELS = ("safe", "borderline", "unsafe")
 RESULTS = {
     "bundle": "f" * 64,
     "about": {"name": "m", "licence": "L", "date": "2026-01-01", "machine": "2 cores"},
@@ -15,13 +19,32 @@ RESULTS = {
 }
 
 
-def test_gains_over_the_pilot_count_false_positives_backwards():
-    text = render(RESULTS, copy.deepcopy(RESULTS))
-    assert "| oktest | fpr | 0.10 | 0.040 | +0.060 |" in text
-    assert "| hatecheck | f1 | 0.49 | 0.600 | +0.110 |" in text
-    assert "| **mean of 3** | | | | **+0.063** |" in text
-    assert "| hatecheck | hate | 4 | 0.500 | 0.400 | 0.500 | 0.400 |" in text
+HELD_OUT = {
+    "targets": {"prompt": {level: {"rows": 9, "flagged": n} for n, level in enumerate(LEVELS)}},
+    "in_context": {},
+    "languages": {},
+    "refusals": {"flagged": 1, "answers": 50, "refuse": 40, "precision": 0.9, "recall": 0.8},
+}
+
+
+def test_bundles_stand_side_by_side_and_beside_what_others_published():
+    other = copy.deepcopy(RESULTS)
+    other["sets"]["hatecheck"]["f1"] = 0.7
+    text = render({"fast": RESULTS, "accurate": other}, {"fast": HELD_OUT})
     assert "bundle `ffffffffffff`, 2026-01-01" in text
+    assert "| hatecheck | 9 | 4 |  | 0.600 | 0.700 |\n| | | | fpr | 0.100 | 0.100 |" in text
+    assert "| oktest | 350 | 0 | fpr | 0.040 | 0.040 |" in text
+    assert "| **accurate** `m` |  |  |  |  |  |  | 70.0 |" in text
+    assert "| *Detoxify 110M* | 26.5 |  |  |  | 17.3 |  | 75.7 |" in text
+    assert "| hatecheck | hate | 4 | 0.500 | 0.400 | 0.500 | 0.400 |" in text
+    assert "| targets: prompt | 2/9 · 1/9 · 0/9 |" in text
+    assert "| flagged | 1 of 40 |" in text
+
+
+def test_recall_of_an_all_unsafe_set_follows_from_its_f1():
+    precision, recall = 1.0, 0.8
+    f1 = 2 * precision * recall / (precision + recall)
+    assert recall_of(100 * f1) == pytest.approx(80)
 
 
 def test_the_table_shows_a_dash_where_there_is_no_figure():

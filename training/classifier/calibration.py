@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tamis.bundle import REQUIRED
+from training.classifier.thresholds import TARGETS, Chosen, Scored, benign, choose, plain
 from training.datasets import mixing
 from training.datasets.batches import UNKNOWN, settled
 from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS, source_of
@@ -20,9 +21,8 @@ from training.datasets.schema import Row
 FEWEST: Final = 5
 # Nor one that is found this badly: it would mislead more than it tells.
 LEAST_F1: Final = 0.2
-BLOCK_PRECISION: Final = 0.9
-# The standard error of F1 on the few hundred rows that set a question's threshold.
-PLATEAU: Final = 0.02
+# What F1 of a category may lose to its strict and loose thresholds.
+CATEGORY_COST: Final = 0.05
 BINS: Final = 15
 FILE: Final = "calibration.json"
 
@@ -44,6 +44,10 @@ class Calibration:
     f1: float
     ece_before: float
     ece_after: float
+    alarms: float = 0.0
+    """The share of negative rows at ``flag``: of a question in TARGETS benign rows, by source."""
+    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """``flag`` and ``block`` of ``strict`` and ``loose``; empty where they are the plain ones."""
     synthetic: bool = False
     """No row that people wrote speaks for it: its figures are of our own rows, which are easy."""
 
@@ -81,42 +85,6 @@ def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     return float(np.sum(gaps) / w.sum())
 
 
-def best_f1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
-    """(threshold, weighted F1 there): the middle of the plateau around the best F1.
-
-    F1 hardly changes over a wide range of thresholds (from 0.1 to 0.6 for prompts it stays within
-    0.02), and where in it the very best lies is luck: 0.17 in one checkpoint, 0.42 600 steps later.
-    """
-    scores, precision, recall = _curve(p, y, w)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    low = high = int(np.argmax(f1))
-    while high > 0 and f1[high - 1] >= f1.max() - PLATEAU:
-        high -= 1
-    while low + 1 < len(f1) and f1[low + 1] >= f1.max() - PLATEAU:
-        low += 1
-    middle = (scores[high] + scores[low]) / 2
-    at = high + int(np.argmin(np.abs(scores[high : low + 1] - middle)))
-    below = scores[at + 1] if at + 1 < len(scores) else 0.0
-    return float((scores[at] + below) / 2), float(f1[at])
-
-
-def lowest_at_precision(p: np.ndarray, y: np.ndarray, w: np.ndarray, precision: float) -> float:
-    """The lowest threshold with at least this weighted precision; 1.0 where none has it."""
-    p, reached, _ = _curve(p, y, w)
-    good = np.flatnonzero(reached >= precision)
-    return float(p[good[-1]]) if len(good) else 1.0
-
-
-def _curve(
-    p: np.ndarray, y: np.ndarray, w: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores from high to low with the precision and recall of "at least this"."""
-    order = np.argsort(-p, kind="stable")
-    p, hits, total = p[order], np.cumsum((y * w)[order]), np.cumsum(w[order])
-    last = np.append(np.diff(p) != 0, True)
-    return p[last], hits[last] / total[last], hits[last] / hits[-1]
-
-
 def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[Calibration]:
     """Calibrate every head that the held-out slice can speak for.
 
@@ -125,7 +93,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     and synthetic ones speak only for categories that no others speak for. Thresholds of questions
     come from sources that hold both labels: where a source is all safe or all unsafe, recognising
     the source is enough, and the best threshold lies anywhere in the wide gap between sources
-    (0.56 for prompts, where one mixed source says 0.3).
+    (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted
+    over sources that are all safe, each weighing the same (``thresholds.TARGETS``).
 
     Args:
         rows: held-out rows.
@@ -137,7 +106,7 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     weights = mixing.probabilities(rows)
     speaks = np.array([source_of(row).calibrates for row in rows])
     genuine = np.array([not source_of(row).synthetic for row in rows])
-    names = [f"{row.source}/{row.target}" for row in rows]
+    names = np.array([f"{row.source}/{row.target}" for row in rows])
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
@@ -147,8 +116,16 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         if name not in REQUIRED and not _enough(y):
             continue
         scale, bias = fit_platt(z, y, w)
-        p, both = sigmoid(scale * z + bias), _holds_both(np.array(names)[known], y)
-        found[name] = _calibration(name, z, y, w, scale, bias, p[both], y[both], w[both])
+        p, both = sigmoid(scale * z + bias), _holds_both(names[known], y)
+        scored = Scored(p[both], y[both], w[both])
+        if name in TARGETS:
+            # The safe rows of a source with both labels are its hard ones, twins of unsafe rows.
+            ordinary = (y == 0) & ~both if ((y == 0) & ~both).any() else y == 0
+            alarming = benign(p[ordinary], names[known][ordinary])
+            chosen = choose(scored, alarming, TARGETS[name])
+        else:
+            chosen = plain(scored)
+        found[name] = _calibration(name, z, y, w, scale, bias, chosen)
         mine = asked == head
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
     # Every safe row is one: "none of our categories" is known of it. A document is never asked.
@@ -168,9 +145,10 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         judged = known | (safe & pool)
         score = overall[judged] * sigmoid(scale * logits[judged, column] + bias)
         truth = np.where(known, labels[:, column], 0)[judged]
-        head = _calibration(name, z, y, w, scale, bias, score, truth, weights[judged])
-        if head.f1 >= LEAST_F1:
-            found[name] = replace(head, synthetic=pool is not genuine)
+        chosen = plain(Scored(score, truth, weights[judged]), CATEGORY_COST)
+        offered = _calibration(name, z, y, w, scale, bias, chosen)
+        if offered.f1 >= LEAST_F1:
+            found[name] = replace(offered, synthetic=pool is not genuine)
     return list(found.values())
 
 
@@ -196,12 +174,10 @@ def _calibration(
     w: np.ndarray,
     scale: float,
     bias: float,
-    score: np.ndarray,
-    truth: np.ndarray,
-    weight: np.ndarray,
+    chosen: Chosen,
 ) -> Calibration:
-    flag, f1 = best_f1(score, truth, weight)
-    block = max(flag, lowest_at_precision(score, truth, weight, BLOCK_PRECISION))
+    own = chosen.sets["balanced"]
+    further = {str(n): limits._asdict() for n, limits in chosen.sets.items() if n != "balanced"}
     half = np.arange(len(z)) % 2 == 0
     fitted = np.empty(len(z))
     for part in (half, ~half):
@@ -211,11 +187,13 @@ def _calibration(
         name=name,
         scale=scale,
         bias=bias,
-        flag=flag,
-        block=block,
+        flag=own.flag,
+        block=own.block,
         rows=len(z),
         positives=int(y.sum()),
-        f1=f1,
+        f1=chosen.f1,
+        alarms=chosen.alarms,
+        sensitivities=further,
         ece_before=calibration_error(sigmoid(z), y, w),
         ece_after=calibration_error(fitted, y, w),
     )
@@ -223,10 +201,13 @@ def _calibration(
 
 def as_json(calibrations: list[Calibration]) -> list[Mapping[str, Any]]:
     """Plain data for ``calibration.json`` and the manifest, rounded to six digits."""
-    return [
-        {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()}
-        for c in calibrations
-    ]
+    return [_rounded(asdict(calibration)) for calibration in calibrations]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def read(checkpoint: Path) -> list[dict[str, Any]]:

@@ -309,8 +309,11 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
 
 
 def _rows(data: Sequence[Path], checkpoint: Path, recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """(train, held out): the data, and the feedback that this run began with."""
-    return mixing.split(mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT))
+    """(train, held out): what the base can read of the data, and the run's first feedback."""
+    rows = mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT)
+    if recipe.base in bases.BASES and bases.BASES[recipe.base].english:
+        rows = [row for row in rows if row.lang is None]
+    return mixing.split(rows)
 
 
 def window_shape(tokenizer: Tokenizer, recipe: Recipe) -> WindowShape:

@@ -25,6 +25,7 @@ TARGETS: Final[dict[Question, Target]] = {
     "prompt": "prompt",
     "response": "response",
     "toxicity": "text",
+    "attack": "document",
 }
 # Questions that may be answered of a prompt beside its own.
 FURTHER: Final = (ATTACK, TOXICITY)
@@ -180,6 +181,7 @@ def _row(winners: Sequence[_Answer]) -> Row:
         response=content.text if answered else None,
         categories=_categories(winners),
         licence=LICENCE,
+        context=(content.context,) if content.question == ATTACK and content.context else (),
     )
 
 

@@ -20,7 +20,7 @@ HELD_OUT_PERCENT: Final = 8
 # do not drown small, rich ones.
 TEMPERATURE: Final = 0.75
 # Short posts outnumber prompts by three to one; prompts are what the service mostly sees.
-TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.4, "text": 0.6, "document": 1.0}
+TARGET_WEIGHT: Final = {"prompt": 1.4, "response": 1.4, "text": 0.7, "document": 1.0}
 
 
 def load(directories: Sequence[Path], variant: Variant, feedback: Path | None = None) -> list[Row]:

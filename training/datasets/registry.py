@@ -84,12 +84,12 @@ class Source:
         if row.target == "response":
             labels.pop(ATTACK, None)
             labels.pop(TOXICITY, None)
-        if row.target == "text":
+        if row.label or aside:
+            labels |= self.categories_of(row)
+        if row.target == "text" and labels:
             # Written to people, so no attack on a model: without these rows every insult that
             # begins with "You are" looked like a jailbreak.
             labels[ATTACK] = 0
-        if row.label or aside:
-            labels |= self.categories_of(row)
         return labels
 
 

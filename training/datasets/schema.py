@@ -41,6 +41,8 @@ class Row:
     """Twins and neighbours share a group, and never straddle a split."""
     replaces: str | None = None
     """The id of the row whose label this one supersedes."""
+    lang: str | None = None
+    """ISO 639-1, where it is not English."""
     context: tuple[str, ...] = ()
     """Earlier turns of the conversation, in whose light the text was judged."""
 
@@ -98,6 +100,7 @@ def parse_row(line: str, where: str) -> Row:
         attack=raw.get("attack"),
         group=raw.get("group"),
         replaces=raw.get("replaces"),
+        lang=raw.get("lang"),
         context=tuple(str(turn["content"]) for turn in raw.get("context") or ()),
     )
 

@@ -62,6 +62,9 @@ class CheckpointJudge:
         if not content.text.strip():
             return Finding(content.question, 0.0, {}, None, 0, 0, field=content.field)
         unsafe = p[:, HEADS.index(content.question)]
+        if content.question == ATTACK:
+            attacks, field = float(unsafe.max()), content.field
+            return Finding(ATTACK, attacks, {}, attacks, windows=len(p), tokens=0, field=field)
         found: dict[str, Any] = {
             name: float((unsafe * p[:, HEADS.index(name)]).max()) for name in self._taught
         }
@@ -92,4 +95,5 @@ def _row_of(content: Content) -> Row:
     target = TARGET_OF[content.question]
     answer = content.text if target == "response" else None
     prompt = content.context or "" if target == "response" else content.text
-    return Row("", "tamis_synthetic", target, 0, prompt, answer, (), None)  # type: ignore[arg-type]
+    asked = (content.context,) if target == "document" and content.context else ()
+    return Row("", "tamis_synthetic", target, 0, prompt, answer, (), None, context=asked)  # type: ignore[arg-type]

@@ -1,57 +1,158 @@
-"""``docs/results.md`` from the JSON of ``tamis evaluate``.
+"""``docs/results.md`` from the JSON of ``tamis evaluate``, any number of bundles side by side.
 
-python -m training.evaluation.report SHIPPED.json RESEARCH.json > docs/results.md
+python -m training.evaluation.report fast=FAST.json accurate=ACCURATE.json … \
+    --held-out fast=FAST.held.json … > docs/results.md
 """
 
 import argparse
 import json
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from training.evaluation.published import published, recall_of
 
 HEAD: Final = """# Results
 
 Generated from the output of `tamis evaluate`; do not edit.
 
-    tamis evaluate --data DATA/eval --json shipped.json
-    tamis evaluate --data DATA/eval --bundle RESEARCH_BUNDLE --json research.json
-    python -m training.evaluation.report shipped.json research.json > docs/results.md
+    tamis evaluate --data DATA/eval [--bundle BUNDLE] --json NAME.json
+    tamis evaluate --held-out DATA/annotated DATA/contexts [--bundle BUNDLE] --json NAME.held.json
+    python -m training.evaluation.report NAME=NAME.json … --held-out NAME=NAME.held.json …
 
 Read with care:
 
-- Flag thresholds are the bundle's own, chosen on held-out *training* rows; nothing was tuned here.
+- Flag thresholds are the bundle's own (`balanced`), chosen on held-out *training* rows; nothing was
+  tuned here.
 - `question` says which score was measured: a set whose unsafe rows all carry one category (or are
   all attacks) is judged by that score, any other by the overall one.
 - Sets that are all unsafe give recall only; read it beside the false-positive rates of XSTest,
   OKTest, MT-Bench and WizardLM at the same threshold.
 - ToxicChat comes in two row counts with different figures; never compare across them.
-- `beavertails_3k` has the distribution of training rows of the research variant: in-distribution.
+- `beavertails_3k` has the distribution of the research variants' training rows.
 - `floor` is the F1 of calling everything unsafe.
 """
 COLUMNS: Final = ("f1", "precision", "recall", "fpr", "auprc", "auroc")
+# Set -> heading and the figure shown beside what others published.
+RIVALS: Final = {
+    "toxicchat_judgebench_test": ("ToxicChat 2,853 F1", "f1"),
+    "toxicchat_test": ("ToxicChat 5,083 F1", "f1"),
+    "aegis_test_prompts": ("Aegis F1", "f1"),
+    "harmbench_response": ("HarmBench responses F1", "f1"),
+    "beavertails_3k": ("BeaverTails F1", "f1"),
+    "harmbench": ("HarmBench prompts recall", "recall"),
+    "hatecheck": ("HateCheck F1", "f1"),
+}
+Results = Mapping[str, Mapping[str, Any]]
+"""By what a bundle is called here."""
 
 
-def render(shipped: Mapping[str, Any], research: Mapping[str, Any]) -> str:
+def render(results: Results, held_out: Results) -> str:
     """The whole document."""
-    parts = [HEAD]
-    variants = (("permissive", "Shipped", shipped), ("all", "Research", research))
-    for variant, title, results in variants:
-        parts += [f"## {title}: {_about(results)}\n", _sets(results), ""]
-        parts += [f"### {title} beside its pilot\n", _pilot(results, variant), ""]
-    parts += ["## Categories\n", _categories(shipped, research)]
+    parts = [HEAD, "\n".join(_about(name, found) for name, found in results.items()), ""]
+    parts += [
+        "## Side by side\n",
+        "F1 at the shipped thresholds; recall where all rows are unsafe, false-positive rate where "
+        "all are safe.\n",
+        _beside(results, _main_figure),
+        "\nArea under the precision-recall curve, which no threshold moves.\n",
+        _beside(results, lambda row: ("", row["auprc"]) if row["auprc"] is not None else None),
+        "\n## Beside what others published\n",
+        "Percent. Recall on HarmBench's prompts follows from the published F1. Most are larger, "
+        "and some learnt from the training half of ToxicChat.\n",
+        _rivals(results),
+        "",
+    ]
+    if held_out:
+        parts += ["## What public sets do not ask\n", *_held_out(held_out), ""]
+    for name, found in results.items():
+        parts += [f"## {name.capitalize()}, set by set\n", _sets(found), ""]
+    parts += ["## Categories\n", _categories(results), ""]
     return "\n".join(parts)
 
 
-def _about(results: Mapping[str, Any]) -> str:
+def _about(name: str, results: Mapping[str, Any]) -> str:
     about = results["about"]
     rows = sum(row["n"] for row in results["sets"].values())
     return (
-        f"`{about['name']}`, {about['licence']}\n\nbundle `{results['bundle'][:12]}`, "
+        f"- **{name}**: `{about['name']}`, {about['licence']}; bundle `{results['bundle'][:12]}`, "
         f"{about['date']}, {about['machine']}, {rows:,} rows"
     )
+
+
+def _main_figure(row: Mapping[str, Any]) -> tuple[str, float] | None:
+    """What to show of a set, and its name where it is not F1."""
+    if row["f1"] is not None:
+        return "", row["f1"]
+    return ("recall", row["recall"]) if row["recall"] is not None else ("fpr", row["fpr"])
+
+
+def _beside(
+    results: Results, figure: Callable[[Mapping[str, Any]], tuple[str, float] | None]
+) -> str:
+    first = next(iter(results.values()))
+    lines = [
+        f"| set | n | unsafe | | {' | '.join(results)} |",
+        "|---|--:|--:|---|" + "--:|" * len(results),
+    ]
+    for name, row in first["sets"].items():
+        if (shown := figure(row)) is None:
+            continue
+        found = [figure(one["sets"][name]) for one in results.values() if name in one["sets"]]
+        cells = " | ".join("–" if one is None else f"{one[1]:.3f}" for one in found)
+        lines.append(f"| {name} | {row['n']} | {row['positives']} | {shown[0]} | {cells} |")
+        if row["fpr"] is not None and row["recall"] is not None and figure is _main_figure:
+            rates = " | ".join(f"{one['sets'][name]['fpr']:.3f}" for one in results.values())
+            lines.append(f"| | | | fpr | {rates} |")
+    return "\n".join(lines)
+
+
+def _rivals(results: Results) -> str:
+    titles = " | ".join(title for title, _ in RIVALS.values())
+    lines = [f"| model | {titles} |", "|---|" + "--:|" * len(RIVALS)]
+    for name, found in results.items():
+        shown = (found["sets"].get(of, {}).get(figure) for of, (_, figure) in RIVALS.items())
+        cells = " | ".join("" if value is None else f"{100 * value:.1f}" for value in shown)
+        lines.append(f"| **{name}** `{found['about']['name']}` | {cells} |")
+    for other in published():
+        told = [
+            recall_of(other[of]) if figure == "recall" and of in other else other.get(of)
+            for of, (_, figure) in RIVALS.items()
+        ]
+        cells = " | ".join("" if value is None else f"{value:.1f}" for value in told)
+        lines.append(f"| *{other['model']}* | {cells} |")
+    return "\n".join(lines)
+
+
+def _held_out(found: Results) -> list[str]:
+    parts = [
+        "Held-out rows that were read under our guide; they set thresholds, and were not learnt.",
+        "Called unsafe, of the rows read as unsafe, borderline and safe:\n",
+        f"| | {' | '.join(found)} |",
+        "|---|" + "--:|" * len(found),
+    ]
+    for subject in ("targets", "in_context", "languages"):
+        for key in next(iter(found.values()))[subject]:
+            cells = " | ".join(_levels(one[subject].get(key)) for one in found.values())
+            parts.append(f"| {subject.replace('_', ' ')}: {key} | {cells} |")
+    parts += [
+        "",
+        f"| answers that refuse | {' | '.join(found)} |",
+        "|---|" + "--:|" * len(found),
+    ]
+    for title, show in (
+        ("flagged", lambda r: f"{r['flagged']} of {r['refuse']}"),
+        ("refusal head: precision", lambda r: _figure(r.get("precision"))),
+        ("refusal head: recall", lambda r: _figure(r.get("recall"))),
+    ):
+        parts.append(f"| {title} | {' | '.join(show(f['refusals']) for f in found.values())} |")
+    return parts
+
+
+def _levels(cell: Mapping[str, Mapping[str, int]] | None) -> str:
+    if cell is None:
+        return "–"
+    return " · ".join(f"{level['flagged']}/{level['rows']}" for level in reversed(cell.values()))
 
 
 def _sets(results: Mapping[str, Any]) -> str:
@@ -63,39 +164,25 @@ def _sets(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _pilot(results: Mapping[str, Any], variant: str) -> str:
-    """Every figure that the pilot left, and the mean of the differences (FPR counts reversed)."""
-    text = files("training.evaluation").joinpath("pilot.yaml").read_text(encoding="utf-8")
-    lines = ["| set | figure | pilot | here | better by |", "|---|---|--:|--:|--:|"]
-    gains = []
-    for name, figures in yaml.safe_load(text)[variant].items():
-        for figure, before in figures.items():
-            now = results["sets"].get(name, {}).get(figure)
-            if now is None:
-                continue
-            gain = before - now if figure == "fpr" else now - before
-            gains.append(gain)
-            lines.append(f"| {name} | {figure} | {before:.2f} | {now:.3f} | {gain:+.3f} |")
-    mean = sum(gains) / len(gains)
-    lines.append(f"| **mean of {len(gains)}** | | | | **{mean:+.3f}** |")
-    return "\n".join(lines)
-
-
-def _categories(shipped: Mapping[str, Any], research: Mapping[str, Any]) -> str:
+def _categories(results: Results) -> str:
+    first = next(iter(results.values()))
+    titles = " | ".join(f"{name} F1 | recall" for name in results)
     lines = [
         "F1 and recall where the set's own names map to ours (`sources.yaml`); safe rows of the",
         "set count as negatives. A dash: the bundle was not taught the category.\n",
-        "| set | category | unsafe | shipped F1 | recall | research F1 | recall |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        f"| set | category | unsafe | {titles} |",
+        "|---|---|--:|" + "--:|--:|" * len(results),
     ]
-    for name, categories in shipped["categories"].items():
+    for name, categories in first["categories"].items():
         for category, row in categories.items():
-            if not row["positives"]:
-                continue
-            other = research["categories"].get(name, {}).get(category, {})
-            cells = (row["f1"], row["recall"], other.get("f1"), other.get("recall"))
-            shown = " | ".join(_figure(cell) for cell in cells)
-            lines.append(f"| {name} | {category} | {row['positives']} | {shown} |")
+            if row["positives"]:
+                told = [
+                    one["categories"].get(name, {}).get(category, {}).get(figure)
+                    for one in results.values()
+                    for figure in ("f1", "recall")
+                ]
+                shown = " | ".join(_figure(cell) for cell in told)
+                lines.append(f"| {name} | {category} | {row['positives']} | {shown} |")
     return "\n".join(lines)
 
 
@@ -103,13 +190,14 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def _named(values: Sequence[str]) -> dict[str, Any]:
+    pairs = (value.split("=", 1) for value in values)
+    return {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, path in pairs}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shipped", type=Path)
-    parser.add_argument("research", type=Path)
+    parser.add_argument("results", nargs="+", metavar="NAME=JSON")
+    parser.add_argument("--held-out", nargs="*", default=[], metavar="NAME=JSON")
     arguments = parser.parse_args()
-    print(
-        render(
-            json.loads(arguments.shipped.read_text()), json.loads(arguments.research.read_text())
-        )
-    )
+    print(render(_named(arguments.results), _named(arguments.held_out)), end="")

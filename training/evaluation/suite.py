@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +50,10 @@ class SetResult:
 def content_of(row: Row) -> Content:
     """What a row's label judges."""
     if row.target == "response":
-        return content.response(row.response or "", row.prompt)
-    return content.prompt(row.prompt) if row.target == "prompt" else content.plain(row.prompt)
+        return content.response(row.response or "", row.behind or "")
+    if row.target == "prompt":
+        return replace(content.prompt(row.prompt), context=row.behind)
+    return content.plain(row.prompt)
 
 
 def question_of(rows: Sequence[Row]) -> str:
@@ -150,6 +152,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every ``*.jsonl.gz`` of a directory: ``{"bundle", "sets", "categories"}``.
 
+    Of a cascade also ``asked_twice``: by set, the share of rows that got a second opinion.
+
     ``each`` is told of every row: set, id, label, score and whether it was flagged; never the text.
 
     Raises:
@@ -162,7 +166,10 @@ def evaluate(
         if not rows:
             continue
         findings = progress(judge_all([content_of(row) for row in rows]), len(rows), name)
-        verdicts = [decide([finding], policy, own, provenance) for finding in findings]
+        judged = list(findings)
+        if asked := sum(finding.second is not None for finding in judged):
+            results.setdefault("asked_twice", {})[name] = round(asked / len(judged), 4)
+        verdicts = [decide([finding], policy, own, provenance) for finding in judged]
         question = question_of(rows)
         if each is not None:
             for row, verdict in zip(rows, verdicts, strict=True):
@@ -183,6 +190,8 @@ def table(results: Mapping[str, Any]) -> str:
     for name, row in results["sets"].items():
         cells = "".join(_cell(row[c]).rjust(10) for c in columns)
         lines.append(name.ljust(width) + row["question"].ljust(9) + cells)
+    for name, share in results.get("asked_twice", {}).items():
+        lines.append(f"{name}: {share:.1%} asked twice")
     return "\n".join(lines)
 
 

@@ -51,10 +51,11 @@ const problem = new Problem(() => judging.now());
 
 async function ask(signal) {
   const item = input.item();
-  const questions = QUESTIONS[input.mode];
+  const questions = input.judge ?? QUESTIONS[input.mode];
   const policy = isEditing() ? written(state.draft) : byId("policy").value;
   const limits = state.draft && inForce(state.draft);
   const body = { input: item, policy, explain: "evidence" };
+  if (input.judge) body.judge = input.judge;
   const { text, ms } = await call("moderate", { body, signal });
   const verdict = JSON.parse(text);
   return {
@@ -88,7 +89,8 @@ function typed() {
   }
   judging.stop();
   settled();
-  byId("stale").hidden = !state.judged || JSON.stringify(item) === JSON.stringify(state.judged.body.input);
+  const asked = (body) => JSON.stringify([body.input, body.judge ?? null]);
+  byId("stale").hidden = !state.judged || asked({ input: item, judge: input.judge }) === asked(state.judged.body);
 }
 
 function settled() {
@@ -154,6 +156,9 @@ function choose(name) {
   state.draft = draftOf(policy, state.policies, state.question);
   const about = [policy.description];
   if (policy.mode === "score") about.push("It only scores: nothing is flagged or blocked.");
+  if (policy.sensitivity !== "balanced") about.push(`Its sensitivity is ${policy.sensitivity}.`);
+  if (policy.severity.borderline !== "allow") about.push(`What is borderline it ${policy.severity.borderline}s.`);
+  if (policy.judge?.length === 1) about.push(`It judges the ${policy.judge[0]} alone.`);
   if (policy.shadow) about.push(`“${policy.shadow}” is on trial beside it.`);
   if (policy.own?.length) about.push("It has categories of its own, which the reasoner alone judges.");
   byId("policy-note").textContent = about.filter(Boolean).join(" ");

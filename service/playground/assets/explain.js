@@ -4,11 +4,16 @@
 // Questions of their own; every other category counts only along with the overall score.
 const INDEPENDENT = new Set(["toxicity", "attack"]);
 
+export const WORDS = { allow: "Allow", flag: "Flag", block: "Block" };
+
 /** What a verdict did, or would have done where its policy only scores. */
 export const actionOf = (verdict) => verdict.withheld ?? verdict.action;
 
 /** Whether the overall score reached its threshold; true where the policy does not ask. */
 export const isUnsafe = ({ score, threshold }) => threshold === null || score >= threshold;
+
+/** Whether a text of the answer's `fields` was found to decline. */
+export const declines = ({ refusal }) => refusal?.flagged ?? false;
 
 /**
  * Every score but the overall one, highest first: `[{name, score, threshold, block, state}]`.
@@ -21,9 +26,10 @@ export function scores(verdict, limits) {
   if (verdict.attack) named.push(["attack", verdict.attack]);
   const unsafe = isUnsafe(verdict);
   return named
-    .map(([name, { score, threshold }]) => {
+    .map(([name, { score, threshold, flagged }]) => {
       const block = limits?.categories[name]?.block ?? null;
-      const counts = unsafe || INDEPENDENT.has(name);
+      // Where the policy only scores nothing is flagged, and it has to be told from the scores.
+      const counts = verdict.withheld ? unsafe || INDEPENDENT.has(name) : flagged;
       let state = "allow";
       if (score >= threshold) state = counts ? "flag" : "held";
       if (counts && block !== null && score >= block) state = "block";
@@ -45,7 +51,10 @@ export function explain(verdict, limits) {
     const whose = found.length > 1 ? `their ${name} thresholds` : `its ${name} threshold`;
     if (found.length) said.push(`${named(found, limit)} reached ${whose}.`);
   }
-  if (!blocked.length && !flagged.length && all.length) {
+  const fields = Object.values(verdict.fields);
+  const borderline = fields.some((field) => field.severity === "borderline" && actionOf(field) !== "allow");
+  if (borderline && !overall?.reached) said.push("It is borderline, and this policy acts on that.");
+  else if (!blocked.length && !flagged.length && all.length) {
     if (overall?.reached) said.push("No category reached its own threshold: unsafe, but of no one kind.");
     else said.push(`Closest in any category: ${named([closest(all)], "threshold", "of")}.`);
   }
@@ -56,6 +65,8 @@ export function explain(verdict, limits) {
   if (actionOf(verdict) === "block" && !blocked.length && overall?.reached !== "block") {
     said.push("One of the texts reached a block threshold of its own.");
   }
+  const refusals = fields.filter(declines);
+  if (refusals.length) said.push(`The response declines (${refusals.map(({ refusal }) => refusal.score.toFixed(2)).join(", ")}), and is judged as such.`);
   if (verdict.withheld) said.push("The policy only scores, so nothing was done.");
   const words = strongest(verdict.evidence);
   if (words.length) said.push(`What argued for it most: ${list(words)}.`);

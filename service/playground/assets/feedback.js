@@ -29,6 +29,7 @@ export async function takesFeedback() {
 export function feedbackForm({ verdict, body }, categories) {
   const item = body.input;
   const two = "response" in item || "messages" in item;
+  const meant = body.judge?.[0] ?? "response";
   const prompt = !("text" in item);
   const check = (name, value, label) =>
     el("label", { class: "switch" }, el("input", { type: "checkbox", name, value }), el("span", {}, label));
@@ -38,7 +39,7 @@ export function feedbackForm({ verdict, body }, categories) {
   const about = el("fieldset", { hidden: true },
     el("legend", { class: "note" }, "About (leave empty where unsure)"),
     el("div", { class: "choices" }, categories.filter((c) => !APART.has(c)).map((c) => check("categories", c, c))));
-  const more = el("fieldset", { hidden: !prompt || two },
+  const more = el("fieldset", { hidden: !prompt || (two && meant !== "prompt") },
     el("legend", { class: "note" }, "The prompt is also"),
     el("div", { class: "choices" }, check("attack", "yes", "an attack on the model"), check("toxicity", "yes", "rude")));
   const answer = el("p", { class: "note", role: "status" });
@@ -51,7 +52,7 @@ export function feedbackForm({ verdict, body }, categories) {
   } },
     two && el("fieldset", {},
       el("legend", { class: "note" }, "What is meant"),
-      el("div", { class: "choices" }, radio("field", "prompt", "the prompt"), radio("field", "response", "the response", true))),
+      el("div", { class: "choices" }, radio("field", "prompt", "the prompt", meant === "prompt"), radio("field", "response", "the response", meant === "response"))),
     el("fieldset", {},
       el("legend", { class: "note" }, "In truth it is"),
       el("div", { class: "choices" }, radio("label", "safe", "safe"), radio("label", "unsafe", "unsafe"))),

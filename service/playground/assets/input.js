@@ -5,7 +5,7 @@ import { codePoints } from "./spans.js";
 
 const MODES = {
   prompt: { first: "Prompt", note: "A user’s request to a model." },
-  exchange: { first: "Prompt", note: "Both are judged: the prompt by itself, the response in its light." },
+  exchange: { first: "Prompt", note: "The prompt is judged by itself, the response in its light." },
   conversation: { first: null, note: "The latest exchange is judged: the last user turn, and what the assistant said to it." },
   post: { first: "Post", note: "A post or comment, addressed to people: is it toxic?" },
 };
@@ -19,6 +19,7 @@ export class Input {
     this.#changed = changed;
     for (const radio of this.#radios) radio.addEventListener("change", () => this.#show());
     for (const id of ["first", "response"]) byId(id).addEventListener("input", () => this.#edited());
+    byId("side").addEventListener("change", () => this.#edited());
     byId("add-turn").addEventListener("click", () => this.#add("", true));
   }
 
@@ -34,6 +35,12 @@ export class Input {
   set mode(mode) {
     this.#radios.find((radio) => radio.value === mode).checked = true;
     this.#show();
+  }
+
+  /** The sides of an exchange that alone are to be judged; null leaves that to the policy. */
+  get judge() {
+    const side = byId("side").value;
+    return side && this.#hasSides ? [side] : null;
   }
 
   /** Fill the fields from an example. */
@@ -80,6 +87,10 @@ export class Input {
     }
   }
 
+  get #hasSides() {
+    return this.mode === "exchange" || this.mode === "conversation";
+  }
+
   get #radios() {
     return [...byId("ask").elements.namedItem("mode")];
   }
@@ -98,6 +109,7 @@ export class Input {
     byId("first-field").hidden = conversation;
     byId("response-field").hidden = this.mode !== "exchange";
     byId("conversation-field").hidden = !conversation;
+    byId("side-field").hidden = !this.#hasSides;
     byId("mode-note").textContent = note;
     if (!conversation) byId("first-label").textContent = first;
     else if (!this.#turns.length) {

@@ -3,7 +3,12 @@
 const SAMPLE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$/;
 const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 const ESCAPED = { "\\n": "\n", '\\"': '"', "\\\\": "\\" };
-const MODERATED = new Set(["/moderate", "/v1/moderations"]);
+// Routes whose requests are texts to judge, as the dashboard has them.
+const MODERATED = new RegExp(
+  "^(?:/moderate|/v1/moderations|/v1/chat/.+|/beta/.+|/portkey|/request|/response|" +
+    "/ext-authz/.+|/api/v1/text/.+|/classify|/predict|/contentsafety/.+|" +
+    "/moderate/stream/.+|/v1alpha1/comments:analyze)$",
+);
 
 /** Samples of the exposition format by name: Map of `[{labels, value}]`. Other lines are skipped. */
 export function parse(text) {
@@ -27,7 +32,7 @@ export function parse(text) {
  * since the process began, and how much it holds right now.
  */
 export function snapshot(families, at) {
-  const of = (name) => (families.get(name) ?? []).filter((s) => MODERATED.has(s.labels.route));
+  const of = (name) => (families.get(name) ?? []).filter((s) => MODERATED.test(s.labels.route ?? ""));
   const outcomes = {};
   for (const { labels, value } of of("tamis_request_duration_seconds_count")) {
     outcomes[labels.outcome] = (outcomes[labels.outcome] ?? 0) + value;

@@ -60,6 +60,9 @@ export function written({ base, overall, categories }) {
   const out = { name: `${base.name}-edited` };
   if (base.description) out.description = base.description;
   if (base.mode !== "enforce") out.mode = base.mode;
+  if (base.sensitivity !== "balanced") out.sensitivity = base.sensitivity;
+  if (base.severity.borderline !== "allow") out.severity = base.severity;
+  if (base.judge) out.judge = base.judge;
   if (base.deadline_ms) out.deadline_ms = base.deadline_ms;
   if (overall.on) out.overall = overall.edited || !base.overall ? limits(overall) : shared(base.overall);
   out.categories = {};
@@ -104,7 +107,7 @@ export function limitsOf(policy, verdict, questions) {
 export function yaml(policy) {
   const lines = [];
   for (const [field, value] of Object.entries(policy)) {
-    if (field !== "categories") lines.push(`${field}: ${typeof value === "object" ? flow(value) : scalar(value)}`);
+    if (field !== "categories") lines.push(`${field}: ${Array.isArray(value) ? `[${value.map(scalar).join(", ")}]` : typeof value === "object" ? flow(value) : scalar(value)}`);
   }
   const rules = Object.entries(policy.categories).map(([name, rule]) => `  ${scalar(name)}: ${flow(rule)}`);
   return [...lines, rules.length ? "categories:" : "categories: {}", ...rules, ""].join("\n");

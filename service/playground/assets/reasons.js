@@ -48,9 +48,9 @@ export class Reasons {
   /** To be put into the page. */
   element = el("div", { class: "why" }, this.#button, this.#said);
 
-  /** @param {{input, policy}} body the request that the verdict answered. */
-  constructor({ input, policy }) {
-    this.#body = { input, policy, explain: "reason", stream: true };
+  /** @param {{input, policy, judge?}} body the request that the verdict answered. */
+  constructor(body) {
+    this.#body = { ...body, explain: "reason", stream: true };
     this.#rest("Ask the reasoner why");
   }
 

@@ -3,9 +3,9 @@
 import { asCurl } from "./api.js";
 import { copyButton, el, milliseconds, styled, svg } from "./dom.js";
 import { evidenceView } from "./evidence.js";
-import { actionOf, explain, isUnsafe, scores } from "./explain.js";
+import { fieldsView } from "./fields.js";
+import { WORDS, actionOf, explain, isUnsafe, scores } from "./explain.js";
 
-const WORDS = { allow: "Allow", flag: "Flag", block: "Block" };
 const STAGES = [
   ["queue", "queue"],
   ["tokenize", "tokenise"],
@@ -26,6 +26,7 @@ export function verdictView({ verdict, limits, texts, body, ms }, why) {
     el("div", { class: `headline ${action}` },
       icon(action),
       el("p", { class: "action" }, WORDS[action], verdict.withheld && el("small", {}, " withheld")),
+      el("p", { class: "tag" }, verdict.severity),
       el("p", { class: "overall" },
         el("span", { class: "figure" }, verdict.score.toFixed(2)),
         el("small", {}, verdict.threshold === null ? "overall, not asked" : "overall"))),
@@ -34,6 +35,7 @@ export function verdictView({ verdict, limits, texts, body, ms }, why) {
       el("p", {}, explain(verdict, limits).join(" ")),
       el("p", { class: "note" }, "Worded by this page from scores, thresholds and evidence. It is not the model’s reasoning."),
       verdict.windows > 0 && why),
+    part("Each text", fieldsView(verdict, texts)),
     part("Evidence", evidenceView(texts, verdict.evidence)),
     part("Scores", [scoreTable(verdict, limits)], thresholdKey()),
     part("Latency", latency(verdict.timings, ms)),
@@ -45,7 +47,7 @@ export function verdictView({ verdict, limits, texts, body, ms }, why) {
 /** What a screen reader hears of a verdict. */
 export function spoken(verdict) {
   const withheld = verdict.withheld ? " (withheld)" : "";
-  return `${WORDS[actionOf(verdict)]}${withheld}. Overall score ${verdict.score.toFixed(2)}.`;
+  return `${WORDS[actionOf(verdict)]}${withheld}. Overall score ${verdict.score.toFixed(2)}. It is ${verdict.severity}.`;
 }
 
 function part(title, content, aside = null) {

@@ -1,0 +1,105 @@
+"""Run the real clients of other projects against a running service: ``make contract``.
+
+    python -m scripts.contract [NAME …]
+
+Each client has an environment of its own in ``.contract/``, since their dependencies exclude each
+other, and a script in ``tests/contract/clients`` that runs in it and asserts what it sees. Clients
+that are servers are started by their scripts. Needs package registries the first time.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from benchmarks.server import Server
+from service.access import new_key
+from tamis.bundle import default_bundle
+
+ROOT: Final = Path(__file__).parents[1]
+ENVIRONMENTS: Final = ROOT / ".contract"
+SCRIPTS: Final = ROOT / "tests" / "contract" / "clients"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A client: what is installed for it, and its script. npm's packages run beside Python's."""
+
+    script: str
+    packages: tuple[str, ...]
+    kind: Literal["pip", "npm"] = "pip"
+
+
+CLIENTS: Final = {
+    "mistralai": Real("with_mistral.py", ("mistralai==3.7.0",)),
+    "azure-ai-contentsafety": Real("with_azure.py", ("azure-ai-contentsafety==1.0.0",)),
+    "litellm": Real("with_litellm.py", ("litellm[proxy]==1.106.2",)),
+    "portkey": Real("with_portkey.py", ("@portkey-ai/gateway@1.15.2",), "npm"),
+    "nemoguardrails": Real(
+        "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.7.4")
+    ),
+    "langchain": Real("with_langchain.py", ("langchain==1.5.2", "langchain-openai==1.7.4")),
+}
+
+
+def prepare(name: str, client: Real) -> Path:
+    """The interpreter of a client's environment, which is made where it is missing or old."""
+    folder = ENVIRONMENTS / name
+    wanted, ready = "\n".join(client.packages), folder / ".ready"
+    if not ready.is_file() or ready.read_text() != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        if client.kind == "npm":
+            _run("npm", "install", "--silent", "--no-audit", "--prefix", folder, *client.packages)
+        else:
+            _run(sys.executable, "-m", "venv", folder)
+            _run(folder / "bin" / "pip", "install", "-q", *client.packages)
+        ready.write_text(wanted)
+    return Path(sys.executable) if client.kind == "npm" else folder / "bin" / "python"
+
+
+def main(names: list[str]) -> int:
+    """Run the named clients, or all; the number of those that failed."""
+    if unknown := set(names) - set(CLIENTS):
+        sys.exit(f"no client {min(unknown)!r}; known: {', '.join(CLIENTS)}")
+    failed = 0
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        key, entry = new_key("contract", rate=0.001, burst=1)
+        (folder / "keys.yml").write_text(f"[{entry}]")
+        bundle = default_bundle()
+        limited = {"keys": folder / "keys.yml"}
+        # One that answers, and two without room: to the right and to the wrong way of saying so.
+        servers = {
+            "TAMIS_URL": Server(bundle, feedback=""),
+            "TAMIS_FULL": Server(bundle, feedback="", **limited),
+            "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),
+        }
+        urls = {
+            name: f"http://127.0.0.1:{stack.enter_context(server).port}"
+            for name, server in servers.items()
+        }
+        for name in names or CLIENTS:
+            client = CLIENTS[name]
+            python = prepare(name, client)
+            began = time.perf_counter()
+            own = {"CLIENT": str(ENVIRONMENTS / name), "TAMIS_KEY": key, "PYTHONPATH": ""}
+            script = [str(python), str(SCRIPTS / client.script)]
+            print(f"{name} ({', '.join(client.packages)})", flush=True)
+            done = subprocess.run(script, env=os.environ | urls | own, check=False, cwd=folder)
+            failed += done.returncode != 0
+            said = "failed" if done.returncode else "ok"
+            print(f"{name}: {said} in {time.perf_counter() - began:.0f} s", flush=True)
+    return failed
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run([*map(str, command)], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""A bundle that another process makes, or makes anew, while this one serves."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from tamis.building import is_being_built
+from tamis.bundle import MANIFEST
+
+logger = logging.getLogger("tamis.service")
+
+State = Literal["off", "absent", "building", "loading", "failed", "ready"]
+LOOK: Final = 1.0
+
+
+class Arrival:
+    """Looks for a bundle every second, and has it loaded whenever it is a new one.
+
+    ``state`` is how it stands; ``failure`` is what is wrong with the latest one, while an earlier
+    one may serve on.
+    """
+
+    def __init__(self, path: Path | None, what: str) -> None:
+        """Look nowhere yet; ``what`` is the bundle's name in logs, and no path means none."""
+        self.path = path
+        self.state: State = "off" if path is None else "absent"
+        self.failure: str | None = None
+        self._what = what
+
+    async def watch(self, take: Callable[[Path], Awaitable[None]]) -> None:
+        """Look until cancelled; ``take`` loads a bundle and puts it in its place."""
+        if self.path is None:
+            return
+        seen = None
+        while True:
+            found = _stamp(self.path / MANIFEST)
+            if found != seen:
+                seen, self.failure = found, None
+                if found is not None:
+                    await self._take(take, self.path)
+            if self.state != "ready":
+                missing: State = "absent" if self.failure is None else "failed"
+                self.state = "building" if is_being_built(self.path) else missing
+            await asyncio.sleep(LOOK)
+
+    async def _take(self, take: Callable[[Path], Awaitable[None]], path: Path) -> None:
+        served = self.state == "ready"
+        if not served:
+            self.state = "loading"
+        try:
+            await take(path)
+        except Exception as error:
+            # What serves, serves on; health says why this one does not.
+            self.failure = str(error)
+            logger.error("%s cannot be loaded: %s", self._what, error)
+            return
+        self.state = "ready"
+
+
+def _stamp(manifest: Path) -> tuple[int, int] | None:
+    """What changes when a bundle is replaced; None where there is none."""
+    try:
+        stat = manifest.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns

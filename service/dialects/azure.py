@@ -1,0 +1,98 @@
+"""``POST /contentsafety/text:analyze``: Azure's content safety, in its four categories.
+
+Severities follow the policy's thresholds: 2 and above is flagged, 4 and above is blocked.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
+
+from fastapi import Request
+from pydantic import Field, TypeAdapter
+from starlette.responses import JSONResponse
+
+from service.dialects.crosswalk import require, standing_in, told
+from service.dialects.dialect import Dialect, Loose, body_of
+from service.errors import RequestError
+from service.moderation import moderator_of
+from tamis import content
+from tamis.policy import Policy, Rule, Thresholds
+from tamis.taxonomy import taxonomy
+from tamis.verdict import CategoryScore, Verdict
+
+router = Dialect()
+
+Category = Literal["Hate", "SelfHarm", "Sexual", "Violence"]
+FLAGGED: Final = 2
+BLOCKED: Final = 4
+MOST: Final = 7
+
+
+class AnalyzeRequest(Loose):
+    """The body of ``text:analyze``."""
+
+    text: str
+    categories: list[Category] | None = None
+    blocklists: list[str] | None = Field(None, alias="blocklistNames")
+    output: Literal["FourSeverityLevels", "EightSeverityLevels"] | None = Field(
+        None, alias="outputType"
+    )
+
+
+BODY: Final = TypeAdapter(AnalyzeRequest)
+
+
+@router.judges("/contentsafety/text:analyze", BODY)
+async def analyze(request: Request) -> JSONResponse:
+    """Judge a text as a prompt. Of blocklists there are none, and what names one is told so."""
+    moderator = moderator_of(request)
+    body = await body_of(request, BODY)
+    if body.blocklists:
+        raise RequestError(
+            "blocklistNames: there are no blocklists here",
+            param="blocklistNames",
+            code="NotFound",
+            status=404,
+        )
+    policy = moderator.policy(request)
+    own = moderator.loaded().bundle.thresholds
+    require(policy, own, "azure")
+    judged = await moderator.judge(
+        request, [("text", (content.prompt(body.text, "text"),))], policy
+    )
+    levels = severities(judged.verdicts[0], policy, own)
+    step = 1 if body.output == "EightSeverityLevels" else 2
+    wanted = dict.fromkeys(body.categories or get_args(Category))
+    return JSONResponse(
+        {
+            "blocklistsMatch": [],
+            "categoriesAnalysis": [
+                {"category": name, "severity": levels[name] // step * step} for name in wanted
+            ],
+        }
+    )
+
+
+def severities(verdict: Verdict, policy: Policy, own: Mapping[str, Thresholds]) -> dict[str, int]:
+    """0 to 7 by category. A harmful text of no certain kind has its likeliest category at 2."""
+    found = {
+        name: severity_of(
+            category,
+            policy.categories.get(name, Rule()).resolve(own[name].at(policy.sensitivity)),
+        )
+        for name, category in verdict.categories.items()
+    }
+    rules = taxonomy().crosswalk["azure"]
+    levels = {name: int(rule.score(found) or 0) for name, rule in rules.items() if rule is not None}
+    if (spoken := standing_in(verdict, told(verdict, "azure"))) is not None:
+        levels[spoken] = max(levels[spoken], FLAGGED)
+    return levels
+
+
+def severity_of(category: CategoryScore, limits: Thresholds) -> int:
+    """Levels in equal steps: 0 and 1 below the flag, 2 and 3 up to the block, from there 4 to 7."""
+    score, flag, block = category.score, limits.flag, limits.block
+    if score < flag or not category.flagged:
+        return 0 if score < flag / 2 else 1
+    if score < block:
+        return FLAGGED + int(2 * (score - flag) / (block - flag))
+    return min(MOST, BLOCKED + int(4 * (score - block) / (1 - block))) if block < 1 else MOST

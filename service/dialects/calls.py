@@ -1,0 +1,60 @@
+"""What users asked in calls whose answers are still to come.
+
+Some gateways send an answer without its request. In memory alone, for minutes, bounded: nothing
+here is ever written anywhere.
+"""
+
+import time
+from collections import OrderedDict
+from typing import Final
+
+from starlette.requests import Request
+
+SECONDS: Final = 600.0
+MAX_CHARACTERS: Final = 8_000_000
+# Of a request no more than this serves as context: the model reads its first and last words.
+KEPT: Final = 4_000
+
+Key = tuple[str | None, str]
+"""The caller's key, so that callers cannot reach each other's, and the id of a call."""
+
+
+class Calls:
+    """Requests by call, the oldest forgotten first."""
+
+    def __init__(self, seconds: float = SECONDS, max_characters: int = MAX_CHARACTERS) -> None:
+        self._seconds, self._max = seconds, max_characters
+        self._asked: OrderedDict[Key, tuple[float, str]] = OrderedDict()
+        self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def keep(self, call: Key, request: str) -> None:
+        """Note what was asked."""
+        self._forget(call)
+        if len(request) > KEPT:
+            request = request[: KEPT // 2] + request[-KEPT // 2 :]
+        self._asked[call] = time.monotonic(), request
+        self._characters += len(request) + len(call[1])
+        oldest = time.monotonic() - self._seconds
+        for known, (at, _) in list(self._asked.items()):
+            if at >= oldest and self._characters <= self._max:
+                break
+            self._forget(known)
+
+    def asked(self, call: Key) -> str:
+        """What was asked in a call; nothing where that is not known any more."""
+        at, request = self._asked.get(call, (0.0, ""))
+        return request if time.monotonic() - at < self._seconds else ""
+
+    def _forget(self, call: Key) -> None:
+        if (known := self._asked.pop(call, None)) is not None:
+            self._characters -= len(known[1]) + len(call[1])
+
+
+def calls_of(request: Request) -> Calls:
+    """The application's."""
+    found = request.app.state.calls
+    assert isinstance(found, Calls)
+    return found

@@ -1,0 +1,79 @@
+"""What every dialect is: routes that speak one contract, and the way it says no."""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.dialects.direct import DirectRoute
+from service.errors import RequestError, from_validation
+
+T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+BUSY: Final = 429
+
+
+class Loose(BaseModel):
+    """Unknown fields are ignored: other contracts grow, and clients send more than we read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Dialect(APIRouter):
+    """The routes of one contract.
+
+    ``judging`` are the paths whose requests are texts to judge: they are refused before their body
+    is read where there is no room. ``hook`` says that a gateway asks, which stands between a user
+    and a model.
+    """
+
+    def __init__(
+        self, *, hook: bool = False, refusal: Callable[[RequestError], Response] | None = None
+    ) -> None:
+        """``refusal`` is how the contract words an error; OpenAI's envelope where it has none."""
+        super().__init__(route_class=DirectRoute)
+        self.hook = hook
+        self.judging: set[str] = set()
+        self._refusal = refusal or RequestError.response
+
+    def judges(self, path: str, body: TypeAdapter[Any]) -> Callable[[Endpoint], Endpoint]:
+        """Decorate the endpoint of ``POST path``, whose body is described by ``body``."""
+        self.judging.add(path)
+        return self.post(path, openapi_extra=documented(body))
+
+    def refuse(self, error: RequestError, overload_status: int) -> Response:
+        """An error as the contract says it.
+
+        Gateways that let requests through where their guard cannot be reached (LiteLLM's
+        ``unreachable_fallback: fail_open``, Envoy's ``failure_mode_allow``) take 429 for a verdict,
+        so a hook answers ``overload_status`` in its place.
+        """
+        if self.hook and error.status == BUSY:
+            error.status = overload_status
+        return self._refusal(error)
+
+
+def documented(body: TypeAdapter[Any]) -> dict[str, Any]:
+    """What OpenAPI is told of a body."""
+    schema = {"required": True, "content": {"application/json": {"schema": body.json_schema()}}}
+    return {"requestBody": schema}
+
+
+def refuse(error: RequestError, dialect: Dialect | None, overload_status: int) -> Response:
+    """An error as a dialect says it; None: the path is nobody's."""
+    return error.response() if dialect is None else dialect.refuse(error, overload_status)
+
+
+async def body_of(request: Request, body: TypeAdapter[T], tags: frozenset[str] = frozenset()) -> T:
+    """The validated body of a request; ``tags`` as in ``from_validation``.
+
+    Raises:
+        RequestError: naming the field at fault.
+    """
+    try:
+        return body.validate_json(await request.body())
+    except ValidationError as error:
+        raise from_validation(error, tags) from None

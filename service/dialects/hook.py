@@ -1,0 +1,50 @@
+"""What gateways' hooks have in common: one item, judged, and blocked or not."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from service.dialects.crosswalk import reason_of
+from service.moderation import moderator_of
+from tamis.content import Content
+from tamis.verdict import Action, Verdict
+
+
+async def verdict_of(
+    request: Request, contents: Sequence[Content], policy: str | Mapping[str, Any] | None = None
+) -> Verdict:
+    """The verdict of what a hook was given.
+
+    Which side is judged is the hook's to say, so a policy's ``judge`` does not count.
+
+    Raises:
+        RequestError, ClientDisconnect: as ``Moderator.judge``.
+    """
+    moderator = moderator_of(request)
+    judged = await moderator.judge(request, [("body", contents)], moderator.policy(request, policy))
+    return judged.verdicts[0]
+
+
+def blocks(verdict: Verdict) -> bool:
+    """Whether a hook stops it. What is only flagged passes, and shows in logs and metrics."""
+    return verdict.action is Action.BLOCK
+
+
+def refusal_of(verdict: Verdict) -> str:
+    """What a user may be told."""
+    return f"Blocked by the moderation policy: {reason_of(verdict)}"
+
+
+def data_of(verdict: Verdict) -> dict[str, Any]:
+    """What a gateway may log: the verdict in short."""
+    return {
+        "action": verdict.action.value,
+        "flagged": verdict.flagged,
+        "severity": verdict.severity.value,
+        "score": round(verdict.score, 4),
+        "reason": reason_of(verdict) if verdict.flagged else None,
+        "fields": {name: field.action.value for name, field in verdict.fields.items()},
+        "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
+        "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
+    }

@@ -1,0 +1,103 @@
+"""The accurate bundle in a service: on its way, loaded, asked alone or beside the fast one."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+
+from service.arrival import Arrival, State
+from service.engine.classifier import Classifier
+from service.engine.engine import Engine
+from service.engine.runtime import load_runtime
+from service.engine.warmup import Pace, warm_up
+from service.metrics import Metrics
+from service.settings import Settings
+from tamis import bundle as bundles
+from tamis.bundle import BundleError
+from tamis.tiers import Bands, load_bands
+
+logger = logging.getLogger("tamis.service")
+
+# Why the accurate tier does not answer yet; None where its failure says so.
+WAITING: Final[dict[State, str]] = {
+    "absent": "the accurate bundle is not there; `tamis export accurate` makes it",
+    "building": "the accurate bundle is being built",
+    "loading": "the accurate bundle is still loading",
+}
+# What a build and a load take on two cores, in seconds.
+SOON: Final[dict[State, float]] = {"building": 60.0, "loading": 5.0}
+
+
+class Tiers:
+    """The accurate bundle's state in a process. The fast tier needs nothing of it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self.tier = settings.tier
+        wanted = settings.tier != "fast"
+        self._arrival = Arrival(settings.accurate if wanted else None, "the accurate bundle")
+        self.trouble: str | None = None
+        """Why a cascade asks nobody twice."""
+
+    @property
+    def state(self) -> State:
+        """How the bundle stands."""
+        return self._arrival.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why the accurate bundle does not answer; None where it does, or nobody wants it to."""
+        if self._arrival.state == "failed":
+            return f"the accurate bundle could not be loaded: {self._arrival.failure}"
+        return WAITING.get(self._arrival.state) or self.trouble
+
+    async def alone(self, take: Callable[[Path], Awaitable[None]]) -> None:
+        """Look for the bundle until cancelled, and serve it when it comes; later ones wait."""
+        served = False
+
+        async def first(path: Path) -> None:
+            nonlocal served
+            if served:
+                logger.warning("the accurate bundle is a new one: restart to serve it")
+                return
+            await take(path)
+            served = True
+
+        await self._arrival.watch(first)
+
+    async def beside(self, engine: Engine) -> None:
+        """Look for the bundle until cancelled, and have the engine ask it when it is unsure."""
+        engine.consult(self._bands(engine))
+
+        async def take(path: Path) -> None:
+            classifier, pace = await run_in_threadpool(self._load, path)
+            # A build brings the bands that were chosen for what it builds.
+            engine.consult(self._bands(engine, classifier), classifier, pace)
+            if self.trouble is None:
+                bundle = classifier.bundle
+                self._metrics.consulting(bundle.name, bundle.fingerprint)
+                logger.info("asking twice: %s@%s", bundle.name, bundle.fingerprint[:12])
+
+        await self._arrival.watch(take)
+
+    def _bands(self, engine: Engine, accurate: Classifier | None = None) -> Bands | None:
+        """The bands, where there are any for these bundles; else why not, for all to see."""
+        assert self._arrival.path is not None
+        try:
+            bands = load_bands(self._arrival.path)
+            bands.check(engine.bundle, None if accurate is None else accurate.bundle)
+        except BundleError as error:
+            self.trouble = f"no second opinions: {error}"
+            logger.warning("%s", self.trouble)
+            return None
+        self.trouble = None
+        return bands
+
+    def _load(self, path: Path) -> tuple[Classifier, Pace]:
+        settings = self._settings
+        bundle = bundles.load(path)
+        runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
+        classifier = Classifier(bundle, runtime)
+        return classifier, warm_up(classifier)

@@ -1,0 +1,135 @@
+"""Middleware for FastAPI, Starlette and other ASGI applications: judge a request before it is read.
+
+app.add_middleware(
+    ModerationMiddleware,
+    client=AsyncClient("http://tamis:8000"),
+    paths={"/chat"},
+    item=lambda body: {"prompt": body["question"]},
+)
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Container, MutableMapping
+from typing import Any, Final
+
+from tamis.client.client import AsyncClient, Policy
+from tamis.client.errors import ApiError, ClientError
+from tamis.client.items import Item
+
+# As ASGI's specification has them (Starlette's names; nothing of it is needed).
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+MAX_BODY_BYTES: Final = 1024 * 1024
+DEADLINE: Final = 0.5
+
+
+class ModerationMiddleware:
+    """Answers in the application's place where the policy blocks; hands on everything else.
+
+    The verdict is in ``request.state.moderation``. A body that is not JSON, or of which ``item``
+    can make nothing, is refused: what cannot be judged must not slip through.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        client: AsyncClient,
+        paths: Container[str],
+        item: Callable[[Any], Item | None],
+        policy: Policy = None,
+        deadline: float = DEADLINE,
+        fail_open: bool = False,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        """Take requests with a body to ``paths``.
+
+        Args:
+            app: the application.
+            client: asks the service; who made it closes it.
+            paths: where requests are judged.
+            item: makes what is judged of the parsed body; None: nothing is.
+            policy: as the client takes it.
+            deadline: seconds that a verdict is worth waiting for.
+            fail_open: let through what got no verdict, rather than answer 503.
+            max_body_bytes: longer bodies are refused.
+        """
+        self._app, self._client, self._paths, self._item = app, client, paths, item
+        self._policy, self._deadline, self._fail_open = policy, deadline, fail_open
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if (
+            scope["type"] != "http"
+            or scope["path"] not in self._paths
+            or scope["method"] not in METHODS
+        ):
+            await self._app(scope, receive, send)
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._max_body_bytes:
+                limit = f"the body is over the limit of {self._max_body_bytes} bytes"
+                await _refuse(send, 413, "body_too_large", limit)
+                return
+        if (refusal := await self._judge(scope, body)) is not None:
+            await _refuse(send, *refusal)
+            return
+        given = False
+
+        async def again() -> MutableMapping[str, Any]:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, again, send)
+
+    async def _judge(self, scope: Scope, body: bytes) -> tuple[int, str, str] | None:
+        """Why a request does not pass: status, code, message; None where it does."""
+        try:
+            item = self._item(json.loads(body))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return 400, "invalid_request", "the body has nothing that could be judged"
+        if item is None:
+            return None
+        try:
+            found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
+        except ApiError as error:
+            if error.status < 500 and error.status not in (401, 403, 408, 429):
+                # The text's own fault, say its length: no state of the service would change it.
+                return 400, error.code or "invalid_request", error.message
+            return self._unavailable()
+        except ClientError:
+            return self._unavailable()
+        scope.setdefault("state", {})["moderation"] = found
+        if found.blocked:
+            return 403, "content_blocked", "blocked by the moderation policy"
+        return None
+
+    def _unavailable(self) -> tuple[int, str, str] | None:
+        if self._fail_open:
+            return None
+        return 503, "moderation_unavailable", "moderation is not available at present"
+
+
+async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    body = json.dumps({"error": error}).encode()
+    length = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,6 @@
+"""What a text says: obfuscated writing folded, decoded and mapped back; one kind a module."""
+
+from tamis.reading.reader import TRANSFORMS, UNREAD_SCRIPT, UNREADABLE, Reading, read
+from tamis.reading.text import Edit, Text
+
+__all__ = ["TRANSFORMS", "UNREADABLE", "UNREAD_SCRIPT", "Edit", "Reading", "Text", "read"]

@@ -1,0 +1,204 @@
+"""Segments in a code that any language model can undo: base64, hex, binary, Morse and their like.
+
+A segment is replaced where what it decodes to is a message, once that was read in turn. Keys,
+hashes, images and identifiers decode to noise.
+"""
+
+import base64
+import binascii
+import codecs
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from tamis.reading.lexicon import known
+from tamis.reading.spacing import Deeper
+from tamis.reading.text import Edit
+
+BASE64: Final = re.compile(
+    r"[A-Za-z0-9+/_-]{12,}={0,2}(?:\r?\n[A-Za-z0-9+/_-]{4,}={0,2})*|={1,2}[A-Za-z0-9+/_-]{11,}"
+)
+BASE64_WORDS: Final = re.compile(
+    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{2,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
+)
+BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
+HEX: Final = re.compile(
+    r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\s:,-]{0,2}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
+)
+BINARY: Final = re.compile(r"[01]{7,8}(?:[\s,]{0,2}[01]{7,8}){3,}(?![0-9])")
+NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
+MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?!\S)")
+# What has to be there for a code to be: found fast in texts that have it not.
+CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")
+DIGIT: Final = re.compile("[0-9]")
+DOTTED: Final = re.compile(r"[.·•\-–—−_] ?[.·•\-–—−_]")
+_URL: Final = str.maketrans("-_", "+/")
+DOTS: Final = str.maketrans("·•–—−_", "..----")
+CODES: Final = {
+    ".-": "a",
+    "-...": "b",
+    "-.-.": "c",
+    "-..": "d",
+    ".": "e",
+    "..-.": "f",
+    "--.": "g",
+    "....": "h",
+    "..": "i",
+    ".---": "j",
+    "-.-": "k",
+    ".-..": "l",
+    "--": "m",
+    "-.": "n",
+    "---": "o",
+    ".--.": "p",
+    "--.-": "q",
+    ".-.": "r",
+    "...": "s",
+    "-": "t",
+    "..-": "u",
+    "...-": "v",
+    ".--": "w",
+    "-..-": "x",
+    "-.--": "y",
+    "--..": "z",
+    ".-.-.-": ".",
+    "--..--": ",",
+    "..--..": "?",
+    "-.-.--": "!",
+    ".----.": "'",
+    "-----": "0",
+    ".----": "1",
+    "..---": "2",
+    "...--": "3",
+    "....-": "4",
+    ".....": "5",
+    "-....": "6",
+    "--...": "7",
+    "---..": "8",
+    "----.": "9",
+    "-....-": "-",
+    "-..-.": "/",
+}
+
+
+def base64s(segment: str) -> Iterator[str]:
+    """As it is, from the right, and turned by 13 letters."""
+    bare = "".join(segment.split()).translate(_URL)
+    for turned in (bare, bare[::-1], codecs.encode(bare, "rot13")):
+        body = turned.rstrip("=").lstrip("=")
+        # One letter more than whole bytes need is none of them, but may be one of its surroundings.
+        body = body[: len(body) - (len(body) % 4 == 1)]
+        yield from _text(base64.b64decode, body + "=" * (-len(body) % 4))
+
+
+def base64_words(segment: str) -> Iterator[str]:
+    """Every word on its own; the few that are none stay."""
+    words, said = segment.split(), []
+    for word in words:
+        decoded = None
+        if len(word) % 4 == 0 and not known(word.lower()):
+            decoded = next(_text(base64.b64decode, word), None)
+        said.append(decoded if decoded is not None and decoded.isascii() else word)
+    if 2 * sum(one != other for one, other in zip(words, said, strict=True)) > len(words):
+        yield " ".join(said)
+
+
+def base32s(segment: str) -> Iterator[str]:
+    """RFC 4648."""
+    body = segment.rstrip("=")
+    yield from _text(base64.b32decode, body + "=" * (-len(body) % 8))
+
+
+def hexes(segment: str) -> Iterator[str]:
+    """Two digits a byte, whatever stands between."""
+    digits = re.sub(r"0x|[^0-9a-fA-F]", "", segment)
+    yield from _text(bytes.fromhex, digits)
+    yield from _text(bytes.fromhex, digits[::-1])
+
+
+def binaries(segment: str) -> Iterator[str]:
+    """Eight or seven digits a byte."""
+    bits = re.sub("[^01]", "", segment)
+    for size in (8, 7):
+        if len(bits) % size == 0:
+            yield from _text(bytes, [int(bits[n : n + size], 2) for n in range(0, len(bits), size)])
+
+
+def decimals(segment: str) -> Iterator[str]:
+    """Codes of characters, decimal or octal."""
+    parts = re.findall("[0-9]+", segment)
+    if all(int(part) <= 127 for part in parts):
+        yield from _text(bytes, [int(part) for part in parts])
+    if all(len(part) == 3 and "8" not in part and "9" not in part for part in parts):
+        yield from _text(bytes, [int(part, 8) & 255 for part in parts])
+
+
+def alphabet(segment: str) -> Iterator[str]:
+    """A = 1 to Z = 26, words apart by another sign."""
+    values = [int(part) for part in re.findall("[0-9]+", segment)]
+    if all(0 < value <= 26 for value in values):
+        gaps = re.findall("[^0-9]+", segment)
+        ((usual, _),) = Counter(gaps).most_common(1)
+        between = ["" if gap == usual else " " for gap in gaps]
+        yield "".join(chr(96 + v) + gap for v, gap in zip(values, [*between, ""], strict=False))
+
+
+def morse(segment: str) -> Iterator[str]:
+    """International Morse code; words apart by a stroke or more than one space."""
+    words = re.split(r"\s*[/|\n]\s*|\s{2,}", segment.translate(DOTS).strip())
+    said = [[CODES.get(code, "\ufffd") for code in word.split()] for word in words]
+    yield " ".join("".join(word) for word in said)
+
+
+Decode = Callable[[str], Iterator[str]]
+
+
+class Encoding(NamedTuple):
+    """A code: what tells of it at once, its segments, and what they may decode to."""
+
+    sign: re.Pattern[str]
+    segments: re.Pattern[str]
+    decode: Decode
+    foreign: bool = True
+    """Whether noise decodes to noise, so that letters are a message in whatever language."""
+
+
+ENCODINGS: Final[dict[str, Encoding]] = {
+    "base64_words": Encoding(MIXED, BASE64_WORDS, base64_words),
+    "base64": Encoding(MIXED, BASE64, base64s),
+    "base32": Encoding(MIXED, BASE32, base32s),
+    "hex": Encoding(DIGIT, HEX, hexes),
+    "binary": Encoding(DIGIT, BINARY, binaries),
+    "decimal": Encoding(DIGIT, NUMBERS, decimals),
+    "letter_numbers": Encoding(DIGIT, NUMBERS, alphabet, foreign=False),
+    "morse": Encoding(DOTTED, MORSE, morse, foreign=False),
+}
+
+
+def decoded(text: str, name: str, deeper: Deeper) -> list[Edit]:
+    """The segments in a code that hold a message, read as far as ``deeper`` reads it."""
+    code = ENCODINGS[name]
+    if code.sign.search(text) is None:
+        return []
+    found = []
+    for m in code.segments.finditer(text):
+        said = next(
+            (s for raw in code.decode(m[0]) if (s := deeper(raw, code.foreign)) is not None), None
+        )
+        if said is not None:
+            lead = " " if text[m.start() - 1 : m.start()].isalnum() else ""
+            found.append(Edit(*m.span(), lead + said))
+    return found
+
+
+def _text(decode: Callable[[Any], bytes], segment: Any) -> Iterator[str]:
+    """The text of decoded bytes, UTF-8 or UTF-16, where they are one."""
+    try:
+        blob = decode(segment)
+        said = blob.decode("utf-16-le" if b"\0" in blob[:8] and len(blob) % 2 == 0 else "utf-8")
+    except (ValueError, binascii.Error):
+        return
+    if said and CONTROL.search(said) is None:
+        yield said

@@ -1,0 +1,79 @@
+"""Characters written as their numbers: HTML entities, percent signs, backslashes."""
+
+import html
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote
+
+from tamis.reading.text import Edit
+
+ENTITIES: Final = re.compile(r"(?:&(?:#\d{2,7};?|#[xX][0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
+PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+BACKSLASH: Final = re.compile(
+    r"(?:\\u[0-9a-fA-F]{4}|\\u\{[0-9a-fA-F]{1,6}\}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2})+"
+)
+POINTS: Final = re.compile(r"U\+([0-9a-fA-F]{4,6})(?:[ ,]+U\+([0-9a-fA-F]{4,6}))+")
+NUMBER: Final = re.compile(r"[0-9a-fA-F]+")
+URL: Final = re.compile(r"\w+://[^\s<>\"']*")
+# Some escaped letters are how a program writes an accent; many are how one writes a text.
+FEW: Final = 3
+
+
+def entities(text: str) -> list[Edit]:
+    """``&#73;&#103;`` → ``Ig``; named ones along with it (``&lt;div&gt;`` alone stays)."""
+    return _enough([Edit(*m.span(), html.unescape(m[0])) for m in ENTITIES.finditer(text)])
+
+
+def percent(text: str) -> list[Edit]:
+    """``%49%67`` → ``Ig``, and words with ``%20`` between them; not the escapes of a URL."""
+    found = [Edit(*m.span(), unquote(m[0], errors="replace")) for m in PERCENT.finditer(text)]
+    if not found:
+        return []
+    if "://" in text:
+        # A URL has to escape a space or an umlaut, and no Latin letter.
+        urls = {at for m in URL.finditer(text) for at in range(*m.span())}
+        found = [e for e in found if _latin(e.text) or e.start not in urls]
+    spaces = sum(e.text.isspace() for e in found)
+    return found if spaces >= FEW else _enough(found)
+
+
+def backslashes(text: str) -> list[Edit]:
+    r"""``\u0049\x67`` → ``Ig``."""
+    found = [Edit(*m.span(), _chars(m[0].replace("\\", " "))) for m in BACKSLASH.finditer(text)]
+    return _enough(found)
+
+
+def points(text: str) -> list[Edit]:
+    """``U+0049 U+0067`` → ``Ig``."""
+    found = [Edit(*m.span(), _chars(m[0].replace("U+", " "))) for m in POINTS.finditer(text)]
+    return _enough(found)
+
+
+ESCAPES: Final[dict[str, Callable[[str], list[Edit]]]] = {
+    "html_entities": entities,
+    "percent": percent,
+    "unicode_escapes": lambda text: sorted([*backslashes(text), *points(text)]),
+}
+SUSPICIOUS: Final = re.compile(r"&#|%[0-9a-fA-F]{2}|\\[uUx]|U\+[0-9a-fA-F]{4}")
+
+
+def _chars(numbers: str) -> str:
+    values = (int(number, 16) for number in NUMBER.findall(numbers))
+    return "".join(
+        chr(v) if v <= 0x10FFFF and not 0xD800 <= v < 0xE000 else "\ufffd" for v in values
+    )
+
+
+def _letters(said: str) -> int:
+    return sum(map(str.isalpha, said))
+
+
+def _enough(found: list[Edit]) -> list[Edit]:
+    """All of them where they hold letters or further escapes, not just signs to be escaped."""
+    said = "".join(edit.text for edit in found)
+    return found if _letters(said) >= FEW or SUSPICIOUS.search(said) is not None else []
+
+
+def _latin(said: str) -> bool:
+    return any(char.isascii() and char.isalpha() for char in said)

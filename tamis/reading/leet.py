@@ -1,0 +1,83 @@
+"""Digits and signs for letters: ``1gn0r3``, ``@ttack``."""
+
+import re
+from itertools import islice, product
+from typing import Final
+
+from tamis.reading.lexicon import known
+from tamis.reading.text import Edit
+
+SIGNS: Final = {
+    "0": "o",
+    "1": "il",
+    "2": "z",
+    "3": "e",
+    "4": "a",
+    "5": "s",
+    "6": "gb",
+    "7": "t",
+    "8": "b",
+    "9": "g",
+    "@": "a",
+    "$": "s",
+    "!": "il",
+    "|": "li",
+    "+": "t",
+    "€": "e",
+    "£": "l",
+}
+_SIGN: Final = "[" + re.escape("".join(SIGNS)) + "]"
+SUSPICIOUS: Final = re.compile(rf"{_SIGN}[A-Za-z]|[A-Za-z]{_SIGN}{{1,3}}[A-Za-z]")
+TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
+# A letter behind a sign: "mp3", "team1", "hello!" have none; "@anna" and "$name" are their own.
+INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
+HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
+# In the company of words in digits, these are words as well; "70" and "15" are found like others.
+LONE: Final = {"4": "a", "1": "i"}
+LETTER: Final = re.compile("[A-Za-z]")
+# Beyond that a token is a key or an identifier.
+LONGEST: Final = 24
+MOST_CHOICES: Final = 32
+
+
+def leet(text: str) -> list[Edit]:
+    """Tokens that are words once signs are letters; short ones and numbers in company."""
+    if SUSPICIOUS.search(text) is None:
+        return []
+    strong: list[Edit] = []
+    weak: list[Edit] = []
+    rest: list[Edit] = []
+    digits: list[Edit] = []
+    for m in TOKEN.finditer(text):
+        token = m[0]
+        if len(token) > LONGEST or token.isalpha() or HEX.fullmatch(token) is not None:
+            continue
+        start, core = m.start(), token.rstrip("!|+")
+        if not core or (core.isalpha() and known(core.lower())):
+            continue
+        if core.isdecimal():
+            if len(core) < 4 and (short := _word(core) or LONE.get(core)) is not None:
+                digits.append(Edit(start, start + len(core), short))
+            continue
+        if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
+            end = start + len(word)
+            telling = len(word) > 3 and INSIDE.search(token) is not None
+            (strong if telling else weak).append(Edit(start, end, word))
+        elif LETTER.search(core) is not None and INSIDE.search(core) is not None:
+            rest.append(Edit(start, start + len(core), _plain(core)))
+    if not strong or (len(strong) + len(weak) < 2 and len(strong[0].text) < 5):
+        return []
+    sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
+    return sorted([*strong, *weak, *(rest + digits if sure else [])])
+
+
+def _word(token: str) -> str | None:
+    choices = product(*(SIGNS.get(char, char) for char in token))
+    for chosen in islice(choices, MOST_CHOICES):
+        if known((word := "".join(chosen)).lower()):
+            return word
+    return None
+
+
+def _plain(token: str) -> str:
+    return "".join(SIGNS.get(char, char)[0] for char in token)

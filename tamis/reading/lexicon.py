@@ -1,0 +1,106 @@
+"""Whether letters are English: what tells a decoded message from noise that happens to decode.
+
+Moves that turn one text into many (ciphers, spacing, digits for letters) are only made where words
+come out of what was none. So names, code, and other languages stay what they are.
+"""
+
+import gzip
+import math
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+WORD: Final = re.compile(r"[A-Za-z]{2,}")
+# Of a message's characters this share belongs to English words; of noise that decodes, far less.
+PROSE: Final = 0.75
+# So many words may have more strange ones, names and misspelt ones, among them.
+MANY: Final = 5
+LAXER: Final = 0.6
+LONGEST: Final = 18
+# Words of grammar, by rank: a third of what people write, and hardly ever part of an identifier.
+GRAMMAR: Final = 250
+# What a letter of an unknown word costs, beside a word of rank n at log(n): more than any word.
+UNKNOWN: Final = 14.0
+ENDINGS: Final = ("s", "ed", "d", "ing", "ly", "er", "r", "ers")
+
+
+@cache
+def words() -> dict[str, int]:
+    """English words and their rank; 3 ms once, 2 MB."""
+    blob = files("tamis.reading").joinpath("data/words.txt.gz").read_bytes()
+    return {word: n for n, word in enumerate(gzip.decompress(blob).decode().split("\n"))}
+
+
+def known(word: str) -> bool:
+    """Whether a word in lower case is English, plain or with an ending."""
+    ranks = words()
+    if word in ranks:
+        return True
+    if len(word) < 6 or word[-1] not in "sdgyr":
+        return False
+    return any(word.endswith(ending) and word[: -len(ending)] in ranks for ending in ENDINGS)
+
+
+def prose(text: str) -> float:
+    """The share of a text that is English words and the spaces between them, 0 to 1."""
+    if not text or text.isspace():
+        return 0.0
+    letters = sum(len(word) for word in WORD.findall(text.lower()) if known(word))
+    # A single space a word is part of prose; layout is not.
+    return (letters + min(text.count(" "), letters // 3)) / len(text.strip())
+
+
+def reads(text: str) -> bool:
+    """Whether a text is an English message of several words."""
+    found = WORD.findall(text.lower())
+    # Most guesses are wrong, which plain words tell ten times as fast as those with endings.
+    if sum(map(len, filter(words().__contains__, found))) < 0.35 * len(text):
+        return False
+    several = len({word for word in found if len(word) > 2})
+    return several > 2 and prose(text) >= (PROSE if several < MANY else LAXER)
+
+
+@cache
+def _costs() -> dict[str, float]:
+    costs = {word: math.log(rank + 20) + 2.0 for word, rank in words().items()}
+    return costs | {"a": 5.5, "i": 5.5}
+
+
+def segment(letters: str) -> list[str] | None:
+    """The likeliest English words in a run of letters without spaces; None where it is no English.
+
+    Costs of unigrams, as in Norvig's "Natural Language Corpus Data" (2009); linear in the letters.
+    """
+    costs, text = _costs(), letters.lower()
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(text) + 1):
+        choices = [(best[end - 1][0] + UNKNOWN, end - 1)]
+        for start in range(max(0, end - LONGEST), end):
+            cost = costs.get(text[start:end])
+            if cost is not None:
+                choices.append((best[start][0] + cost, start))
+        best.append(min(choices))
+    found: list[str] = []
+    end, alone = len(text), False
+    while end:
+        start = best[end][1]
+        # Letters that are no word of their own are one unknown word together.
+        if alone and end - start == 1:
+            found[-1] = letters[start:end] + found[-1]
+        else:
+            found.append(letters[start:end])
+        end, alone = start, end - start == 1
+    found.reverse()
+    strange = sum(len(word) for word in found if word.lower() not in costs)
+    if strange > 0.1 * len(text) or len(text) < 3 * len(found):
+        return None
+    return found
+
+
+def grammatical(found: list[str]) -> bool:
+    """Whether words hold enough of grammar to be a sentence rather than a name of many parts."""
+    ranks = words()
+    of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
+    scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
+    return len(found) >= 5 and of_grammar >= max(2, len(found) / 8) and 8 * scraps <= len(found)

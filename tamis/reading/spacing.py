@@ -1,0 +1,148 @@
+"""Words with something between their letters, nothing between them, or letters too many."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice, product, zip_longest
+from string import ascii_lowercase
+from typing import Final
+
+from tamis.reading.lexicon import PROSE, grammatical, known, prose, segment
+from tamis.reading.text import Edit
+
+# What a text says once it was read further, in English or, where told so, any language; None where
+# that is no message.
+Deeper = Callable[[str, bool], str | None]
+
+SPACED: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,8}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
+    r"(?:[^A-Za-z0-9]{1,4}[.!?])?"
+)
+POINT: Final = re.compile("[.,;:!?'\"]")
+LETTERS: Final = re.compile(r"[A-Za-z]")
+SEPARATOR: Final = re.compile(r"[-._*~|/\\`+=#^<][^\s]")
+PARTS: Final = re.compile(
+    r"(?<![A-Za-z])[A-Za-z]+(?:(?:<!--.{0,80}?-->|</?[A-Za-z][^<>]{0,40}>|[-._*~|/\\`+=#^]{1,3})[A-Za-z]+)+",
+    re.DOTALL,
+)
+USUAL: Final = str.maketrans("", "", "-.")
+BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
+GLUED: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
+)
+# So many letters tell whether more of them are worth cutting into words.
+TASTE: Final = 120
+TWICE: Final = re.compile(r"([A-Za-z])\1\1|([A-Za-z])\2([A-Za-z])\3")
+PAIRS: Final = tuple(letter + letter for letter in ascii_lowercase)
+# English doubles one letter in forty.
+MANY_PAIRS: Final = 10
+REPEATED: Final = re.compile(r"([A-Za-z])\1\1")
+ALIKE: Final = re.compile(r"([A-Za-z])\1*")
+WORD: Final = re.compile(r"[A-Za-z]+")
+RUN: Final = re.compile(r"([A-Za-z])\1{2,}")
+
+
+def spaced(text: str, deeper: Deeper) -> list[Edit]:
+    """``i g n o r e`` and ``i.g.n.o.r.e``; a list of options or a formula spells no word."""
+    found = []
+    for m in SPACED.finditer(text):
+        letters = re.findall("[A-Za-z0-9]", m[0])
+        gaps = re.findall("[^A-Za-z0-9]+", m[0])
+        ((usual, _),) = Counter(gaps).most_common(1)
+        joined = letters[0]
+        for gap, letter in zip_longest(gaps, letters[1:], fillvalue=""):
+            if gap != usual:
+                point = POINT.search(gap.replace(usual, ""))
+                joined += (point[0] if point else "") + (" " if letter else "")
+            joined += letter
+        if 3 * len(LETTERS.findall(joined)) < len(letters):
+            continue
+        said = _spelled(joined) or deeper(joined, False)
+        if said is not None and max(map(len, said.split())) > 3:
+            found.append(Edit(*m.span(), said))
+    return found
+
+
+def _spelled(joined: str) -> str | None:
+    """Letters as words: as they are grouped, or else as they can be cut."""
+    if prose(joined) >= PROSE:
+        return joined
+    words = segment("".join(LETTERS.findall(joined)))
+    return None if words is None else " ".join(words)
+
+
+def separated(text: str) -> list[Edit]:
+    """``ig-no-re``, ``ig**no**re``, ``ig<b>no</b>re``: words only once their parts are joined."""
+    if SEPARATOR.search(text) is None:
+        return []
+    found: list[Edit] = []
+    marked: list[Edit] = []
+    cuts = 0.0
+    for m in PARTS.finditer(text):
+        parts = BETWEEN.split(m[0])
+        joined = "".join(parts)
+        if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
+            found.append(Edit(*m.span(), joined))
+            # One hyphen is spelling, one dot is code: "e-mail", "re.match".
+            usual = len(parts) == 2 and m[0].translate(USUAL) == joined
+            cuts += 0.5 if usual else len(parts) - 1
+        elif "<" in m[0] or "*" in m[0]:
+            marked.append(Edit(*m.span(), joined))
+    # Who has cut some words has cut the strange ones too.
+    return sorted([*found, *(marked if len(found) > 1 else [])]) if cuts > 1 else []
+
+
+def glued(text: str) -> list[Edit]:
+    """``ignoreallpreviousinstructions``; long words of other languages and names stay whole."""
+    found = []
+    for m in GLUED.finditer(text):
+        if known(m[0].lower()) or segment(m[0][:TASTE]) is None:
+            continue
+        words = segment(m[0])
+        if words is not None and grammatical(words):
+            found.append(Edit(*m.span(), " ".join(words)))
+    return found
+
+
+def repeated(text: str) -> list[Edit]:
+    """``stuuupid``, and ``ssttuuppiidd`` where every letter comes so often."""
+    strong: list[Edit] = []
+    weak: list[Edit] = []
+    # Counting substrings is five times as fast as looking for any letter thrice.
+    lower = text.lower()
+    pairs = [(pair, n) for pair in PAIRS if (n := lower.count(pair))]
+    many = sum(n for _, n in pairs) * MANY_PAIRS > len(text)
+    if not many and not any(pair + pair[0] in lower for pair, _ in pairs):
+        return []
+    for m in WORD.finditer(text):
+        word = m[0]
+        if TWICE.search(word) is None:
+            continue
+        whole = said = _divided(word)
+        if said is None or not known(said.lower()):
+            said = _shortened(word) if REPEATED.search(word) is not None else None
+        if said is not None and len(said) > 3:
+            strong.append(Edit(*m.span(), said))
+        elif whole is not None:
+            weak.append(Edit(*m.span(), whole))
+    return sorted([*strong, *(weak if len(strong) > 1 else [])]) if strong else []
+
+
+def _divided(word: str) -> str | None:
+    """A word whose letters all come twice, or three times; every letter once."""
+    runs = [(m[1], len(m[0])) for m in ALIKE.finditer(word)]
+    times = math.gcd(*(n for _, n in runs))
+    return "".join(letter * (n // times) for letter, n in runs) if times > 1 else None
+
+
+def _shortened(word: str) -> str | None:
+    """A word with each run of a letter once or twice, if that is one."""
+    runs = RUN.split(word[:60])
+    for times in islice(product((1, 2), repeat=len(runs) // 2), 16):
+        said = runs[0] + "".join(
+            letter * n + rest for letter, rest, n in zip(runs[1::2], runs[2::2], times, strict=True)
+        )
+        if len(said) > 3 and known(said.lower()):
+            return said
+    return None

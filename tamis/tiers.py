@@ -1,0 +1,129 @@
+"""Tiers: the fast bundle, the accurate one, or the fast one first and the other where it is unsure.
+
+A tier is a bundle and a name. The cascade is two of them, and the bands in which the first bundle's
+scores leave its answer open; they were chosen for these two bundles and hold for no others.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from tamis.bundle import Bundle, BundleError, default_bundle, models
+from tamis.content import Question
+from tamis.taxonomy import ATTACK
+from tamis.verdict import Finding, Second
+
+Tier = Literal["fast", "accurate", "cascade"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
+# What a service is unless it is told.
+DEFAULT: Final[Tier] = "fast"
+NAME: Final = "tamis-110m"
+FORMAT: Final = "tamis.cascade/1"
+BANDS: Final = "cascade.json"
+# The variable that says where the accurate bundle is.
+WHERE: Final = "TAMIS_ACCURATE"
+OVERALL: Final = "overall"
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A closed interval of calibrated scores."""
+
+    low: float
+    high: float
+
+    def holds(self, score: float) -> bool:
+        """Whether a score leaves the answer open."""
+        return self.low <= score <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """When the fast bundle is unsure of a content: by question, on the overall score and attack.
+
+    ``fast`` and ``accurate`` are the fingerprints of the bundles that they were chosen for.
+    """
+
+    fast: str
+    accurate: str
+    overall: Mapping[Question, Band]
+    attack: Mapping[Question, Band]
+
+    def unsure(self, finding: Finding) -> bool:
+        """Whether a second opinion is wanted; of an empty text there is nothing to say."""
+        if not finding.windows:
+            return False
+        overall = self.overall.get(finding.question)
+        if overall is not None and overall.holds(finding.overall):
+            return True
+        attack = self.attack.get(finding.question)
+        return attack is not None and finding.attack is not None and attack.holds(finding.attack)
+
+    def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:
+        """Refuse bands that were chosen for other bundles.
+
+        Raises:
+            BundleError: naming the bundle that they were not chosen for.
+        """
+        for wanted, bundle in ((self.fast, fast), (self.accurate, accurate)):
+            if bundle is not None and bundle.fingerprint != wanted:
+                raise BundleError(
+                    f"{BANDS} was made for the bundle {wanted[:12]}, not for {bundle.name}@"
+                    f"{bundle.fingerprint[:12]}; `tamis export cascade` makes one"
+                )
+
+
+def default_accurate() -> Path:
+    """Where the accurate bundle is looked for: ``TAMIS_ACCURATE``, else beside the fast one."""
+    if chosen := os.environ.get(WHERE):
+        return Path(chosen)
+    return default_bundle().parent / NAME
+
+
+def shipped_delta() -> Path:
+    """The folder of what makes the accurate bundle out of its public base."""
+    return models() / f"{NAME}-delta"
+
+
+def load_bands(accurate: Path) -> Bands:
+    """The bands that lie in the accurate bundle's folder, or, before it is made, in its delta's.
+
+    Raises:
+        BundleError: where there are none, or they are not of this format.
+    """
+    path = next((p for p in (accurate / BANDS, shipped_delta() / BANDS) if p.is_file()), None)
+    if path is None:
+        raise BundleError(f"{accurate / BANDS} is missing: nothing says when to ask twice")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise ValueError(f"format is {raw['format']!r}, this release reads {FORMAT!r}")
+        return Bands(
+            fast=str(raw["fast"]["fingerprint"]),
+            accurate=str(raw["accurate"]["fingerprint"]),
+            overall=_bands(raw["bands"], OVERALL),
+            attack=_bands(raw["bands"], ATTACK),
+        )
+    except KeyError as error:
+        raise BundleError(f"{path}: field {error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def second_of(bundle: Bundle) -> Second:
+    """A bundle as findings name it whose second opinion they are."""
+    return Second(bundle.name, bundle.fingerprint, bundle.thresholds)
+
+
+def _bands(raw: Mapping[str, Any], score: str) -> dict[Question, Band]:
+    found: dict[Question, Band] = {}
+    for question in get_args(Question):
+        if (limits := raw.get(question, {}).get(score)) is not None:
+            low, high = map(float, limits)
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"the band of {question} {score} is not within 0 and 1")
+            found[question] = Band(low, high)
+    return found

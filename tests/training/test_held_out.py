@@ -1,0 +1,63 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tamis.content import Content
+from tamis.policy import Thresholds, default_policy
+from tamis.verdict import Finding, Provenance
+from tests.conftest import row, write_rows
+from training.datasets import mixing
+from training.evaluation import held_out
+
+OWN = {
+    name: Thresholds(0.5, 0.9)
+    for name in ("prompt", "response", "toxicity", "attack", "refusal", "severity")
+}
+
+
+def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
+    """Says what the text says of itself: ``bad``, ``mild``, ``no`` (a refusal)."""
+    for content in contents:
+        yield Finding(
+            content.question,
+            overall=0.8 if "bad" in content.text else 0.1,
+            categories={},
+            attack=None,
+            windows=1,
+            tokens=1,
+            severity=0.7 if "mild" in content.text else 0.2,
+            refusal=(0.6 if "no" in content.text else 0.1) if content.context else None,
+        )
+
+
+def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
+    def written(n: int, text: str, severity: int, **more: object) -> dict[str, object]:
+        label = int(severity == 2)
+        target = "response" if "response" in more else "prompt"
+        source = f"written_{target}s"
+        return row(n, source, target, label, text, severity=severity, attack=False, **more)
+
+    rows = [written(n, f"a bad question {n}", 2) for n in range(40)]
+    rows += [written(n, f"a mild question {n}", 1) for n in range(40, 80)]
+    rows += [written(n, f"eine Frage {n}", 0, lang="de") for n in range(80, 180)]
+    for n in range(180, 280):
+        rows.append(written(n, f"{n}?", 0, response="no, thanks", stance="refuses"))
+        rows.append(written(n + 100, f"{n}?", 0, response="with joy", stance="complies"))
+    rows.append(row(1, "aart", "prompt", 1, "never read"))
+    write_rows(tmp_path / "rows.jsonl.gz", rows)
+
+    held = held_out.rows_of([tmp_path])
+    trained, _ = mixing.split(mixing.load([tmp_path], "permissive"))
+    assert held
+    assert not {r.id for r in held} & {r.id for r in trained}
+
+    who = Provenance("m", "f", "p", "v")
+    found = held_out.measure(held, judge_all, default_policy(), OWN, who)
+    english, german = found["languages"]["en"], found["languages"]["de"]
+    assert english["unsafe"]["flagged"] == english["unsafe"]["rows"] > 0
+    assert german["safe"] == {"rows": german["safe"]["rows"], "flagged": 0}
+    assert found["targets"]["prompt"]["borderline"]["flagged"] == 0
+    assert found["severities"]["borderline"]["borderline"] > 0
+    assert found["severities"]["unsafe"]["unsafe"] == english["unsafe"]["rows"]
+    refusals = found["refusals"]
+    assert (refusals["precision"], refusals["recall"], refusals["flagged"]) == (1.0, 1.0, 0)
+    assert refusals["answers"] > refusals["refuse"] > 0

@@ -1,0 +1,202 @@
+"""Scores of held-out rows → thresholds: from which scores on to flag and to block.
+
+F1 on the held-out mix, half of which is unsafe, is not what a service meets: of ordinary traffic
+little is unsafe, and every alarm in a hundred ordinary requests is one too many for somebody. So a
+question flags where F1 is best, unless that alarms on more than a stated share of benign rows; then
+it flags later, for as long as that costs no more F1 than it is worth. ``loose`` is the same with a
+smaller share. ``strict`` goes the other way: it never flags later than where F1 is best, and
+earlier where that leaves part of its share of alarms unused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+Name = Literal["strict", "balanced", "loose"]
+
+# The standard error of F1 on the few hundred rows that set a question's threshold.
+PLATEAU: Final = 0.02
+BLOCK_PRECISION: Final[Mapping[Name, float]] = {"strict": 0.8, "balanced": 0.9, "loose": 0.95}
+# Manifests keep six digits, and a threshold of 0 would flag everything.
+LOWEST: Final = 1e-6
+# A source with fewer benign rows says too little of how often one of them alarms.
+FEWEST_BENIGN: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A share of false alarms among benign rows, for at most so much of the best F1."""
+
+    alarms: float
+    cost: float
+
+
+USUAL: Final[Mapping[Name, Target]] = {
+    "strict": Target(alarms=0.06, cost=0.05),
+    "balanced": Target(alarms=0.02, cost=0.05),
+    "loose": Target(alarms=0.005, cost=0.15),
+}
+# By question. What is borderline is common, and only acted upon where a policy says so.
+TARGETS: Final[Mapping[str, Mapping[Name, Target]]] = {
+    **dict.fromkeys(("prompt", "response", "toxicity", "attack"), USUAL),
+    "severity": {
+        "strict": Target(alarms=0.1, cost=0.05),
+        "balanced": Target(alarms=0.04, cost=0.05),
+        "loose": Target(alarms=0.01, cost=0.15),
+    },
+}
+
+
+class Scored(NamedTuple):
+    """Scores of rows, whether they are positive, and what they weigh; each (rows,)."""
+
+    score: np.ndarray
+    truth: np.ndarray
+    weight: np.ndarray
+
+
+class Benign(NamedTuple):
+    """Scores of benign rows, and what they weigh: every source the same; each (rows,)."""
+
+    score: np.ndarray
+    weight: np.ndarray
+
+
+class Limits(NamedTuple):
+    """Scores from which a row is flagged and blocked."""
+
+    flag: float
+    block: float
+
+
+class Chosen(NamedTuple):
+    """The sets of one head, F1 at ``balanced``, and its share of false alarms among benign rows."""
+
+    sets: Mapping[Name, Limits]
+    f1: float
+    alarms: float
+
+
+def benign(score: np.ndarray, sources: np.ndarray) -> Benign:
+    """Benign rows of sources with enough of them (all rows where there is none), equal in weight.
+
+    Ordinary requests come in many kinds. Counted by rows, the one large source would say alone how
+    often they alarm; a source of chat, one of instructions and one of alarming words about harmless
+    things each have their say.
+    """
+    names, index, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    enough = counts >= FEWEST_BENIGN
+    kept = enough[index] if enough.any() else np.ones(len(score), dtype=bool)
+    many = int(enough.sum()) or max(1, len(names))
+    return Benign(score[kept], 1 / (many * counts[index][kept]))
+
+
+def choose(scored: Scored, ordinary: Benign, targets: Mapping[Name, Target]) -> Chosen:
+    """The three sets of a question.
+
+    All begin at the middle of the plateau around the best F1. ``balanced`` is raised until no more
+    than its share of benign rows alarms, ``loose`` further, and ``strict`` is lowered as far as its
+    share allows. None of them leaves the range in which F1 is within the target's cost of the best.
+    """
+    grid = np.unique(np.concatenate([scored.score, ordinary.score]))[::-1]
+    f1, alarms = _f1(scored, grid), _at_least(ordinary.score, ordinary.weight, grid)
+
+    def quiet(name: Name) -> int:
+        """The lowest threshold with no more alarms than the target, within its cost."""
+        high, low = _around_best(f1, targets[name].cost)
+        at = int(np.searchsorted(alarms, targets[name].alarms + 1e-12, side="right")) - 1
+        return min(max(at, high), low)
+
+    middle = _middle(grid, f1)
+    # The grid falls, so what is further on is lower.
+    balanced = min(middle, quiet("balanced"))
+    places: dict[Name, int] = {
+        "strict": max(middle, quiet("strict")),
+        "balanced": balanced,
+        "loose": min(balanced, quiet("loose")),
+    }
+    flags = {name: _between(grid, at) for name, at in places.items()}
+    return Chosen(_blocking(scored, flags), float(f1[balanced]), float(alarms[balanced]))
+
+
+def plain(scored: Scored, cost: float | None = None) -> Chosen:
+    """The sets of a head without a target: the plateau's middle, and where F1 has lost ``cost``.
+
+    Without a cost ``balanced`` is all there is.
+    """
+    grid = np.unique(scored.score)[::-1]
+    f1 = _f1(scored, grid)
+    middle = _middle(grid, f1)
+    places: dict[Name, int] = {"balanced": middle}
+    if cost is not None:
+        high, low = _around_best(f1, cost)
+        places |= {"strict": max(middle, low), "loose": min(middle, high)}
+    flags = {name: _between(grid, at) for name, at in places.items()}
+    negative = scored.weight * (1 - scored.truth)
+    (alarms,) = _at_least(scored.score, negative, grid[middle : middle + 1])
+    share = float(alarms / max(negative.sum(), 1e-12))
+    return Chosen(_blocking(scored, flags), float(f1[middle]), share)
+
+
+def best_f1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """(threshold, weighted F1 there): the middle of the plateau around the best F1.
+
+    F1 hardly changes over a wide range of thresholds (from 0.1 to 0.6 for prompts it stays within
+    0.02), and where in it the very best lies is luck: 0.17 in one checkpoint, 0.42 600 steps later.
+    """
+    found = plain(Scored(p, y, w))
+    return found.sets["balanced"].flag, found.f1
+
+
+def lowest_at_precision(p: np.ndarray, y: np.ndarray, w: np.ndarray, precision: float) -> float:
+    """The lowest threshold with at least this weighted precision; 1.0 where none has it."""
+    grid = np.unique(p)[::-1]
+    reached = _at_least(p, y * w, grid) / _at_least(p, w, grid)
+    good = np.flatnonzero(reached >= precision)
+    return float(grid[good[-1]]) if len(good) else 1.0
+
+
+def _blocking(scored: Scored, flags: Mapping[Name, float]) -> dict[Name, Limits]:
+    return {
+        name: Limits(flag, max(flag, lowest_at_precision(*scored, BLOCK_PRECISION[name])))
+        for name, flag in flags.items()
+    }
+
+
+def _at_least(score: np.ndarray, weight: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Weight of the rows that reach each threshold."""
+    order = np.argsort(score, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(weight[order])])
+    return below[-1] - below[np.searchsorted(score[order], grid, side="left")]
+
+
+def _f1(scored: Scored, grid: np.ndarray) -> np.ndarray:
+    """Weighted F1 of "at least this" at each threshold: 2 hits / (flagged + positives)."""
+    score, truth, weight = scored
+    hits = _at_least(score, truth * weight, grid)
+    flagged = _at_least(score, weight, grid)
+    return 2 * hits / np.maximum(flagged + (truth * weight).sum(), 1e-12)
+
+
+def _around_best(f1: np.ndarray, cost: float) -> tuple[int, int]:
+    """(first, last) of the unbroken range around the best F1 that is within ``cost`` of it."""
+    first = last = int(np.argmax(f1))
+    while first > 0 and f1[first - 1] >= f1.max() - cost:
+        first -= 1
+    while last + 1 < len(f1) and f1[last + 1] >= f1.max() - cost:
+        last += 1
+    return first, last
+
+
+def _middle(grid: np.ndarray, f1: np.ndarray) -> int:
+    first, last = _around_best(f1, PLATEAU)
+    middle = (grid[first] + grid[last]) / 2
+    return first + int(np.argmin(np.abs(grid[first : last + 1] - middle)))
+
+
+def _between(grid: np.ndarray, at: int) -> float:
+    """A threshold that the row at this place reaches, and the next one does not."""
+    threshold = float((grid[at] + (grid[at + 1] if at + 1 < len(grid) else 0.0)) / 2)
+    return max(threshold, LOWEST)

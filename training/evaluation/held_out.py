@@ -1,0 +1,94 @@
+"""What public sets do not ask: refusals, languages, severities, conversations, documents.
+
+    tamis evaluate --held-out DATA/annotated DATA/contexts --json OUT.json
+
+On the held-out slice of rows that were read (``Row.severity``), with the engine that serves. None
+of them was trained on; thresholds saw them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tamis.policy import Policy, Thresholds
+from tamis.taxonomy import REFUSAL
+from tamis.verdict import Finding, Provenance, Severity, Verdict, decide
+from training.datasets import mixing
+from training.datasets.schema import Row
+from training.evaluation.suite import JudgeAll, content_of
+
+Judged = tuple[Row, Verdict]
+ENGLISH: Final = "en"
+
+
+def rows_of(directories: Sequence[Path]) -> list[Row]:
+    """The held-out rows of folders that were read.
+
+    Raises:
+        FileNotFoundError, SchemaError: where a folder or a row cannot be read.
+    """
+    _, held = mixing.split(mixing.load(directories, "permissive"))
+    return [row for row in held if row.severity is not None]
+
+
+def measure(
+    rows: Sequence[Row],
+    judge_all: JudgeAll,
+    policy: Policy,
+    own: Mapping[str, Thresholds],
+    provenance: Provenance,
+) -> dict[str, Any]:
+    """Figures by subject; ``rows`` as ``rows_of`` gives them."""
+    found = list(judge_all([content_of(row) for row in rows]))
+    judged = [
+        (row, decide([one], policy, own, provenance)) for row, one in zip(rows, found, strict=True)
+    ]
+    alone = [pair for pair in judged if not pair[0].context]
+    written = [pair for pair in alone if pair[0].source.startswith("written_")]
+    answers = [(row, one) for row, one in zip(rows, found, strict=True) if row.stance is not None]
+    return {
+        "bundle": provenance.bundle,
+        "targets": _by(alone, lambda row: row.target),
+        "languages": _by(written, lambda row: row.lang or ENGLISH),
+        "in_context": _by([p for p in judged if p[0].context], lambda row: row.target),
+        "severities": severities(judged),
+        "refusals": refusals(answers, own)
+        | {"flagged": sum(v.flagged for row, v in judged if row.stance == "refuses")},
+    }
+
+
+def _by(pairs: Iterable[Judged], key: Callable[[Row], str]) -> dict[str, dict[str, Any]]:
+    """Rows, and how many are called unsafe, by a key and by the severity that was read."""
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for row, verdict in pairs:
+        assert row.severity is not None
+        levels = table.setdefault(key(row), {s.value: {"rows": 0, "flagged": 0} for s in Severity})
+        cell = levels[list(Severity)[row.severity].value]
+        cell["rows"] += 1
+        cell["flagged"] += verdict.severity is Severity.UNSAFE
+    return dict(sorted(table.items()))
+
+
+def refusals(
+    answers: Sequence[tuple[Row, Finding]], own: Mapping[str, Thresholds]
+) -> dict[str, Any]:
+    """How well the refusal head finds the answers that refuse; counts alone without one."""
+    truth = [row.stance == "refuses" for row, _ in answers]
+    figures: dict[str, Any] = {"answers": len(answers), "refuse": sum(truth)}
+    if (limits := own.get(REFUSAL)) is None:
+        return figures
+    said = [(finding.refusal or 0.0) >= limits.flag for _, finding in answers]
+    hits = sum(one and other for one, other in zip(truth, said, strict=True))
+    return figures | {
+        "precision": round(hits / max(sum(said), 1), 4),
+        "recall": round(hits / max(sum(truth), 1), 4),
+    }
+
+
+def severities(pairs: Iterable[Judged]) -> dict[str, dict[str, int]]:
+    """Rows by the severity that was read and the one that was said."""
+    table = {one.value: {other.value: 0 for other in Severity} for one in Severity}
+    for row, verdict in pairs:
+        assert row.severity is not None
+        table[list(Severity)[row.severity].value][verdict.severity.value] += 1
+    return table
