@@ -21,7 +21,7 @@ from service.dialects.dialect import Dialect
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
-from service.engine.memory import Memory
+from service.engine.memory import Memory, Work
 from service.engine.reasoner import Explanation
 from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
@@ -32,7 +32,7 @@ from service.metrics import Metrics
 from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
-from service.streams import Streams, Work
+from service.streams import Streams
 from service.tiers import SOON, Tiers
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
@@ -319,10 +319,9 @@ class Moderator:
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
         with self._refusals(deadline):
-            found = engine.judge_growing(content, memory, deadline, whole)
-            finding, timings, run, tokens = await found
+            finding, timings, work = await engine.judge_growing(content, memory, deadline, whole)
         self._judged(request, [(content,)], policy, [[finding]], timings, evidence=False)
-        return finding, Work(finding.windows, run, tokens)
+        return finding, work
 
     def decide_on(self, findings: Sequence[Finding], policy: Policy) -> Verdict:
         """What a policy makes of one item's findings, as a caller is told it."""

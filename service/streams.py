@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from starlette.requests import Request
 
-from service.engine.memory import Memory
+from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
 from service.settings import Settings
@@ -68,15 +68,6 @@ class Stream:
         self.marks.append((to, mark))
         if len(self.marks) > MOST_MARKS:
             del self.marks[1:-1:2]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Windows, of which so many were run, and the tokens of those."""
-
-    windows: int = 0
-    run: int = 0
-    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +143,14 @@ class Streams:
         text, work = content.text, Work()
         to = len(text) if final else settled(text)
         due = to - stream.decided >= max(self._settings.stream_stride, stream.decided // SHARE)
-        if (final and (to > stream.decided or stream.finding is None)) or (due and to):
+        # At its end a text may be judged again, which runs nothing, to be given a second opinion.
+        if final or (due and to):
             part = Content(content.question, text[:to], content.context, content.field)
             finding, work = await self._moderator.judge_growing(
                 request, part, policy, stream.memory, final
             )
             # A longer version may have overtaken this one.
-            if to > stream.decided or stream.finding is None:
+            if to >= stream.decided:
                 stream.moved(to, self._hash(part.text), finding)
         return self._told(stream, content, policy, work)
 

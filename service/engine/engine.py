@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
-from service.engine.memory import Memory
+from service.engine.memory import Memory, Work
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
@@ -191,12 +191,11 @@ class Engine:
 
     async def judge_growing(
         self, content: Content, memory: Memory, deadline: float | None = None, whole: bool = False
-    ) -> tuple[Finding, Timings, int, int]:
+    ) -> tuple[Finding, Timings, Work]:
         """The finding of a text that may have been seen shorter.
 
-        Told with it: how many windows and tokens the first classifier ran. ``whole``: the text will
-        not grow any more, and may be asked for again. Only then is a second classifier asked, which
-        remembers nothing: of a text that goes on, its opinion would have to be asked anew.
+        Told with it: the work of the first classifier. ``whole``: the text will not grow any more,
+        and may be asked for again. Only then is a second classifier asked, which has no memory.
 
         Raises:
             OverloadedError, DeadlineError: as ``judge``.
@@ -215,8 +214,10 @@ class Engine:
                 self.cache.put(key, finding)
             await self._consulted(found, [content], False, began, deadline)
         assert reading.encoded is not None
-        tokens = sum(len(reading.encoded.windows[n].ids) for n in reading.run)
-        return found.findings[0], found.timings(began), len(reading.run), tokens
+        windows = reading.encoded.windows
+        tokens = sum(len(windows[n].ids) for n in reading.run)
+        work = Work(len(windows), len(reading.run), tokens)
+        return found.findings[0], found.timings(began), work
 
     def close(self) -> None:
         """Finish what is queued and stop the workers."""

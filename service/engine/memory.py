@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,15 @@ from tamis.windows import Window
 # and their place.
 WINDOW_BYTES: Final = 360
 NOTHING: Final = np.zeros((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Windows, of which so many were run, and the tokens of those."""
+
+    windows: int = 0
+    run: int = 0
+    tokens: int = 0
 
 
 class Memory:

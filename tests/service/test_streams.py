@@ -6,7 +6,7 @@ import json
 import random
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
@@ -18,14 +18,19 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from benchmarks.robustness.transformations import TRANSFORMATIONS
 from benchmarks.server import Server
 from service.access import new_key
 from service.app import create_app
+from service.engine.classifier import load_classifier
 from service.engine.memory import WINDOW_BYTES, Memory
+from service.engine.warmup import Pace
 from service.moderation import Moderator
 from service.settings import Settings
 from service.streams import MOST_MARKS, STREAM_BYTES, Stream, settled
+from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
+from tests.service.tiers import GOOSE, write_second
 
 STRIDE = 96
 WORDS = (
@@ -78,6 +83,11 @@ def alone(client: TestClient, text: str, prompt: str = "") -> dict[str, Any]:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[name] == other[name] for name in SAME)
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    """Whether something comes true within two seconds."""
+    return any(true() or time.sleep(0.02) for _ in range(100))
 
 
 def streams_of(client: TestClient) -> Any:
@@ -133,6 +143,44 @@ def test_the_kind_says_what_is_asked(client):
     for kind, item in (("text", {"text": long}), ("prompt", {"prompt": long})):
         assert same(send(client, kind, long, kind=kind, final=True), moderate(client, input=item))
     assert send(client, "rude", f"{RUDE} {written(100)}", kind="text")["flagged"]
+
+
+@pytest.mark.parametrize("name", ["base64", "letter spacing", "homoglyphs"])
+def test_what_is_written_otherwise_is_read_as_it_is_alone(client, name):
+    """Such a text has two views, each with its windows; what comes before is read twice, too."""
+    before, prompt = written(900), "Tell me of the garden."
+    text = f"{before} {TRANSFORMATIONS[name](RUDE)} {written(900, seed=1)}"
+    seen, runs = set(), 0
+    for length in (*range(100, len(text), 100), len(text)):
+        final = length == len(text)
+        answer = send(client, name, text[:length], prompt=prompt, final=final)
+        whole = alone(client, text[: answer["decided_chars"]], prompt)
+        assert same(answer, whole)
+        assert answer["transforms"] == whole["transforms"]
+        seen.add(tuple(answer["transforms"]))
+        runs += answer["run"]["windows"]
+    assert answer["decided_chars"] == len(text)
+    assert () in seen
+    assert answer["transforms"]
+    assert answer["windows"] > 2
+    assert runs < 3 * len(range(0, len(text), 100))
+
+
+def test_the_last_verdict_has_a_second_opinion_where_one_is_wanted(bundle, tmp_path):
+    second = write_second(bundle, tmp_path / "second")
+    for client in served(Settings(bundle=bundle.path, feedback="")):
+        engine = client.app.state.moderator.engine
+        engine.consult(load_bands(second.path), load_classifier(second), Pace(2_000, 128))
+        text = f"{GOOSE} " * 3
+        early = send(client, "goose", text, kind="text")
+        assert early["decided_chars"] == len(text)
+        assert "second_opinion" not in early
+        last = send(client, "goose", text, kind="text", final=True)
+        whole = moderate(client, input={"text": text})
+        assert last["second_opinion"] == whole["second_opinion"] == "given"
+        assert last["model"] == whole["model"] != early["model"]
+        assert same(last, whole)
+        assert last["run"]["windows"] == 0
 
 
 def test_little_is_held_and_nothing_is_said_of_it(client):
@@ -390,7 +438,9 @@ def test_two_hundred_streams_at_once_end_as_their_texts_would(client):
         assert same(finals[n], alone(client, texts[n]))
     left = [key for key in streams_of(client)._known if key[1].startswith("soak")]
     assert len(left) == len(range(0, 200, 7))
-    assert "tamis_queued_tokens 0.0" in client.get("/metrics").text
+    # A worker tells how much is left after it has told the caller.
+    assert eventually(lambda: "tamis_queued_tokens 0.0" in client.get("/metrics").text)
+    assert client.app.state.moderator.engine.scheduler.queued_tokens == 0
 
 
 def test_over_a_socket_verdicts_come_before_the_text_has_ended(bundle):
