@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import yaml
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Scope as Asked
 
 from service.errors import RequestError, retry_after
 
@@ -27,7 +28,16 @@ BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 AZURE_KEY: Final = "ocp-apim-subscription-key"
 PUBLIC: Final = frozenset({"/", "/health", "/health/live", "/health/ready", "/openapi.json"})
 PUBLIC_FOLDER: Final = "/playground/"
-NAMED: Final[Mapping[str, Scope]] = {"feedback": "feedback", "metrics": "metrics", "admin": "admin"}
+NAMED: Final[Mapping[str, Scope]] = {
+    "feedback": "feedback",
+    "metrics": "metrics",
+    "admin": "admin",
+    "/v1alpha1/comments:suggestscore": "feedback",
+}
+
+
+# Google's clients put the key into the address, or into a header of their own.
+GOOGLE: Final = "/v1alpha1/"
 
 
 class KeysError(ValueError):
@@ -168,7 +178,7 @@ class Access:
         if not self.keys or path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return None
         key = self._caller(headers)
-        scope = NAMED.get(path.split("/", 2)[1], "moderate")
+        scope = NAMED.get(path) or NAMED.get(path.split("/", 2)[1], "moderate")
         if scope not in key.scopes:
             raise RequestError(
                 f"this key lacks the scope {scope!r}", code="missing_scope", status=403
@@ -207,6 +217,15 @@ class Access:
                 headers={"www-authenticate": "Bearer"},
             )
         return key
+
+
+def credentials(asked: Asked) -> Headers:
+    """A request's headers, in which its key stands wherever the request had it."""
+    headers = Headers(scope=asked)
+    if not asked["path"].startswith(GOOGLE) or "x-api-key" in headers:
+        return headers
+    key = headers.get("x-goog-api-key") or QueryParams(asked["query_string"]).get("key")
+    return Headers({**headers, "x-api-key": key}) if key else headers
 
 
 def _digest(key: str) -> str:

@@ -15,7 +15,7 @@ from service.access import KeysError
 from service.dialects.calls import Calls
 from service.dialects.dialect import refuse
 from service.dialects.registry import DIALECTS
-from service.errors import RequestError, envelope
+from service.errors import RequestError
 from service.feedback import Feedback
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -143,8 +143,7 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     request.state.code = error.code
-    settings: Settings = request.app.state.moderator.settings
-    return refuse(error, request.state.dialect, settings.hook_overload_status)
+    return _said(request, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -152,9 +151,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.url.path}", 405: "method not allowed"}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     request.state.code = code
-    return envelope(
-        error.status_code,
+    said = RequestError(
         message.get(error.status_code, str(error.detail)),
-        code=code,
+        code=code or "http_error",
+        status=error.status_code,
         headers=dict(error.headers or {}),
     )
+    return _said(request, said)
+
+
+def _said(request: Request, error: RequestError) -> Response:
+    settings: Settings = request.app.state.moderator.settings
+    return refuse(error, request.state.dialect, settings.hook_overload_status)

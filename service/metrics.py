@@ -197,6 +197,26 @@ class Metrics(EngineEvents, ExplainerEvents):
             ["label", "agrees"],
             registry=registry,
         )
+        self.streams = Gauge(
+            "tamis_streams",
+            "Streams that are remembered or open.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        pieces = Counter(
+            "tamis_stream_pieces_total",
+            "Pieces of streams: judged, or held until there is more.",
+            ["result"],
+            registry=registry,
+        )
+        self._pieces = {True: pieces.labels("judged"), False: pieces.labels("held")}
+        windows = Counter(
+            "tamis_stream_windows_total",
+            "Windows of streams' verdicts: run, or known from before.",
+            ["kind"],
+            registry=registry,
+        )
+        self._stream_windows = {kind: windows.labels(kind) for kind in ("run", "known")}
         self._bundle = Gauge(
             "tamis_bundle_info",
             "The bundle that is served.",
@@ -308,6 +328,12 @@ class Metrics(EngineEvents, ExplainerEvents):
         for one, other in zip(verdicts, trial, strict=True):
             names = one.provenance.policy, other.provenance.policy
             self._shadow.labels(*names, one.action.value, other.action.value).inc()
+
+    def streamed(self, run: int, known: int) -> None:
+        """Count a piece of a stream by the windows it took; none where it was held."""
+        self._pieces[run + known > 0].inc()
+        self._stream_windows["run"].inc(run)
+        self._stream_windows["known"].inc(known)
 
     def reloaded(self, applied: bool) -> None:
         """Files of policies or keys have changed."""

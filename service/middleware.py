@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.dialects.dialect import refuse
 from service.dialects.registry import PATHS, find
-from service.errors import RequestError, envelope, frames
+from service.errors import RequestError, frames
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics, outcome
 from service.observability import Observability
@@ -94,8 +94,7 @@ class Envelope:
             await self._app(scope, limited, tagged)
         except RequestError as error:
             state["code"] = error.code
-            refusal = refuse(error, dialect, self._overload_status)
-            await refusal(scope, receive, tagged)
+            await refuse(error, dialect, self._overload_status)(scope, receive, tagged)
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception as error:
@@ -103,7 +102,8 @@ class Envelope:
             logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames(error))
             state["code"] = "internal_error"
             if not status:
-                await envelope(500, "internal error", code="internal_error")(scope, receive, tagged)
+                failure = RequestError("internal error", code="internal_error", status=500)
+                await refuse(failure, dialect, self._overload_status)(scope, receive, tagged)
         finally:
             # A stream that began well may have ended otherwise.
             status = state.get("ended", status)

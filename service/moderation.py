@@ -15,24 +15,28 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
+from service.access import credentials
 from service.configuration import Configuration
 from service.dialects.dialect import Dialect
 from service.disconnect import UntilDisconnect
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
+from service.engine.memory import Memory, Work
 from service.engine.reasoner import Explanation
 from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
+from service.masking import Masked, mask, missing
 from service.metrics import Metrics
 from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
+from service.streams import Streams
 from service.tiers import SOON, Tiers
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
-from tamis.policy import Policy
+from tamis.policy import MaskRule, Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
 
 logger = logging.getLogger("tamis.service")
@@ -41,6 +45,8 @@ DEADLINE: Final = "x-request-timeout-ms"
 POLICY: Final = "x-tamis-policy"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
+# Characters from which on masking would hold up the event loop: some five milliseconds.
+MASK_ASIDE: Final = 4_000
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -50,6 +56,10 @@ class Judged:
 
     verdicts: list[Verdict]
     timings: Timings
+    findings: list[list[Finding]]
+    """What the verdicts were made of, content by content."""
+    masked: list[list[Masked]] | None = None
+    """The contents as the policy wants them shown, where it masks any."""
 
 
 # Codes of refusals that leave an item without an explanation, but with its verdict.
@@ -74,6 +84,7 @@ class Moderator:
         self.engine: Engine | None = None
         self.tiers = Tiers(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, self._busy)
+        self.streams = Streams(self, settings, metrics)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
 
@@ -153,6 +164,14 @@ class Moderator:
                 param="policy",
                 code="invalid_policy",
             )
+        for kind in () if policy.mask is None else policy.mask.pii:
+            if (package := missing(kind)) is not None:
+                raise RequestError(
+                    f"policy: 'mask' cannot find {kind!r} here: the package {package} is missing "
+                    "(pip install 'tamis[pii]')",
+                    param="policy",
+                    code="invalid_policy",
+                )
         return policy
 
     def offered(self, model: str | None) -> str | None:
@@ -200,14 +219,21 @@ class Moderator:
         """
         headers, path, state = Headers(scope=scope), scope["path"], scope["state"]
         try:
-            state["caller"] = self.configuration.access.enter(path, headers)
+            state["caller"] = self.configuration.access.enter(path, credentials(scope))
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
         dialect: Dialect | None = state["dialect"]
-        if dialect is None or scope["method"] != "POST" or self.engine is None:
-            return
-        if state["route"] in dialect.judging:
+        if dialect is not None and scope["method"] == "POST" and state["route"] in dialect.judging:
+            self.check_room(headers)
+
+    def check_room(self, headers: Headers) -> None:
+        """Refuse a request that would be refused however short its texts are.
+
+        Raises:
+            RequestError: as ``judge``.
+        """
+        if self.engine is not None:
             deadline = deadline_of(headers, self.configuration.patience)
             with self._refusals(deadline):
                 self.engine.scheduler.check(deadline)
@@ -260,14 +286,64 @@ class Moderator:
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
+        evidence = evidence or (policy.mask is not None and policy.mask.evidence)
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
                 findings, timings = await engine.judge(contents, evidence, deadline)
-        bundle = engine.bundle
+        found = self._judged(request, contents, policy, findings, timings, evidence)
+        if policy.mask is None:
+            return found
+        return replace(found, masked=await self._masked(contents, policy.mask, found.verdicts))
+
+    async def _masked(
+        self, items: Sequence[Sequence[Content]], rule: MaskRule, verdicts: Sequence[Verdict]
+    ) -> list[list[Masked]]:
+        def masked() -> list[list[Masked]]:
+            pairs = zip(items, verdicts, strict=True)
+            return [[mask(c, rule, verdict.evidence) for c in item] for item, verdict in pairs]
+
+        length = sum(len(content.text) for item in items for content in item)
+        return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
+
+    async def judge_growing(
+        self, request: Request, content: Content, policy: Policy, memory: Memory, whole: bool
+    ) -> tuple[Finding, Work]:
+        """The finding of a text so far, of which only what is not in ``memory`` is run.
+
+        Raises:
+            RequestError: as ``judge``.
+        """
+        self.check_lengths([(content.field, (content,))])
+        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+        deadline = deadline_of(request.headers, own)
+        engine = self.loaded()
+        with self._refusals(deadline):
+            finding, timings, work = await engine.judge_growing(content, memory, deadline, whole)
+        self._judged(request, [(content,)], policy, [[finding]], timings, evidence=False)
+        return finding, work
+
+    def decide_on(self, findings: Sequence[Finding], policy: Policy) -> Verdict:
+        """What a policy makes of one item's findings, as a caller is told it."""
+        bundle = self.loaded().bundle
+        provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
+        verdict = decide(findings, policy, bundle.thresholds, provenance)
+        return withhold(verdict) if policy.mode == "score" else verdict
+
+    def _judged(
+        self,
+        request: Request,
+        contents: Sequence[Sequence[Content]],
+        policy: Policy,
+        findings: list[list[Finding]],
+        timings: Timings,
+        evidence: bool,
+    ) -> Judged:
+        """Decide, charge the caller, and leave word for those who observe."""
+        bundle = self.loaded().bundle
         provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         verdicts = [decide(found, policy, bundle.thresholds, provenance) for found in findings]
-        self.configuration.access.charge(request.state.caller, len(items))
+        self.configuration.access.charge(request.state.caller, len(contents))
         # Told to the observers, and judged on trial, once the answer is on its way.
         request.state.judgement = Judgement(
             at=time.time(),
@@ -284,8 +360,8 @@ class Moderator:
         if (shadow := self.configuration.shadow(policy)) is not None:
             asyncio.get_running_loop().call_soon(self._try, shadow, findings, verdicts)
         if policy.mode == "score":
-            return Judged([withhold(verdict) for verdict in verdicts], timings)
-        return Judged(verdicts, timings)
+            return Judged([withhold(verdict) for verdict in verdicts], timings, findings)
+        return Judged(verdicts, timings, findings)
 
     async def explain(
         self,

@@ -69,6 +69,16 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory of findings, for texts seen before; 0: none."
     )
+    streams: int = Field(4_096, ge=1, description="Streams to remember, and to have open.")
+    stream_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="Memory of streams; the least recently used go first."
+    )
+    stream_seconds: float = Field(
+        60.0, gt=0, description="Time after which a stream that nobody goes on with is forgotten."
+    )
+    stream_stride: int = Field(
+        96, ge=1, description="Characters that a stream must have grown by to be judged again."
+    )
     feedback: str = Field(
         default_factory=default_location,
         repr=False,  # a URL may hold a password

@@ -17,11 +17,11 @@ from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 OVERALL: Final = "overall"
 FIELDS: Final = {
     *("name", "description", "categories", "deadline_ms", "mode", "shadow", "sensitivity"),
-    *("severity", "judge", OVERALL),
+    *("severity", "judge", "mask", OVERALL),
 }
 # What policies did not always have counts in their version where it is not the default, so that
 # versions from before hold.
-ADDED: Final = {"mode", "sensitivity", "severity", "judge"}
+ADDED: Final = {"mode", "sensitivity", "severity", "judge", "mask"}
 
 Mode = Literal["enforce", "score"]
 """Whether a verdict carries the action that the policy asks for, or scores alone."""
@@ -33,6 +33,35 @@ Sensitivity = Literal["strict", "balanced", "loose"]
 
 Act = Literal["allow", "flag", "block"]
 """What a policy may ask for by name."""
+
+
+Personal = Literal["email", "phone", "card", "iban", "ip", "national_id"]
+"""Kinds of personal data that a policy may have masked."""
+
+# Numbers with check digits by which people are known, as python-stdnum's modules name them.
+NATIONAL_IDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "au": ("au.tfn",),
+    "be": ("be.nn",),
+    "br": ("br.cpf",),
+    "ca": ("ca.sin",),
+    "ch": ("ch.ssn",),
+    "cn": ("cn.ric",),
+    "de": ("de.idnr",),
+    "dk": ("dk.cpr",),
+    "es": ("es.dni", "es.nie"),
+    "fi": ("fi.hetu",),
+    "fr": ("fr.nir",),
+    "gb": ("gb.nhs",),
+    "in": ("in_.aadhaar", "in_.pan"),
+    "it": ("it.codicefiscale",),
+    "nl": ("nl.bsn",),
+    "no": ("no.fodselsnummer",),
+    "pl": ("pl.pesel",),
+    "pt": ("pt.nif",),
+    "se": ("se.personnummer",),
+    "us": ("us.ssn", "us.itin"),
+    "za": ("za.idnr",),
+}
 
 
 class PolicyError(ValueError):
@@ -79,6 +108,19 @@ class SeverityRule:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskRule:
+    """What a policy has replaced by marks: personal data of some kinds, and evidence.
+
+    ``countries`` are those whose national ids are sought, and whose telephone numbers as they are
+    written within the country.
+    """
+
+    pii: tuple[Personal, ...] = ()
+    evidence: bool = False
+    countries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What a policy says of one category; None takes the bundle's own threshold."""
 
@@ -115,6 +157,8 @@ class Policy:
     sensitivity: Sensitivity = "balanced"
     """Which of the bundle's sets fills what the rules leave open."""
     severity: SeverityRule = SeverityRule()
+    mask: MaskRule | None = None
+    """What is masked in the texts that come back; None: no text does."""
     judge: tuple[Side, ...] | None = None
     """The sides of an exchange that are judged, the other being context; None judges both."""
 
@@ -176,6 +220,7 @@ class Policy:
             sensitivity=_one_of(data, "sensitivity", get_args(Sensitivity), "balanced", where),
             severity=_severity(data, where),
             judge=_sides(data, where),
+            mask=_mask(data, where),
             deadline_ms=deadline,
             shadow=shadow,
             description=str(data.get("description", "")),
@@ -279,6 +324,34 @@ def _severity(data: Mapping[str, Any], where: str) -> SeverityRule:
     where = f"{where}: 'severity'"
     _only(raw, {"borderline"}, where)
     return SeverityRule(borderline=_one_of(raw, "borderline", get_args(Act), "allow", where))
+
+
+def _mask(data: Mapping[str, Any], where: str) -> MaskRule | None:
+    if data.get("mask") is None:
+        return None
+    raw = _mapping(data["mask"], f"{where}: field 'mask'")
+    where = f"{where}: 'mask'"
+    _only(raw, {"pii", "evidence", "countries"}, where)
+    evidence = raw.get("evidence", False)
+    if not isinstance(evidence, bool):
+        raise PolicyError(f"{where}: field 'evidence' must be true or false")
+    pii = _some_of(raw, "pii", get_args(Personal), where)
+    countries = _some_of(raw, "countries", tuple(NATIONAL_IDS), where)
+    if not pii and not evidence:
+        raise PolicyError(f"{where}: needs 'pii' or 'evidence'")
+    if "national_id" in pii and not countries:
+        raise PolicyError(f"{where}: 'national_id' needs 'countries'")
+    return MaskRule(pii, evidence, countries)
+
+
+def _some_of(
+    data: Mapping[str, Any], field: str, known: tuple[Any, ...], where: str
+) -> tuple[Any, ...]:
+    raw = data.get(field, [])
+    if not isinstance(raw, list) or any(name not in known for name in raw):
+        raise PolicyError(f"{where}: field {field!r} must be a list of {', '.join(known)}")
+    # Versions do not depend on the order.
+    return tuple(name for name in known if name in raw)
 
 
 def _sides(data: Mapping[str, Any], where: str) -> tuple[Side, ...] | None:

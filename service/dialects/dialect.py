@@ -42,8 +42,7 @@ class Dialect(APIRouter):
     def judges(self, path: str, body: TypeAdapter[Any]) -> Callable[[Endpoint], Endpoint]:
         """Decorate the endpoint of ``POST path``, whose body is described by ``body``."""
         self.judging.add(path)
-        schema = {"required": True, "content": {"application/json": {"schema": body.json_schema()}}}
-        return self.post(path, openapi_extra={"requestBody": schema})
+        return self.post(path, openapi_extra=documented(body))
 
     def refuse(self, error: RequestError, overload_status: int) -> Response:
         """An error as the contract says it.
@@ -55,6 +54,12 @@ class Dialect(APIRouter):
         if self.hook and error.status == BUSY:
             error.status = overload_status
         return self._refusal(error)
+
+
+def documented(body: TypeAdapter[Any]) -> dict[str, Any]:
+    """What OpenAPI is told of a body."""
+    schema = {"required": True, "content": {"application/json": {"schema": body.json_schema()}}}
+    return {"requestBody": schema}
 
 
 def refuse(error: RequestError, dialect: Dialect | None, overload_status: int) -> Response:

@@ -9,13 +9,14 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
-from service.dialects.dialect import Dialect
+from service.dialects.dialect import Dialect, documented
 from service.dialects.native import TAGS, Item, Strict, contents_of, verdict_json
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
 from service.moderation import moderator_of
 from tamis.content import Content
 from tamis.corrections.record import CATEGORIES, Correction, CorrectionError, Label
+from tamis.policy import Policy
 
 router = Dialect()
 
@@ -55,20 +56,10 @@ class FeedbackRequest(Strict):
 BODY: Final = TypeAdapter(FeedbackRequest)
 
 
-@router.post(
-    "/feedback",
-    status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.post("/feedback", status_code=201, openapi_extra=documented(BODY))
 async def feedback(request: Request) -> JSONResponse:
     """Store a correction, with what the service itself says of the content now."""
-    store = feedback_of(request)
-    store.check()
+    feedback_of(request).check()
     try:
         body = BODY.validate_json(await request.body())
     except ValidationError as error:
@@ -77,14 +68,23 @@ async def feedback(request: Request) -> JSONResponse:
     contents = contents_of(body.input)
     moderator.check_lengths([("input", contents)])
     correction = _correction(body, _meant(contents, body.field), request)
-    policy = moderator.policy(request, body.policy)
-    judged = await moderator.judge(request, [("input", [correction.content])], policy)
-    verdict = judged.verdicts[0]
+    kept = await keep(request, correction, moderator.policy(request, body.policy))
+    return JSONResponse({"id": kept.id, "stored": True, "agrees": kept.agrees}, 201)
+
+
+async def keep(request: Request, correction: Correction, policy: Policy) -> Correction:
+    """Judge what a correction is about, and store it with what the service says.
+
+    Raises:
+        RequestError: as ``Moderator.judge``; 503 where it cannot be stored.
+    """
+    items = [("input", [correction.content])]
+    (verdict,) = (await moderator_of(request).judge(request, items, policy)).verdicts
     said = verdict_json(verdict, None, None)
     del said["id"], said["evidence"]
     correction = replace(correction, verdict=said, agrees=correction.agrees_with(verdict))
-    await store.keep(correction)
-    return JSONResponse({"id": correction.id, "stored": True, "agrees": correction.agrees}, 201)
+    await feedback_of(request).keep(correction)
+    return correction
 
 
 def _meant(contents: Sequence[Content], field: str | None) -> Content:

@@ -10,6 +10,7 @@ from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
 from service.errors import RequestError
+from service.masking import Masked
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
@@ -181,6 +182,10 @@ async def moderate(request: Request) -> Response:
         )
         for n, verdict in enumerate(judged.verdicts)
     ]
+    for verdict, masked in zip(verdicts, judged.masked or (), strict=False):
+        verdict["masked"] = {one.field: _masked_json(one) for one in masked}
+        if body.explain != "evidence":
+            verdict["evidence"] = []
     if body.stream:
         return explanation_stream(request, moderator, items[0], policy, judged, verdicts[0])
     if reasoned:
@@ -282,6 +287,11 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
     if field.withheld is not None:
         out["withheld"] = field.withheld.value
     return out
+
+
+def _masked_json(masked: Masked) -> dict[str, Any]:
+    spans = [{"start": s.start, "end": s.end, "mark": s.mark} for s in masked.spans]
+    return {"text": masked.text, "spans": spans}
 
 
 def timings_json(timings: Timings) -> dict[str, float]:

@@ -19,12 +19,15 @@ from service.dialects import (
     mistral,
     native,
     openai,
+    perspective,
     portkey,
+    streams,
 )
 from service.dialects.dialect import Dialect
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
     native.router,
+    streams.router,
     openai.router,
     mistral.router,
     decisions.router,
@@ -36,6 +39,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     detectors.router,
     classify.router,
     azure.router,
+    perspective.router,
     catalogue.router,
     feedback.router,
 )

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
+from service.engine.memory import Memory, Work
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
@@ -61,11 +62,16 @@ class Model:
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """A content on its way: encoded by the worker that takes it up, scored window by window."""
+    """A content on its way: encoded by the worker that takes it up, scored window by window.
+
+    Windows that are in ``memory`` are not run.
+    """
 
     model: Model
     content: Content
     evidence: bool
+    memory: Memory | None = None
+    run: list[int] = field(default_factory=list)
     encoded: Encoded | None = None
     scored: list[Scored | None] = field(default_factory=list)
     tokenize: float = 0.0
@@ -88,6 +94,17 @@ class _Judged:
     queued: float
     tokenize: float
     scored: float
+
+    def timings(self, began: float) -> Timings:
+        """By stage, now that all is said."""
+        ended = time.perf_counter()
+        return Timings(
+            queue=self.queued * 1e3,
+            tokenize=self.tokenize * 1e3,
+            infer=max(self.scored - began - self.queued - self.tokenize, 0.0) * 1e3,
+            postprocess=(ended - self.scored) * 1e3,
+            total=(ended - began) * 1e3,
+        )
 
 
 class Engine:
@@ -168,19 +185,39 @@ class Engine:
         began = time.perf_counter()
         contents = [content for item in items for content in item]
         found = await self._judged(self._first, contents, evidence, deadline)
-        if self._bands is not None:
-            until = None if deadline is None else began + (1 - RESERVE) * deadline
-            await self._ask_again(found, self._bands, contents, evidence, until)
+        await self._consulted(found, contents, evidence, began, deadline)
         findings = iter(found.findings)
-        grouped = [[next(findings) for _ in item] for item in items]
-        ended = time.perf_counter()
-        return grouped, Timings(
-            queue=found.queued * 1e3,
-            tokenize=found.tokenize * 1e3,
-            infer=max(found.scored - began - found.queued - found.tokenize, 0.0) * 1e3,
-            postprocess=(ended - found.scored) * 1e3,
-            total=(ended - began) * 1e3,
-        )
+        return [[next(findings) for _ in item] for item in items], found.timings(began)
+
+    async def judge_growing(
+        self, content: Content, memory: Memory, deadline: float | None = None, whole: bool = False
+    ) -> tuple[Finding, Timings, Work]:
+        """The finding of a text that may have been seen shorter.
+
+        Told with it: the work of the first classifier. ``whole``: the text will not grow any more,
+        and may be asked for again. Only then is a second classifier asked, which has no memory.
+
+        Raises:
+            OverloadedError, DeadlineError: as ``judge``.
+        """
+        began = time.perf_counter()
+        reading = Reading(self._first, content, evidence=False, memory=memory)
+        queued = await self._read([reading], deadline, extra=False)
+        scored = time.perf_counter()
+        finding = self._finding(reading)
+        if len(content.text) >= memory.characters:
+            memory.keep([s for s in reading.scored if s is not None], len(content.text))
+        found = _Judged([finding], queued, reading.tokenize, scored)
+        if whole:
+            if self.cache is not None:
+                key = self.cache.key(content, False, self.bundle.fingerprint)
+                self.cache.put(key, finding)
+            await self._consulted(found, [content], False, began, deadline)
+        assert reading.encoded is not None
+        windows = reading.encoded.windows
+        tokens = sum(len(windows[n].ids) for n in reading.run)
+        work = Work(len(windows), len(reading.run), tokens)
+        return found.findings[0], found.timings(began), work
 
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
@@ -205,28 +242,32 @@ class Engine:
             scored = time.perf_counter()
         return _Judged(found, queued, sum(reading.tokenize for reading in readings), scored)
 
-    async def _ask_again(
+    async def _consulted(
         self,
         found: _Judged,
-        bands: Bands,
         contents: Sequence[Content],
         evidence: bool,
-        until: float | None,
+        began: float,
+        deadline: float | None,
     ) -> None:
         """Put second opinions in the place of findings that leave the answer open.
 
         Load does not decide whether a second opinion is given: it waits its turn, and nothing but
         the request's own deadline cuts that short.
         """
+        bands, second = self._bands, self._second
+        if bands is None:
+            return
         unsure = [n for n, finding in enumerate(found.findings) if bands.unsure(finding)]
         if not unsure:
             return
-        second = self._second
         if second is None:
             for n in unsure:
                 found.findings[n] = replace(found.findings[n], missed="not_ready")
             return
-        left = None if until is None else max(until - time.perf_counter(), 0.0)
+        left = None
+        if deadline is not None:
+            left = max(began + (1 - RESERVE) * deadline - time.perf_counter(), 0.0)
         asked = [contents[n] for n in unsure]
         try:
             more = await self._judged(second, asked, evidence, left, extra=True)
@@ -318,6 +359,10 @@ class Engine:
             shape = reading.model.classifier.bundle.shape
             context = reading.content.context
             cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
+            if (memory := reading.memory) is not None:
+                # What is new, and the last window, which has moved.
+                new = len(reading.content.text) - memory.characters
+                cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
             tasks.append(WindowTask(reading, 0, cost))
@@ -336,16 +381,21 @@ class Engine:
         self._characters = fade * self._characters + len(reading.content.text)
         self._tokens = fade * self._tokens + encoded.tokens
         reading.encoded = encoded
-        reading.scored = [None] * len(encoded.windows)
+        known = reading.memory
+        reading.scored = [None if known is None else known.get(w) for w in encoded.windows]
+        reading.run = [n for n, scored in enumerate(reading.scored) if scored is None]
         reading.tokenize = time.perf_counter() - began
-        costs = [len(window.ids) for window in encoded.windows]
-        task.cost = costs[0] if costs else 0
-        return [WindowTask(reading, n, cost) for n, cost in enumerate(costs) if n]
+        tasks = [WindowTask(reading, n, len(encoded.windows[n].ids)) for n in reading.run]
+        if not tasks:
+            task.cost = 0
+            return ()
+        task.index, task.cost = tasks[0].index, tasks[0].cost
+        return tasks[1:]
 
     def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
         by_model: dict[int, list[WindowTask]] = {}
         for task in tasks:
-            if task.reading.scored:
+            if task.index in task.reading.run:
                 by_model.setdefault(id(task.reading.model), []).append(task)
         for full in by_model.values():
             model = full[0].reading.model

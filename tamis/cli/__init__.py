@@ -18,6 +18,7 @@ from tamis.cli import (
     feedback,
     keys,
     moderate,
+    perspective,
     serve,
     train,
 )
@@ -33,6 +34,7 @@ COMMANDS = (
     train,
     feedback,
     export,
+    perspective,
     bench,
 )
 # Which extra brings a module that is missing; else the one that the command needs.

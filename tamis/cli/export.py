@@ -1,4 +1,4 @@
-"""``tamis export``: checkpoint → bundle; base and adapter, or delta, → the bundles made on use."""
+"""``tamis export``: checkpoint → bundle; base and delta → made on use; bundle → for others."""
 
 import argparse
 import json
@@ -31,7 +31,12 @@ def add_to(commands: Commands) -> None:
         default="classifier",
         help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
         "public base; accurate: the bundle from base and delta; cascade: when the fast bundle is "
-        "to ask the accurate one; reasoner",
+        "to ask the accurate one; reasoner; huggingface: a bundle as optimum and transformers "
+        "load it",
+    )
+    export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
+    export.add_argument(
+        "--text", action="store_true", help="huggingface: judge texts as posts, not as prompts"
     )
     export.add_argument("--checkpoint", type=Path, help="of the classifier")
     export.add_argument(
@@ -41,7 +46,12 @@ def add_to(commands: Commands) -> None:
         "--out", type=Path, help="bundle folder (reasoner: where it is served from)"
     )
     export.add_argument("--name", help="name of the bundle, e.g. tamis-22m")
-    export.add_argument("--bundle", type=Path, help="delta: an exported bundle, not a checkpoint")
+    export.add_argument(
+        "--bundle",
+        type=Path,
+        help="delta: an exported bundle, not a checkpoint; huggingface: what to write (default: "
+        "the shipped one)",
+    )
     export.add_argument("--delta", type=Path, help="accurate: the delta (default: the shipped one)")
     export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
     export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
@@ -68,12 +78,26 @@ def add_to(commands: Commands) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.folder is not None and args.what != "huggingface":
+        raise CommandError(f"{args.folder}: the folder of a {args.what} is given with --out")
     return WHAT[args.what](args)
 
 
 def _needs(args: argparse.Namespace, *names: str) -> None:
     if missing := [name for name in names if getattr(args, name) is None]:
         raise CommandError(f"--{missing[0]}: the export of a {args.what} needs it")
+
+
+def _huggingface(args: argparse.Namespace) -> int:
+    folder = args.folder or args.out
+    if folder is None:
+        raise CommandError("name the folder to write: tamis export huggingface FOLDER")
+    from export import huggingface
+
+    asked: huggingface.Asked = "text" if args.text else "prompt"
+    config = huggingface.build(args.bundle or default_bundle(), folder, asked)
+    print(json.dumps({"out": str(folder), "labels": list(config["label2id"])}, indent=2))
+    return 0
 
 
 def _classifier(args: argparse.Namespace) -> int:
@@ -213,4 +237,5 @@ WHAT: Final = {
     "accurate": _accurate,
     "cascade": _cascade,
     "reasoner": _reasoner,
+    "huggingface": _huggingface,
 }

@@ -37,7 +37,7 @@ POSSIBLE: dict[str, set[str]] = {
     "reason": {"capacity", "deadline", "too_short", *REFUSALS.values()},
     "action": {"allow", "flag", "block"},
     "shadow_action": {"allow", "flag", "block"},
-    "result": {"hit", "joined", "miss", "applied", "refused"},
+    "result": {"hit", "joined", "miss", "applied", "refused", "judged", "held"},
 }
 Vocabulary = dict[str, dict[str, set[str]]]
 

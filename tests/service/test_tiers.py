@@ -16,6 +16,7 @@ from service.audit.replay import replay
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.engine import Engine
+from service.engine.memory import Memory
 from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace
 from service.settings import Settings
@@ -113,6 +114,20 @@ async def test_a_deadline_leaves_the_first_opinion_and_says_so(make: Make, class
     assert found.second is not None
     with pytest.raises(DeadlineError):
         await engine.judge([(plain(SOUP * 200),)], deadline=0.001)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+async def test_a_stream_is_asked_twice_at_its_end(
+    make: Make, classifier: Classifier, accurate: Slow, second: Bundle, cache_bytes: int
+):
+    engine, memory = make(cache_bytes=cache_bytes), Memory()
+    early, _, work = await engine.judge_growing(plain(GOOSE), memory)
+    assert (early, work.windows, work.run) == (classifier.judge(plain(GOOSE)), 1, 1)
+    last, _, work = await engine.judge_growing(plain(GOOSE), memory, whole=True)
+    assert last == replace(accurate.judge(plain(GOOSE)), second=second_of(second))
+    assert (work.windows, work.run) == (1, 0)
+    ((again,),), _ = await engine.judge([(plain(GOOSE),)])
+    assert again == last
 
 
 async def test_no_second_classifier_yet(make: Make, accurate: Slow, second: Bundle, classifier):

@@ -99,6 +99,12 @@ WIRES = {
         "inputs",
         hook=True,
     ),
+    "streams": Wire(
+        "/moderate/stream/call-1",
+        lambda t: {"kind": "text", "text": t, "final": True},
+        lambda _, a: not a["flagged"],
+        "text",
+    ),
     "azure": Wire(
         "/contentsafety/text:analyze?api-version=2024-09-01",
         lambda t: {"text": t},

@@ -1,0 +1,232 @@
+"""``POST /moderate/stream``: a text judged while it is written, in one request or in many."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import Request
+from pydantic import Field, TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from service.dialects.dialect import Dialect, documented
+from service.dialects.native import Strict, verdict_json
+from service.dialects.streaming import EventStream, Tell
+from service.errors import RequestError, frames, from_validation
+from service.moderation import moderator_of
+from service.streams import Followed, Stream
+from tamis import content
+from tamis.content import Content
+from tamis.policy import Policy
+
+router = Dialect()
+logger = logging.getLogger("tamis.service")
+
+Kind = Literal["response", "prompt", "text"]
+NAME: Final = TypeAdapter(
+    Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:-]+$")]
+)
+# What may go wrong with one verdict of several: the next one makes up for it.
+PASSING: Final = frozenset({"overloaded", "deadline_exceeded", "deadline_too_short"})
+MOST_LINE: Final = 1 << 20
+
+
+class About(Strict):
+    """What a stream's text is, and how it is judged."""
+
+    kind: Kind = Field("response", description="What the text is to be judged as.")
+    prompt: str | None = Field(None, description="Of a response: what it answers, as context.")
+    policy: str | dict[str, Any] | None = None
+
+
+class SoFar(About):
+    """The body of ``POST /moderate/stream/{name}``: the whole text up to now."""
+
+    text: str
+    final: bool = Field(False, description="Nothing follows: the verdict is the whole text's.")
+
+
+class First(About):
+    """The first line of ``POST /moderate/stream``."""
+
+    text: str = ""
+
+
+class Piece(Strict):
+    """Every further line: what has been added."""
+
+    text: str
+
+
+BODY: Final = TypeAdapter(SoFar)
+FIRST: Final = TypeAdapter(First)
+PIECE: Final = TypeAdapter(Piece)
+NAMED: Final = "/moderate/stream/{name}"
+
+# The other route is as slow as what is written there: no objective can be of its time.
+router.judging.add(NAMED)
+
+
+@router.post(
+    NAMED,
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "name",
+                "in": "path",
+                "required": True,
+                "schema": NAME.json_schema(),
+                "description": "The caller's own name for the stream, e.g. the id of a call.",
+            }
+        ]
+    }
+    | documented(BODY),
+)
+async def follow(request: Request) -> JSONResponse:
+    """Judge a text that is sent again, longer, while it is written."""
+    moderator = moderator_of(request)
+    try:
+        name = NAME.validate_python(request.path_params["name"])
+        body = BODY.validate_json(await request.body())
+    except ValidationError as error:
+        raise from_validation(error) from None
+    policy = moderator.policy(request, body.policy)
+    what = _content(body, body.text)
+    followed = await moderator.streams.follow(request, name, what, policy, body.final)
+    return JSONResponse(_json(request, followed, body.final))
+
+
+@router.post(
+    "/moderate/stream",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A first line, and any number of pieces.",
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"anyOf": [FIRST.json_schema(), PIECE.json_schema()]}
+                }
+            },
+        },
+        "responses": {"200": {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    },
+)
+async def stream(request: Request) -> Response:
+    """Judge a text whose pieces come line by line; the verdicts are server-sent events."""
+    moderator = moderator_of(request)
+    moderator.loaded()
+    moderator.check_room(request.headers)
+    lines = _lines(request, moderator.settings.stream_seconds)
+    first: First = _parsed(FIRST, await anext(lines, b"{}"))
+    policy = moderator.policy(request, first.policy)
+    what = _content(first, first.text)
+
+    async def write(tell: Tell) -> None:
+        try:
+            with moderator.streams.opened(what.question, what.context) as stream:
+                last = await _judged(request, lines, stream, what, policy, tell)
+        except RequestError as error:
+            failure = error
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            where = type(error).__name__, frames(error)
+            logger.error("request %s: %s\n%s", request.state.request_id, *where)
+            failure = RequestError("internal error", code="internal_error", status=500)
+        else:
+            await tell("verdict", JSONResponse(_json(request, last, final=True)))
+            return
+        # The answer began as a 200; who counts and logs requests should hear how it ended.
+        request.state.code, request.state.ended = failure.code, failure.status
+        await tell("error", failure.response())
+
+    return EventStream(write)
+
+
+async def _judged(
+    request: Request,
+    lines: AsyncIterator[bytes],
+    stream: Stream,
+    what: Content,
+    policy: Policy,
+    tell: Tell,
+) -> Followed:
+    """Tell verdicts as the text grows, and return the last one."""
+    streams = moderator_of(request).streams
+    text = what.text
+
+    def so_far() -> Content:
+        return Content(what.question, text, what.context, what.field)
+
+    async def go_on() -> None:
+        try:
+            followed = await streams.advance(request, stream, so_far(), policy, final=False)
+        except RequestError as error:
+            if error.code not in PASSING:
+                raise
+            return
+        if followed.work.windows:
+            await tell("verdict", JSONResponse(_json(request, followed, final=False)))
+
+    await go_on()
+    async for line in lines:
+        piece: Piece = _parsed(PIECE, line)
+        text += piece.text
+        await go_on()
+    return await streams.advance(request, stream, so_far(), policy, final=True)
+
+
+async def _lines(request: Request, patience: float) -> AsyncIterator[bytes]:
+    """The lines of a body while it comes, the blank ones left out.
+
+    Raises:
+        RequestError: 408 where nothing came for so many seconds, 400 where a line does not end.
+        ClientDisconnect: where the client has left.
+    """
+    chunks = request.stream()
+    rest = b""
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await anext(chunks, b"")
+        except TimeoutError:
+            raise RequestError(
+                f"nothing came for {patience:g} s", code="stream_idle", status=408
+            ) from None
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MOST_LINE:
+            raise RequestError(f"a line is over the limit of {MOST_LINE} bytes", param="body")
+        if not chunk:
+            whole, rest = [rest], b""
+        for line in whole:
+            if line.strip():
+                yield line
+        if not chunk:
+            return
+
+
+def _parsed(kind: TypeAdapter[Any], line: bytes) -> Any:
+    try:
+        return kind.validate_json(line)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def _content(about: About, text: str) -> Content:
+    if about.kind == "response":
+        return content.response(text, about.prompt or "")
+    if about.prompt is not None:
+        raise RequestError("prompt: only a response is judged in its light", param="prompt")
+    return content.prompt(text) if about.kind == "prompt" else content.plain(text)
+
+
+def _json(request: Request, followed: Followed, final: bool) -> dict[str, Any]:
+    """A verdict, how much of the text it is of, and what it took."""
+    verdict = verdict_json(followed.verdict, f"mod-{request.state.request_id}", None)
+    return verdict | {
+        "final": final,
+        "decided_chars": followed.decided,
+        "stream_holdback_chars": followed.holdback,
+        "run": {"windows": followed.work.run, "tokens": followed.work.tokens},
+    }

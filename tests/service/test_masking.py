@@ -1,0 +1,185 @@
+"""What a policy wants hidden is replaced, and nothing else is."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service import masking
+from service.app import create_app
+from service.masking import FINDERS, Span, mask
+from service.settings import Settings
+from tamis.content import plain
+from tamis.policy import NATIONAL_IDS, MaskRule, Personal, Policy, PolicyError
+from tamis.verdict import Evidence
+from tests.service.test_app import moderate, wait_until_ready
+
+pytest.importorskip("phonenumbers")
+pytest.importorskip("stdnum")
+
+ALL: tuple[Personal, ...] = get_args(Personal)
+RUDE = "You are a stupid goose and nobody likes you."
+
+
+@pytest.fixture(scope="module")
+def client(bundle) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(bundle=bundle.path, feedback=""))) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def hidden(text: str, *countries: str) -> str:
+    return mask(plain(text), MaskRule(ALL, countries=countries)).text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Mail ana.b+tea@garden.example.org.", "Mail [EMAIL]."),
+        ("Call +44 20 7946 0958, now", "Call [PHONE], now"),
+        ("(+1 201-555-0123)", "([PHONE])"),
+        ("card 4111 1111 1111 1111!", "card [CARD]!"),
+        ("card 4111-1111-1111-1111", "card [CARD]"),
+        ("to GB82 WEST 1234 5698 7654 32 please", "to [IBAN] please"),
+        ("to DE89370400440532013000.", "to [IBAN]."),
+        ("from 192.168.0.12, or 2001:db8::1.", "from [IP], or [IP]."),
+    ],
+)
+def test_personal_data_is_found_by_its_form(text, shown):
+    assert hidden(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "At 12:30 on 2026-11-29 we had 1,000,000 cups.",
+        "Version 1.2.3.4.5, and a ratio of 3:2.",
+        "card 4111 1111 1111 1112",
+        "0000 0000 0000 0000",
+        "GB82 WEST 1234 5698 7654 33 is not one",
+        "call 020 7946 0958",  # of no country: nobody can tell
+        "ana@garden, @ana, a@b.c",
+        "999.999.999.999",
+        "536-90-4399",
+    ],
+)
+def test_what_only_looks_like_it_stays(text):
+    assert hidden(text) == text
+
+
+def test_countries_bring_their_numbers():
+    assert hidden("call 020 7946 0958 now", "gb") == "call [PHONE] now"
+    assert hidden("ssn 536-90-4399, order 536-90-43999", "us") == (
+        "ssn [NATIONAL_ID], order 536-90-43999"
+    )
+    assert hidden("DNI 54362315K.", "es") == "DNI [NATIONAL_ID]."
+    assert hidden("and 943 476 5919 in 12 days", "gb") == "and [NATIONAL_ID] in 12 days"
+
+
+@pytest.mark.parametrize("country", NATIONAL_IDS)
+def test_every_country_has_a_check(country):
+    assert masking._checks((country,))
+    assert hidden("The garden has 12 birds.", country) == "The garden has 12 birds."
+
+
+def test_offsets_are_of_the_text_before():
+    text = "\U0001f600 a@garden.org and b@garden.org"
+    found = mask(plain(text), MaskRule(("email",)))
+    assert found.text == "\U0001f600 [EMAIL] and [EMAIL]"
+    assert [text[s.start : s.end] for s in found.spans] == ["a@garden.org", "b@garden.org"]
+
+
+def test_what_overlaps_is_hidden_together():
+    content = plain("write to a@garden.org you goose", "text")
+    quoted = [
+        Evidence(9, 31, "", "toxicity", 0.9, "text"),
+        Evidence(0, 5, "", "toxicity", 0.9, "prompt"),
+    ]
+    found = mask(content, MaskRule(("email",), evidence=True), quoted)
+    assert found.text == "write to [TOXICITY]"
+    assert found.spans == (Span(9, 31, "[TOXICITY]"),)
+
+
+@pytest.mark.parametrize("kind", FINDERS)
+@pytest.mark.parametrize("piece", ["1", "1 ", "a@", ":", "A1", "x.", "GB82 ", "+1(", "1a "])
+def test_no_text_takes_long(kind, piece):
+    import time
+
+    text = (piece * 20_000)[:20_000]
+    began = time.process_time()
+    mask(plain(text), MaskRule((kind,), countries=("us", "gb")))
+    assert time.process_time() - began < 2
+
+
+def policy(**rule: Any) -> dict[str, Any]:
+    return {"name": "hiding", "overall": {}, "categories": {"toxicity": {}}, "mask": rule}
+
+
+def test_texts_come_back_masked_where_the_policy_asks(client):
+    item = {"prompt": "I am ana@garden.org.", "response": RUDE}
+    answer = moderate(client, input=item, policy=policy(pii=["email"]))
+    assert answer["masked"] == {
+        "prompt": {
+            "text": "I am [EMAIL].",
+            "spans": [{"start": 5, "end": 19, "mark": "[EMAIL]"}],
+        },
+        "response": {"text": RUDE, "spans": []},
+    }
+    assert "masked" not in moderate(client, input=item)
+    plain_version = moderate(client, input=item, policy=policy(pii=["email"]) | {"mask": None})
+    assert {k: v for k, v in answer.items() if k not in ("masked", "policy", "id", "timings")} == {
+        k: v for k, v in plain_version.items() if k not in ("policy", "id", "timings")
+    }
+    batch = client.post(
+        "/moderate", json={"input": ["a@garden.org", "tea"], "policy": policy(pii=["email"])}
+    ).json()["results"]
+    assert [one["masked"]["text"]["text"] for one in batch] == ["[EMAIL]", "tea"]
+
+
+def test_evidence_is_hidden_where_the_policy_asks(client):
+    answer = moderate(client, input={"text": RUDE}, policy=policy(evidence=True))
+    masked = answer["masked"]["text"]
+    assert answer["evidence"] == []
+    assert masked["spans"]
+    assert "goose" not in masked["text"]
+    assert "[TOXICITY]" in masked["text"] or "[UNSAFE]" in masked["text"]
+    calm = moderate(client, input={"text": "What a lovely garden."}, policy=policy(evidence=True))
+    assert calm["masked"]["text"] == {"text": "What a lovely garden.", "spans": []}
+    told = moderate(client, input={"text": RUDE}, policy=policy(evidence=True), explain="evidence")
+    assert told["evidence"]
+    assert told["masked"]["text"] == masked
+
+
+def test_a_package_that_is_missing_is_named(client, monkeypatch):
+    monkeypatch.setattr("service.moderation.missing", lambda _: "phonenumbers")
+    answer = client.post("/moderate", json={"input": "tea", "policy": policy(pii=["phone"])})
+    assert answer.status_code == 400
+    assert "'phone'" in answer.json()["error"]["message"]
+    assert "tamis[pii]" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({}, "needs 'pii' or 'evidence'"),
+        ({"pii": ["name"]}, "'pii' must be a list of email, phone"),
+        ({"pii": "email"}, "'pii' must be a list"),
+        ({"pii": ["national_id"]}, "'national_id' needs 'countries'"),
+        ({"pii": ["email"], "countries": ["xx"]}, "'countries' must be a list of"),
+        ({"evidence": "yes"}, "'evidence' must be true or false"),
+        ({"pii": ["email"], "x": 1}, "unknown field 'x'"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(rule, message):
+    with pytest.raises(PolicyError, match=message):
+        Policy.parse(policy(**rule))
+
+
+def test_masking_counts_in_the_version_and_nothing_else_changes():
+    bare = {"name": "hiding", "overall": {}, "categories": {"toxicity": {}}}
+    one = Policy.parse(policy(pii=["email", "ip"]))
+    assert one.version == Policy.parse(policy(pii=["ip", "email"])).version
+    assert one.version != Policy.parse(bare).version
+    assert Policy.parse(bare | {"mask": None}).version == Policy.parse(bare).version
