@@ -3,7 +3,7 @@
 A verdict is of the text up to a point, and is then exactly what the same text alone would get:
 early verdicts are not guesses, and the last one is the whole text's. The point moves on when enough
 is new, to the end of a word, so that a text which comes again every few characters is run a few
-times and not each time.
+times and not each time. In a cascade, the last verdict alone gets a second opinion.
 
 Nothing depends on what is remembered but the work: a stream that was forgotten, or goes to another
 process, is read anew. So whatever is out of order or abandoned is harmless.

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from service.dialects.dialect import Dialect, documented
+from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.native import Strict, verdict_json
 from service.dialects.streaming import EventStream, Tell
 from service.errors import RequestError, frames, from_validation
@@ -88,9 +88,11 @@ async def follow(request: Request) -> JSONResponse:
     moderator = moderator_of(request)
     try:
         name = NAME.validate_python(request.path_params["name"])
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error) from None
+    except ValidationError:
+        raise RequestError(
+            "name: must be 1 to 128 letters, digits and _.:-", param="name"
+        ) from None
+    body = await body_of(request, BODY)
     policy = moderator.policy(request, body.policy)
     what = _content(body, body.text)
     followed = await moderator.streams.follow(request, name, what, policy, body.final)

@@ -153,7 +153,7 @@ def test_what_is_written_otherwise_is_read_as_it_is_alone(client, name):
     seen, runs = set(), 0
     for length in (*range(100, len(text), 100), len(text)):
         final = length == len(text)
-        answer = send(client, name, text[:length], prompt=prompt, final=final)
+        answer = send(client, "spelt", text[:length], prompt=prompt, final=final)
         whole = alone(client, text[: answer["decided_chars"]], prompt)
         assert same(answer, whole)
         assert answer["transforms"] == whole["transforms"]
@@ -327,8 +327,8 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
 @pytest.mark.parametrize(
     ("name", "body", "param"),
     [
-        ("a b", {"text": ""}, None),
-        ("x" * 129, {"text": ""}, None),
+        ("a b", {"text": ""}, "name"),
+        ("x" * 129, {"text": ""}, "name"),
         ("a", {}, "text"),
         ("a", {"text": 5}, "text"),
         ("a", {"text": "", "final": "yes"}, "final"),
