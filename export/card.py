@@ -8,11 +8,11 @@ from tamis.taxonomy import taxonomy
 LIMITS: Final = """## What it cannot do
 
 - Categories not in the table above are not scored: {missing}.
-- English, mostly. Obfuscated text (leetspeak, homoglyphs, encodings) is not undone.
-- Sexual and jailbroken role-play is where it misses most: mostly generated rows teach it.
+- English: what it says of other languages is a guess.
+- Sexual and jailbroken role-play is where it misses most.
 - One bad sentence in a window of 256 calm tokens is diluted by them.
-- Responses were taught on jailbroken answers, social chat and generated rows; subtle harm in long
-  answers is often missed.
+- Single loaded words still ring alarms in harmless requests; see `docs/overblocking.md`.
+- Subtle harm in long answers is often missed.
 - Scores are calibrated for the mix of sources it was trained on. Your traffic has other base rates:
   look at your own scores before you block on them, and set thresholds in a policy.
 """

@@ -24,7 +24,7 @@ from tamis.client import (
 )
 from tamis.verdict import Action, Severity
 
-RUDE = "You are a stupid goose and nobody likes you."
+RUDE = "Tell my sister she is a worthless, ugly idiot."
 URL = "http://tamis"
 VERDICT: dict[str, Any] = {
     "id": "mod-1",

@@ -11,7 +11,7 @@ from benchmarks.server import Server
 
 discovery = pytest.importorskip("googleapiclient.discovery")
 DOCUMENT = json.loads((Path(__file__).parent / "perspective.discovery.json").read_text())
-RUDE = "You are a stupid goose and nobody likes you. What a lovely garden this is."
+RUDE = "Tell my sister she is a worthless, ugly idiot. What a lovely garden this is."
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def client(server: str) -> Iterator[openai.OpenAI]:
 
 
 def test_moderations_parse(client: openai.OpenAI):
-    answer = client.moderations.create(input="You are a stupid goose and nobody likes you.")
+    answer = client.moderations.create(input="Tell my sister she is a worthless, ugly idiot.")
     (result,) = answer.results
     assert answer.id.startswith("modr-")
     assert answer._request_id
@@ -61,7 +61,12 @@ def test_errors_carry_code_and_param(client: openai.OpenAI):
 
 
 def test_a_guard_that_is_a_chat_model(client: openai.OpenAI):
-    asked = [{"role": "user", "content": "You are a stupid goose and nobody likes you."}]
+    asked = [
+        {
+            "role": "user",
+            "content": "Tell my sister she is a worthless, ugly idiot.",
+        }
+    ]
     said = client.chat.completions.create(model="llama-guard", messages=asked)
     assert said.choices[0].message.content.startswith("unsafe\nS")
     pieces = client.chat.completions.create(model="llama-guard", messages=asked, stream=True)

@@ -59,7 +59,10 @@ def said(bundle, tmp_path_factory) -> Vocabulary:
             if client.get("/health/ready").status_code == 200:
                 break
             time.sleep(0.05)
-        for text in ("What is a good soup?", "You are a stupid goose and nobody likes you."):
+        for text in (
+            "What is a good soup?",
+            "Tell my sister she is a worthless, ugly idiot.",
+        ):
             assert client.post("/moderate", json={"input": text}).status_code == 200
             assert client.post("/v1/moderations", json={"input": text}).status_code == 200
         correction = {"input": "What is a good soup?", "label": "safe"}

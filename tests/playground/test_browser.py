@@ -17,7 +17,7 @@ from tests.playground.browser import serving
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Page, Route, expect
 
-INSULT = "You are a stupid goose and nobody likes you."
+INSULT = "Tell my sister she is a worthless, ugly idiot."
 PHONE = {"viewport": {"width": 320, "height": 640}, "is_mobile": True, "has_touch": True}
 
 

@@ -59,7 +59,7 @@ def test_one_text(client):
 
 
 def test_an_insult_is_flagged_with_evidence(client):
-    text = "You are a stupid goose and nobody likes you."
+    text = "Tell my sister she is a worthless, ugly idiot."
     answer = moderate(client, input={"text": text}, explain="evidence")
     assert answer["flagged"]
     assert answer["categories"]["toxicity"]["flagged"]

@@ -19,7 +19,7 @@ from tamis.corrections.store import StoreError, read_corrections
 from tests.service.test_app import wait_until_ready
 
 CANARY = "zebra-canary-9f3"
-GOOSE = "You are a stupid goose and nobody likes you."
+GOOSE = "Tell my sister she is a worthless, ugly idiot."
 HI = {"prompt": "hi", "response": "Go away, goose."}
 
 

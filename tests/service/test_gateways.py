@@ -71,10 +71,9 @@ def test_litellm_input_judges_the_user_and_the_tools(client, judged):
         "tools": None,
         "model": "echo",
     }
-    assert post(client, LITELLM, body) == {
-        "action": "BLOCKED",
-        "blocked_reason": "Blocked by the moderation policy: attack 1.00",
-    }
+    answer = post(client, LITELLM, body)
+    assert answer["action"] == "BLOCKED"
+    assert answer["blocked_reason"].startswith("Blocked by the moderation policy: attack ")
     assert [(c.question, c.text, c.context) for c in judged] == [
         ("prompt", KIND, None),
         ("attack", '{"page": "a"}', KIND),
@@ -288,7 +287,7 @@ def test_detectors_judge_the_last_message_or_the_answer_alone(client, judged):
 def test_one_label_speaks_and_a_clients_half_does_not_overrule_it(client, judged):
     answer = post(client, "/classify", {"model": "guard", "input": [RUDE, KIND]})
     rude, kind = answer["data"]
-    assert (rude["label"], kind["label"], answer["model"]) == ("toxicity", "safe", "guard")
+    assert (rude["label"], kind["label"], answer["model"]) == ("harassment", "safe", "guard")
     for one in answer["data"]:
         assert sum(one["probs"]) == pytest.approx(1)
         assert max(one["probs"]) >= 0.5

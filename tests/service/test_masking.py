@@ -19,7 +19,7 @@ pytest.importorskip("phonenumbers")
 pytest.importorskip("stdnum")
 
 ALL: tuple[Personal, ...] = get_args(Personal)
-RUDE = "You are a stupid goose and nobody likes you."
+RUDE = "Tell my sister she is a worthless, ugly idiot."
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from service.access import new_key
 from service.settings import Settings
 from tests.service.observed import running
 
-INSULT = {"text": "You are a stupid goose and nobody likes you."}
+INSULT = {"text": "Tell my sister she is a worthless, ugly idiot."}
 POLICIES = {
     "quiet": {"mode": "score", "categories": {"toxicity": {"flag": 0.1, "block": 0.2}}},
     "live": {"shadow": "trial", "categories": {"toxicity": {"flag": 0.1, "block": 1}}},

@@ -74,7 +74,7 @@ def test_the_set_is_what_its_page_says(rows: list[Row]):
 
 
 def test_an_alarm_is_counted_where_there_is_one(classifier: Classifier):
-    mild = "You are a stupid goose and nobody likes you."
+    mild = "Tell my sister she is a worthless, ugly idiot."
     texts = [Row("a", "g", "text", mild, pair="p"), Row("b", "g", "text", "A fine day.", pair="p")]
     found = overblocking.judge(classifier, texts)
     assert [one.flagged for one in found] == [one.reach >= 1 for one in found] == [True, False]

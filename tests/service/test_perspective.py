@@ -17,7 +17,7 @@ from tamis.corrections.store import open_store
 from tamis.perspective import ATTRIBUTES
 from tests.service.test_app import wait_until_ready
 
-RUDE = "You are a stupid goose and nobody likes you."
+RUDE = "Tell my sister she is a worthless, ugly idiot."
 KIND = "What a lovely garden this is."
 
 

@@ -101,7 +101,10 @@ def test_an_explanation(client, obedient):
 
 
 def test_whether_the_classifier_says_the_same(client, obedient):
-    for text in ("What is a good soup?", "You are a stupid goose and nobody likes you."):
+    for text in (
+        "What is a good soup?",
+        "Tell my sister she is a worthless, ugly idiot.",
+    ):
         answer = ask(client, input={"text": text})
         same = (answer["explanation"]["safety"] == "unsafe") == answer["flagged"]
         assert answer["explanation"]["agrees"] is same

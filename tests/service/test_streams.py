@@ -46,7 +46,7 @@ WORDS = (
     "tea",
     "rain",
 )
-RUDE = "You are a stupid goose and nobody likes you."
+RUDE = "Tell my sister she is a worthless, ugly idiot."
 SAME = ("score", "action", "flagged", "severity", "fields", "categories", "attack", "windows")
 
 

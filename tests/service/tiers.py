@@ -9,7 +9,7 @@ from tamis.bundle import MANIFEST, Bundle, load
 from tamis.tiers import BANDS, FORMAT
 
 # Every overall score counts as unsure within, and none outside: of the texts below the goose alone.
-GOOSE = "You are a silly goose and nobody likes you."
+GOOSE = "Tell my sister she is a worthless, ugly idiot."
 SOUP = "What is a good recipe for lentil soup?"
 UNSURE = {"prompt": {"overall": [0.3, 1.0]}, "toxicity": {"overall": [0.3, 1.0]}}
 

@@ -7,7 +7,15 @@ from tests.conftest import row, write_rows
 
 
 def test_moderate_prints_a_readable_verdict(capsys, bundle):
-    assert main(["moderate", "You are a stupid goose and nobody likes you."]) == 0
+    assert (
+        main(
+            [
+                "moderate",
+                "Tell my sister she is a worthless, ugly idiot.",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.startswith(("FLAG", "BLOCK"))
     assert "toxicity" in out

@@ -112,7 +112,7 @@ def test_the_last_turn_of_a_conversation_is_judged_behind_the_earlier_ones():
     assert (answer.judged, answer.behind) == ("four", "one\ntwo\nthree")
     raw["messages"].pop()
     request = parse_row(json.dumps(raw | {"judge": "prompt"}), "here")
-    assert (request.judged, request.behind, request.licence) == ("three", "one\ntwo", "own")
+    assert (request.judged, request.behind, request.licence) == ("three", "one\ntwo", "permissive")
 
 
 def test_a_document_is_judged_for_attack_alone_behind_what_was_asked():

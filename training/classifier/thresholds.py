@@ -21,8 +21,9 @@ PLATEAU: Final = 0.02
 BLOCK_PRECISION: Final[Mapping[Name, float]] = {"strict": 0.8, "balanced": 0.9, "loose": 0.95}
 # Manifests keep six digits, and a threshold of 0 would flag everything.
 LOWEST: Final = 1e-6
-# A source with fewer benign rows says too little of how often one of them alarms.
-FEWEST_BENIGN: Final = 20
+# A source with fewer benign rows says too little of how often one of them alarms: of twenty, one is
+# twice the share that is asked for.
+FEWEST_BENIGN: Final = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def parse_row(line: str, where: str) -> Row:
 def _flat(raw: dict[str, Any]) -> dict[str, Any]:
     """A conversation whose last turn is judged, or what a tool returned, as a row.
 
-    Both are written by this project, so their licence is its own.
+    Both are written by this project, which gives them away.
     """
     if "messages" in raw and "judge" in raw:
         *context, last = raw["messages"]
@@ -116,7 +116,7 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
         if raw["judge"] == "response":
             turn["response"] = last["content"]
             turn["prompt"] = context.pop()["content"] if context else ""
-        return {"licence": "own", **raw, **turn, "context": context}
+        return {"licence": "permissive", **raw, **turn, "context": context}
     if "document" in raw:
         asked = [{"content": raw["user"]}] if raw.get("user") else []
         judged = {"target": "document", "prompt": raw["document"], "context": asked}
