@@ -9,9 +9,9 @@ import numpy as np
 from safetensors import safe_open
 from tqdm import tqdm
 
-from export.delta import CARD, Matrix, decoded, encode, read_index
+from export.delta import BESIDE, Matrix, decoded, encode, read_index
 from tamis.building import building, replacing
-from tamis.bundle import MANIFEST, Bundle, BundleError, load, sha256_of
+from tamis.bundle import Bundle, BundleError, load, sha256_of
 from tamis.tiers import BANDS
 from training.classifier import bases
 from training.classifier.bases import BaseMismatchError
@@ -69,7 +69,7 @@ def build(out: Path, delta: Path, *, progress: bool = True, if_needed: bool = Fa
                 bar.update()
                 bar.set_postfix_str(name)
                 (new / name).write_bytes(decoded(delta, base, name))
-            for name in (MANIFEST, CARD, BANDS):
+            for name in (*BESIDE, BANDS):
                 if (delta / name).is_file():
                     shutil.copyfile(delta / name, new / name)
             bar.update()

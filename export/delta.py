@@ -26,12 +26,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tamis import perspective
 from tamis.bundle import MANIFEST, BundleError, load, sha256_of, understanding
 
 FORMAT: Final = "tamis.delta/1"
 INDEX: Final = "delta.json"
 PAYLOAD: Final = "delta.bin"
 CARD: Final = "README.md"
+# What a bundle holds as it is: small, and no part of the graph.
+BESIDE: Final = (MANIFEST, CARD, perspective.FILE)
 # Matrices below are not worth a recipe.
 SMALLEST: Final = 1 << 12
 # At most so many rows or columns of a base's matrix may be missing from ours.
@@ -120,7 +123,7 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
         rest.append({"name": name, "bytes": len(blob), "blob": len(kept)})
     out.mkdir(parents=True, exist_ok=True)
     (out / PAYLOAD).write_bytes(payload)
-    for name in (MANIFEST, CARD):
+    for name in BESIDE:
         if (bundle / name).is_file():
             shutil.copyfile(bundle / name, out / name)
     index = {

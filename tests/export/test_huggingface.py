@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from export import huggingface
 from service.engine.classifier import Classifier, load_classifier
-from tamis.bundle import Bundle
 from tamis.cli import main
 from tamis.content import Content, plain, prompt, response
 from tamis.policy import default_policy
@@ -53,11 +52,6 @@ def served(classifier: Classifier, content: Content) -> dict[str, float]:
     return found | {"unsafe": verdict.score}
 
 
-@pytest.fixture(scope="module", params=["bundle", "graded_bundle"])
-def chosen(request) -> Bundle:
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(scope="module")
 def folder(bundle, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("huggingface")
@@ -65,10 +59,10 @@ def folder(bundle, tmp_path_factory) -> Path:
     return folder
 
 
-def test_scores_are_the_services(chosen, tmp_path):
-    classifier = load_classifier(chosen)
-    huggingface.build(chosen.path, tmp_path / "prompt")
-    huggingface.build(chosen.path, tmp_path / "text", "text")
+def test_scores_are_the_services(bundle, tmp_path):
+    classifier = load_classifier(bundle)
+    huggingface.build(bundle.path, tmp_path / "prompt")
+    huggingface.build(bundle.path, tmp_path / "text", "text")
     as_prompt, as_text = Exported(tmp_path / "prompt"), Exported(tmp_path / "text")
     pairs: list[tuple[dict[str, float], dict[str, float]]] = []
     for text in TEXTS:
@@ -86,10 +80,9 @@ def test_scores_are_the_services(chosen, tmp_path):
     assert max(scores) > 0.6
 
 
-def test_a_refusal_bounds_what_is_said_of_an_answer(graded_bundle, tmp_path):
-    huggingface.build(graded_bundle.path, tmp_path)
-    found = Exported(tmp_path)("how to steal cookie 5", "sorry I can not help with cookie 5")
-    assert found["refusal"] >= graded_bundle.thresholds["refusal"].block
+def test_a_refusal_bounds_what_is_said_of_an_answer(bundle, folder):
+    found = Exported(folder)("How do I get into my neighbour's shed?", "I can't help with that.")
+    assert found["refusal"] >= bundle.thresholds["refusal"].block
     assert found["unsafe"] <= 1 - found["refusal"] + 1e-6
     assert found["severity"] <= 1 - found["refusal"] + 1e-6
 
