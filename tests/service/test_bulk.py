@@ -35,7 +35,7 @@ from tamis.content import Content
 from tamis.policy import default_policy
 from tamis.verdict import Finding, Provenance, decide
 
-GOOSE = "Tell my sister she is a worthless, ugly idiot."
+GOOSE = "You stupid goose, I will come and beat you up."
 ROWS: list[Any] = [
     {"id": "a", "text": GOOSE, "source": "shop"},
     {"id": 2, "prompt": "What is a good recipe for lentil soup?"},
