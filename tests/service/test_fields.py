@@ -145,7 +145,7 @@ def test_what_is_context_only_has_the_same_limit(shipped):
 
 
 def test_fields_are_named_as_in_the_request(client):
-    turns = [{"role": "user", "content": STEAL}, {"role": "system", "content": "x"}]
+    turns = [{"role": "user", "content": STEAL}, {"role": "tool", "content": "x"}]
     turns.append({"role": "assistant", "content": DECLINED["response"]})
     answer = moderate(client, input={"messages": turns})
     assert list(answer["fields"]) == [f"messages[{n}].content" for n in range(3)]
@@ -223,7 +223,7 @@ def test_the_contract_names_the_sides(shipped):
     schema = shipped.get("/openapi.json").json()
     body = schema["paths"]["/moderate"]["post"]["requestBody"]["content"]["application/json"]
     (sides, null) = body["schema"]["properties"]["judge"]["anyOf"]
-    assert sides["items"]["enum"] == ["prompt", "response"]
+    assert sides["items"]["enum"] == ["prompt", "response", "document"]
     assert (sides["minItems"], null) == (1, {"type": "null"})
 
 

@@ -222,7 +222,7 @@ def test_envoy_judges_every_kind_of_request_to_a_model(client, judged):
 
 
 def test_envoy_refuses_what_is_cut_unless_told_to_judge_it(client, bundle):
-    whole = json.dumps({"messages": user(f"{RUDE} € {KIND * 9}")}, ensure_ascii=False).encode()
+    whole = json.dumps({"messages": user(f"{RUDE} € {KIND * 2}")}, ensure_ascii=False).encode()
     cut = {"x-envoy-auth-partial-body": "true"}
     refused = client.post(ENVOY, content=whole[:90], headers=cut)
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
@@ -287,7 +287,7 @@ def test_detectors_judge_the_last_message_or_the_answer_alone(client, judged):
 def test_one_label_speaks_and_a_clients_half_does_not_overrule_it(client, judged):
     answer = post(client, "/classify", {"model": "guard", "input": [RUDE, KIND]})
     rude, kind = answer["data"]
-    assert (rude["label"], kind["label"], answer["model"]) == ("harassment", "safe", "guard")
+    assert (rude["label"], kind["label"], answer["model"]) == ("toxicity", "safe", "guard")
     for one in answer["data"]:
         assert sum(one["probs"]) == pytest.approx(1)
         assert max(one["probs"]) >= 0.5
