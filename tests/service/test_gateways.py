@@ -222,7 +222,7 @@ def test_envoy_judges_every_kind_of_request_to_a_model(client, judged):
 
 
 def test_envoy_refuses_what_is_cut_unless_told_to_judge_it(client, bundle):
-    whole = json.dumps({"messages": user(f"{RUDE} € {KIND * 2}")}, ensure_ascii=False).encode()
+    whole = json.dumps({"messages": user(f"{RUDE} {RUDE} € {KIND}")}, ensure_ascii=False).encode()
     cut = {"x-envoy-auth-partial-body": "true"}
     refused = client.post(ENVOY, content=whole[:90], headers=cut)
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
