@@ -62,21 +62,21 @@ def test_a_source_with_a_handful_of_benign_rows_has_no_say_where_others_have():
 
 @pytest.fixture
 def mixed() -> tuple[Scored, Benign]:
-    """A hard mix, half of it unsafe; and ordinary requests, three in a hundred of them alarming."""
+    """A hard mix, half of it unsafe; and ordinary requests, six in a hundred of them alarming."""
     rng = np.random.default_rng(0)
     rows = scored(rng.beta(4, 2, 2000), rng.beta(2, 4, 2000))
-    calm = np.where(rng.random(4000) < 0.03, 0.3 + 0.4 * rng.random(4000), 0.05)
+    calm = np.where(rng.random(4000) < 0.06, 0.3 + 0.4 * rng.random(4000), 0.05)
     return rows, benign(calm, sources({"a": 3000, "b": 1000}))
 
 
 def test_balanced_alarms_no_more_than_its_share_of_ordinary_requests(mixed):
     rows, ordinary = mixed
     best, value = best_f1(*rows)
-    assert alarming(ordinary, best) > 0.01
+    assert alarming(ordinary, best) > 0.02
     found = choose(rows, ordinary, USUAL)
     flag = found.sets["balanced"].flag
     assert flag > best
-    assert 0.008 < alarming(ordinary, flag) < 0.01 + 1e-9
+    assert 0.018 < alarming(ordinary, flag) < 0.02 + 1e-9
     assert found.alarms == pytest.approx(alarming(ordinary, flag))
     assert found.f1 == pytest.approx(f1_at(rows, flag))
     assert value - 0.05 <= found.f1 < value
@@ -85,7 +85,7 @@ def test_balanced_alarms_no_more_than_its_share_of_ordinary_requests(mixed):
 def test_strict_and_loose_have_their_own_shares(mixed):
     rows, ordinary = mixed
     targets = {
-        "strict": Target(0.026, 0.2),
+        "strict": Target(0.05, 0.2),
         "balanced": Target(0.01, 0.2),
         "loose": Target(0.004, 0.2),
     }

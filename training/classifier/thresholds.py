@@ -199,5 +199,7 @@ def _middle(grid: np.ndarray, f1: np.ndarray) -> int:
 
 def _between(grid: np.ndarray, at: int) -> float:
     """A threshold that the row at this place reaches, and the next one does not."""
-    threshold = float((grid[at] + (grid[at + 1] if at + 1 < len(grid) else 0.0)) / 2)
-    return max(threshold, LOWEST)
+    below = float(grid[at + 1]) if at + 1 < len(grid) else 0.0
+    threshold = (float(grid[at]) + below) / 2
+    # Between neighbouring floats there is nothing: the middle would be the lower one.
+    return max(threshold if threshold > below else float(grid[at]), LOWEST)
