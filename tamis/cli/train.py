@@ -33,6 +33,9 @@ def add_to(commands: Commands) -> None:
     classifier.add_argument(
         "--borderline", type=float, help="how unsafe a borderline row is, 0 to 1"
     )
+    classifier.add_argument(
+        "--frozen-layers", type=int, help="so many of the lowest layers stay as pretrained"
+    )
     classifier.add_argument("--seed", type=int)
     classifier.add_argument(
         "--teacher", action="append", default=[], help="finished checkpoint to learn from, too"

@@ -116,6 +116,21 @@ def test_the_learning_rate_is_held_and_falls_at_the_end(tiny_base: Path, recipe:
     assert rates(warmup=0.1, cooldown=1.0)[11] == pytest.approx(0.5)
 
 
+def test_lowest_layers_stay_as_pretrained(
+    data: Path, tiny_base: Path, recipe: Recipe, tmp_path: Path
+):
+    folder = trainer.train([data], tmp_path, replace(recipe, steps=4, frozen_layers=1))
+    trained = inference.load_model(folder).encoder.state_dict()
+    pretrained = GuardClassifier.from_base(tiny_base, len(HEADS)).encoder.state_dict()
+    moved = {name for name in trained if not torch.equal(trained[name], pretrained[name])}
+    assert moved
+    assert not [name for name in moved if name.startswith(("embeddings.", "encoder.layer.0."))]
+    with pytest.raises(trainer.RecipeError, match="frozen_layers must be"):
+        replace(recipe, frozen_layers=-1)
+    with pytest.raises(trainer.RecipeError, match="fewer than 99"):
+        trainer.train([data], tmp_path / "deep", replace(recipe, steps=4, frozen_layers=99))
+
+
 def test_how_unsafe_a_borderline_row_is_can_be_chosen(data: Path, recipe: Recipe, tmp_path: Path):
     soft = row(1, "written_prompts", "prompt", 0, "how to peek at cookie 1", severity=1)
     write_rows(tmp_path / "soft.jsonl.gz", [soft] * 40)

@@ -8,7 +8,7 @@ import pytest
 from tamis.taxonomy import taxonomy
 from tamis.windows import WindowShape
 from tests.conftest import row, write_rows
-from training.datasets import batches, mixing, readings
+from training.datasets import batches, mixing, readings, registry
 from training.datasets.batches import UNKNOWN, Example
 from training.datasets.registry import BORDERLINE, CATEGORIES, HEADS, sources
 from training.datasets.schema import SchemaError, data_files, parse_row, read_rows
@@ -82,6 +82,20 @@ def test_a_row_that_was_read_says_for_itself_what_it_teaches():
     assert "refusal" not in mild
     calm = labels("written_texts", "text", label=0, severity=0, attack=None)
     assert (calm["toxicity"], calm["severity"], calm["attack"]) == (0, 0, 0)
+
+
+def test_a_label_that_reading_found_to_say_something_else_is_taught_by_its_share():
+    assert labels("fox_comments", "text", 1)["toxicity"] == pytest.approx(0.40)
+    assert labels("fox_comments", "text", 0)["toxicity"] == pytest.approx(0.05)
+    # Its question alone: that it works on a model stands.
+    jailbreak = labels("vf_jailbreak_llms", "prompt", 1)
+    assert (jailbreak["attack"], jailbreak["prompt"]) == (1, pytest.approx(0.54))
+    # Whoever answers another question than the source's says nothing of it.
+    assert "toxicity" not in labels("hatexplain_train_2of3", "text", 0, ["offensive"])
+    with pytest.raises(ValueError, match="shares must be"):
+        registry._source({"shares": {2: 0.5}})
+    with pytest.raises(ValueError, match="shares must be"):
+        registry._source({"shares": {1: 1.5}})
 
 
 def test_borderline_rows_measure_nothing():

@@ -62,6 +62,24 @@ class GuardClassifier(nn.Module):
                 module.p = 0.0
         return cls(encoder, heads)
 
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and so many of the lowest layers as pretrained.
+
+        Whatever all layers share (MPNet's relative positions) stays as well: one gradient for it
+        would have to pass through every layer.
+
+        Raises:
+            ValueError: where the encoder has fewer layers.
+        """
+        stack = max(
+            (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList)),
+            key=len,
+        )
+        if layers > len(stack):
+            raise ValueError(f"the encoder has {len(stack)} layers, fewer than {layers}")
+        self.encoder.requires_grad_(False)
+        stack[layers:].requires_grad_(True)
+
     def keep_heads(self, kept: list[int]) -> None:
         """Drop all other heads, in place."""
         for name in ("score", "attend"):

@@ -72,6 +72,9 @@ class Recipe:
     # Word vectors stay as pretrained: words that the training data lacks keep their meaning next
     # to those it has, and half of the optimiser's work is saved.
     train_embeddings: bool = False
+    # So many of the lowest layers stay as pretrained, too: no gradient is computed for them, and a
+    # delta to the public base does not hold them.
+    frozen_layers: int = 0
     check_every: int = 500
     # How unsafe a borderline row is to its question; 0 and 1 teach it as safe and as unsafe.
     borderline: float = BORDERLINE
@@ -86,6 +89,8 @@ class Recipe:
             raise RecipeError(f"epochs must be above 0, not {self.epochs}")
         if not 0 < self.cooldown <= 1:
             raise RecipeError(f"cooldown must be a share above 0, not {self.cooldown}")
+        if self.frozen_layers < 0:
+            raise RecipeError(f"frozen_layers must be at least 0, not {self.frozen_layers}")
         if not 0 <= self.borderline <= 1:
             raise RecipeError(f"borderline must be between 0 and 1, not {self.borderline}")
         if not 0 <= self.teaching <= 1:
@@ -152,10 +157,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     shape = window_shape(tokenizer, recipe)
 
     rows, held = _rows(data, out, recipe)
-    examples = batches.encode(rows, tokenizer, shape)
-    if recipe.borderline != BORDERLINE:
-        for example in examples:
-            example.labels[example.labels == np.float32(BORDERLINE)] = recipe.borderline
+    examples = batches.encode(rows, tokenizer, shape, borderline=recipe.borderline)
     genuine = [row for row in held if not source_of(row).synthetic]
     held_examples = batches.encode(genuine, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     plan = _plan(rows, examples, recipe, accelerator.num_processes)
@@ -312,7 +314,7 @@ def _rows(data: Sequence[Path], checkpoint: Path, recipe: Recipe) -> tuple[list[
     """(train, held out): what the base can read of the data, and the run's first feedback."""
     rows = mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT)
     if recipe.base in bases.BASES and bases.BASES[recipe.base].english:
-        rows = [row for row in rows if row.lang is None]
+        rows = [row for row in rows if row.lang in (None, "en")]
     return mixing.split(rows)
 
 
@@ -350,6 +352,11 @@ def _optimizer(
     """AdamW with a linear warm-up and cool-down; no weight decay on biases and norms."""
     if not recipe.train_embeddings:
         model.encoder.get_input_embeddings().requires_grad_(False)
+    if recipe.frozen_layers:
+        try:
+            model.freeze(recipe.frozen_layers)
+        except ValueError as error:
+            raise RecipeError(f"frozen_layers: {error}") from None
     # BERT's own pooler is not asked; several processes would wait for its gradient.
     if getattr(model.encoder, "pooler", None) is not None:
         model.encoder.pooler.requires_grad_(False)

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tamis.windows import Window, WindowShape, windows
-from training.datasets.registry import HEADS, source_of
+from training.datasets.registry import BORDERLINE, HEADS, source_of
 from training.datasets.schema import Row
 
 # Batches are cut from pools of this many draws sorted by length: little padding, random enough.
@@ -43,9 +43,16 @@ class Batch:
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: Tokenizer, shape: WindowShape, most: int | None = None
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    shape: WindowShape,
+    most: int | None = None,
+    borderline: float = BORDERLINE,
 ) -> list[Example]:
-    """Tokenise rows into windows (the first ``most``); a response is judged behind its prompt."""
+    """Tokenise rows into windows (the first ``most``); a response is judged behind its prompt.
+
+    ``borderline`` is how unsafe a borderline row is to its question, 0 to 1.
+    """
 
     def ids(texts: list[str]) -> list[list[int]]:
         return [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -57,12 +64,13 @@ def encode(
         context = ids([row.behind or "" for row in chunk])
         for row, tokens, before in zip(chunk, judged, context, strict=True):
             behind = None if row.behind is None else before
-            examples.append(Example(windows(tokens, shape, behind)[:most], _label_vector(row)))
+            labels = _label_vector(row, borderline)
+            examples.append(Example(windows(tokens, shape, behind)[:most], labels))
     return examples
 
 
-def _label_vector(row: Row) -> np.ndarray:
-    labels = source_of(row).labels_of(row)
+def _label_vector(row: Row, borderline: float) -> np.ndarray:
+    labels = source_of(row).labels_of(row, borderline)
     return np.array([labels.get(head, UNKNOWN) for head in HEADS], dtype=np.float32)
 
 

@@ -48,6 +48,7 @@ class Source:
     unsafe: tuple[str, ...] = ()
     safe: tuple[str, ...] = ()
     known: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[int, float] = field(default_factory=dict)
     weight: float = 1.0
     tags: Mapping[str, Tag] = field(default_factory=dict)
     aside: frozenset[str] = frozenset()
@@ -68,17 +69,19 @@ class Source:
         unknown = frozenset().union(*(t.unknown for t in tags)) - present
         return {c: int(c in present) for c in sorted(self.covers - unknown)}
 
-    def labels_of(self, row: Row) -> dict[str, float]:
+    def labels_of(self, row: Row, borderline: float = BORDERLINE) -> dict[str, float]:
         """Known head labels of a row; heads that are absent are masked out of the loss.
 
         A row that was read under our guide says what it says, whatever its source.
         """
         if row.severity is not None or row.target == "document":
-            return _labels_as_read(row)
+            return _labels_as_read(row, borderline)
         aside = bool(self.aside.intersection(row.categories))
         labels: dict[str, float] = dict(self.known)
         if not aside:
             labels |= dict.fromkeys(self.unsafe if row.label else self.safe, row.label)
+            if row.label in self.shares:
+                labels[QUESTION_OF[row.target]] = self.shares[row.label]
         # A prompt row cannot teach the response head, nor the other way round.
         labels.pop("response" if row.target != "response" else "prompt", None)
         if row.target == "response":
@@ -93,13 +96,13 @@ class Source:
         return labels
 
 
-def _labels_as_read(row: Row) -> dict[str, float]:
+def _labels_as_read(row: Row, borderline: float) -> dict[str, float]:
     """Labels of a row that was read: every category, severity, stance and attack are known."""
     if row.target == "document":
         return {ATTACK: float(row.label)}
     assert row.severity is not None
     labels: dict[str, float] = {
-        QUESTION_OF[row.target]: (0.0, BORDERLINE, 1.0)[row.severity],
+        QUESTION_OF[row.target]: (0.0, borderline, 1.0)[row.severity],
         SEVERITY: float(row.severity > 0),
     }
     labels |= {category: float(category in row.categories) for category in CATEGORIES}
@@ -126,6 +129,7 @@ def _source(raw: Mapping[str, Any]) -> Source:
         "unsafe",
         "safe",
         "known",
+        "shares",
         "weight",
         "categories",
         "aside",
@@ -137,10 +141,14 @@ def _source(raw: Mapping[str, Any]) -> Source:
     heads = {*raw.get("unsafe", ()), *raw.get("safe", ()), *raw.get("known", {})}
     if not heads <= set(QUESTIONS):
         raise ValueError(f"sources.yaml: unknown heads {sorted(heads - set(QUESTIONS))}")
+    shares = raw.get("shares", {})
+    if not all(label in (0, 1) and 0 <= share <= 1 for label, share in shares.items()):
+        raise ValueError(f"sources.yaml: shares must be of labels 0 and 1: {shares}")
     return Source(
         unsafe=tuple(raw.get("unsafe", ())),
         safe=tuple(raw.get("safe", ())),
         known=raw.get("known", {}),
+        shares=shares,
         weight=float(raw.get("weight", 1.0)),
         tags={name: _tag(ours) for name, ours in raw.get("categories", {}).items()},
         aside=frozenset(raw.get("aside", ())),
