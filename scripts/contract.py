@@ -28,17 +28,21 @@ SCRIPTS: Final = ROOT / "tests" / "contract" / "clients"
 
 @dataclass(frozen=True)
 class Real:
-    """A client: what is installed for it, and its script. npm's packages run beside Python's."""
+    """A client: what is installed for it, and its script. npm's packages run beside Python's.
+
+    ``reasoner``: it asks for decisions, so the reasoner's bundle is made where there is none.
+    """
 
     script: str
     packages: tuple[str, ...]
     kind: Literal["pip", "npm"] = "pip"
+    reasoner: bool = False
 
 
 CLIENTS: Final = {
     "mistralai": Real("with_mistral.py", ("mistralai==3.7.0",)),
     "azure-ai-contentsafety": Real("with_azure.py", ("azure-ai-contentsafety==1.0.0",)),
-    "litellm": Real("with_litellm.py", ("litellm[proxy]==1.106.2",)),
+    "litellm": Real("with_litellm.py", ("litellm[proxy]==1.106.2",), reasoner=True),
     "portkey": Real("with_portkey.py", ("@portkey-ai/gateway@1.15.2",), "npm"),
     "nemoguardrails": Real(
         "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.7.4")
@@ -66,6 +70,9 @@ def main(names: list[str]) -> int:
     """Run the named clients, or all; the number of those that failed."""
     if unknown := set(names) - set(CLIENTS):
         sys.exit(f"no client {min(unknown)!r}; known: {', '.join(CLIENTS)}")
+    chosen = {name: CLIENTS[name] for name in names or CLIENTS}
+    if any(client.reasoner for client in chosen.values()):
+        _run(sys.executable, "-m", "tamis", "export", "reasoner", "--if-needed")
     failed = 0
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -83,8 +90,7 @@ def main(names: list[str]) -> int:
             name: f"http://127.0.0.1:{stack.enter_context(server).port}"
             for name, server in servers.items()
         }
-        for name in names or CLIENTS:
-            client = CLIENTS[name]
+        for name, client in chosen.items():
             python = prepare(name, client)
             began = time.perf_counter()
             own = {"CLIENT": str(ENVIRONMENTS / name), "TAMIS_KEY": key, "PYTHONPATH": ""}

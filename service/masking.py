@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from tamis.content import Content
-from tamis.policy import NATIONAL_IDS, MaskRule
+from tamis.policy import NATIONAL_IDS, MaskRule, Personal
 from tamis.verdict import Evidence
 
 EMAIL: Final = re.compile(
@@ -34,6 +34,10 @@ WORD: Final = r"(?=[A-Za-z]{0,6}\d)[\dA-Za-z]{1,18}"
 NUMBER: Final = re.compile(rf"(?<![\w./-]){WORD}(?:[ ./-]{WORD}){{0,5}}(?!\w)")
 LENGTHS: Final = range(8, 19)
 FEWEST_DIGITS: Final = 4
+# Characters of the longest place that the patterns above look at, and one behind it.
+LONGEST: Final[dict[Personal, int]] = {"card": 38, "iban": 65, "national_id": 114, "phone": 34}
+# The others are of one word each: none is longer.
+LONGEST_WORD: Final = 720
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,24 @@ def mask(content: Content, rule: MaskRule, evidence: Sequence[Evidence] = ()) ->
         pieces += [content.text[at : span.start], span.mark]
         at = span.end
     return Masked(content.field, "".join([*pieces, content.text[at:]]), tuple(spans))
+
+
+def holdback(content: Content, masked: Masked, rule: MaskRule) -> int:
+    """How many characters at the end of a masked text could change if the text went on.
+
+    What comes before has its marks, whatever follows. Evidence is where a whole text was looked at,
+    so that where it is hidden nothing is certain before the end.
+    """
+    text = content.text
+    if rule.evidence:
+        return len(masked.text)
+    tail = text[-LONGEST_WORD:]
+    word = 0 if not tail or tail[-1].isspace() else len(tail.rsplit(None, 1)[-1])
+    at = max(len(text) - max(word, *(LONGEST.get(kind, 0) for kind in rule.pii)), 0)
+    # A mark that begins before is certain, however far it reaches.
+    at = max([at, *(span.end for span in masked.spans if span.start < at)])
+    later = [span for span in masked.spans if span.start >= at]
+    return len(text) - at + sum(len(span.mark) - (span.end - span.start) for span in later)
 
 
 def _apart(spans: Iterable[Span]) -> list[Span]:

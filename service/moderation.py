@@ -37,7 +37,7 @@ from service.tiers import SOON, Tiers
 from tamis import bundle as bundles
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
-from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
+from tamis.verdict import Evidence, Finding, Provenance, Verdict, decide, withhold
 
 logger = logging.getLogger("tamis.service")
 
@@ -58,8 +58,6 @@ class Judged:
     timings: Timings
     findings: list[list[Finding]]
     """What the verdicts were made of, content by content."""
-    masked: list[list[Masked]] | None = None
-    """The contents as the policy wants them shown, where it masks any."""
 
 
 # Codes of refusals that leave an item without an explanation, but with its verdict.
@@ -291,37 +289,43 @@ class Moderator:
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
                 findings, timings = await engine.judge(contents, evidence, deadline)
-        found = self._judged(request, contents, policy, findings, timings, evidence)
-        if policy.mask is None:
-            return found
-        return replace(found, masked=await self._masked(contents, policy.mask, found.verdicts))
+        return self._judged(request, contents, policy, findings, timings, evidence)
 
-    async def _masked(
-        self, items: Sequence[Sequence[Content]], rule: MaskRule, verdicts: Sequence[Verdict]
+    async def mask(
+        self,
+        items: Sequence[Sequence[Content]],
+        rule: MaskRule,
+        evidence: Sequence[Sequence[Evidence]],
     ) -> list[list[Masked]]:
+        """The contents of items as a policy wants them shown, with the evidence of each item."""
+
         def masked() -> list[list[Masked]]:
-            pairs = zip(items, verdicts, strict=True)
-            return [[mask(c, rule, verdict.evidence) for c in item] for item, verdict in pairs]
+            pairs = zip(items, evidence, strict=True)
+            return [[mask(content, rule, found) for content in item] for item, found in pairs]
 
         length = sum(len(content.text) for item in items for content in item)
         return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
 
     async def judge_growing(
-        self, request: Request, content: Content, policy: Policy, memory: Memory, whole: bool
-    ) -> tuple[Finding, Work]:
-        """The finding of a text so far, of which only what is not in ``memory`` is run.
+        self,
+        request: Request,
+        texts: Sequence[tuple[Content, Memory]],
+        policy: Policy,
+        whole: bool,
+    ) -> tuple[Judged, list[Work]]:
+        """Judge one item's texts so far, of which only what is not in their memory is run.
 
         Raises:
             RequestError: as ``judge``.
         """
-        self.check_lengths([(content.field, (content,))])
+        contents = [content for content, _ in texts]
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
         with self._refusals(deadline):
-            finding, timings, work = await engine.judge_growing(content, memory, deadline, whole)
-        self._judged(request, [(content,)], policy, [[finding]], timings, evidence=False)
-        return finding, work
+            findings, timings, work = await engine.judge_growing(texts, deadline, whole)
+        judged = self._judged(request, [contents], policy, [findings], timings, evidence=False)
+        return judged, work
 
     def decide_on(self, findings: Sequence[Finding], policy: Policy) -> Verdict:
         """What a policy makes of one item's findings, as a caller is told it."""

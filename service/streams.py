@@ -14,13 +14,14 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from starlette.requests import Request
 
+from service.disconnect import UntilDisconnect
 from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
 from service.metrics import Metrics
@@ -30,7 +31,7 @@ from tamis.policy import Policy
 from tamis.verdict import Finding, Verdict
 
 if TYPE_CHECKING:
-    from service.moderation import Moderator
+    from service.moderation import Judged, Moderator
 
 # Texts are tokenised from their beginning for each verdict: 0.24 ms for 1,000 characters, where a
 # window took 35 ms to run. That pieces grow with the text keeps the sum in proportion to it.
@@ -39,8 +40,9 @@ SHARE: Final = 32
 LONGEST_WORD: Final = 64
 WORD: Final = re.compile(r"\s\S*\Z")
 MOST_MARKS: Final = 64
-# Measured as ``memory.WINDOW_BYTES``: a stream with its finding and its marks.
+# Measured as ``memory.WINDOW_BYTES``: a stream with its finding and its marks, and one without.
 STREAM_BYTES: Final = 12_000
+BARE_BYTES: Final = 1_000
 Key = tuple[str, str]
 
 
@@ -56,11 +58,13 @@ class Stream:
     marks: list[tuple[int, bytes]] = field(default_factory=list)
     """Where it was decided before, and a hash of the text up to there."""
     used: float = 0.0
+    counted: int = 0
+    """Its size as it is in the sum over all streams."""
 
     @property
     def size(self) -> int:
         """Estimated bytes."""
-        return STREAM_BYTES + self.memory.size
+        return (BARE_BYTES if self.finding is None else STREAM_BYTES) + self.memory.size
 
     def moved(self, to: int, mark: bytes, finding: Finding) -> None:
         """The text was judged up to a point further on."""
@@ -89,6 +93,7 @@ class Streams:
         self._metrics = metrics
         self._secret = secrets.token_bytes(32)
         self._known: OrderedDict[Key, Stream] = OrderedDict()
+        self._bytes = 0
         self._open = 0
 
     def __len__(self) -> int:
@@ -97,7 +102,7 @@ class Streams:
     @property
     def size(self) -> int:
         """Estimated bytes of what is remembered."""
-        return sum(stream.size for stream in self._known.values())
+        return self._bytes
 
     async def follow(
         self, request: Request, name: str, content: Content, policy: Policy, final: bool = False
@@ -110,17 +115,15 @@ class Streams:
         Raises:
             RequestError: as ``Moderator.judge``.
         """
-        caller = request.state.caller
-        key = ("" if caller is None else caller.id, name)
+        key = _key(request, name)
         self._forget_idle()
         about = self._hash(f"{content.question}\0{content.context}")
         stream = self._known.get(key)
         place = "new" if stream is None or stream.about != about else self._place(stream, content)
         # The last text is judged as it is, whatever came before.
         if stream is None or place == "new" or (final and place != "next"):
-            stream = self._known[key] = Stream(about)
-        stream.used = time.monotonic()
-        self._known.move_to_end(key)
+            stream = self._put(key, Stream(about))
+        self._use(key)
         if place == "early" and not final:
             # Too little to tell whether it is the same text: nothing is said of it yet.
             return self._told(Stream(about), content, policy, Work())
@@ -128,9 +131,38 @@ class Streams:
             found = await self.advance(request, stream, content, policy, final)
         finally:
             if final and self._known.get(key) is stream:
-                del self._known[key]
-            self._shrink()
+                self._drop(key)
+            self._shrink(stream)
         return found
+
+    async def again(
+        self, request: Request, names: Sequence[str], contents: Sequence[Content], policy: Policy
+    ) -> "Judged":
+        """Judge an item to its end whose texts may come again, longer, by their callers' names.
+
+        Any of them may be the last, and callers do not say. So each is judged as a whole, and what
+        is saved is what was read before.
+
+        Raises:
+            RequestError, ClientDisconnect: as ``Moderator.judge``.
+        """
+        self._forget_idle()
+        self._moderator.check_lengths([("body", contents)])
+        streams = []
+        for name in names:
+            # Another key than anybody can choose, and as long for every name.
+            key = _key(request, self._hash(f"\0{name}").hex())
+            streams.append(self._known.get(key) or self._put(key, Stream(b"")))
+            self._use(key)
+        texts = [(c, stream.memory) for c, stream in zip(contents, streams, strict=True)]
+        try:
+            async with UntilDisconnect(request.receive):
+                judged, work = await self._moderator.judge_growing(request, texts, policy, True)
+        finally:
+            self._shrink(*streams)
+        for one in work:
+            self._metrics.streamed(one.run, one.windows - one.run)
+        return judged
 
     async def advance(
         self, request: Request, stream: Stream, content: Content, policy: Policy, final: bool
@@ -145,13 +177,14 @@ class Streams:
         due = to - stream.decided >= max(self._settings.stream_stride, stream.decided // SHARE)
         # At its end a text may be judged again, which runs nothing, to be given a second opinion.
         if final or (due and to):
+            self._moderator.check_lengths([(content.field, (content,))])
             part = Content(content.question, text[:to], content.context, content.field)
-            finding, work = await self._moderator.judge_growing(
-                request, part, policy, stream.memory, final
+            judged, (work,) = await self._moderator.judge_growing(
+                request, [(part, stream.memory)], policy, final
             )
             # A longer version may have overtaken this one.
             if to >= stream.decided:
-                stream.moved(to, self._hash(part.text), finding)
+                stream.moved(to, self._hash(part.text), judged.findings[0][0])
         return self._told(stream, content, policy, work)
 
     @contextmanager
@@ -196,22 +229,50 @@ class Streams:
         blob = text.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(blob, key=self._secret, digest_size=16).digest()
 
+    def _put(self, key: Key, stream: Stream) -> Stream:
+        if key in self._known:
+            self._drop(key)
+        self._known[key] = stream
+        self._recount(stream)
+        return stream
+
+    def _use(self, key: Key) -> None:
+        self._known[key].used = time.monotonic()
+        self._known.move_to_end(key)
+
+    def _drop(self, key: Key) -> None:
+        stream = self._known.pop(key)
+        self._bytes -= stream.counted
+        stream.counted = 0
+
+    def _recount(self, stream: Stream) -> None:
+        self._bytes += stream.size - stream.counted
+        stream.counted = stream.size
+
     def _forget_idle(self) -> None:
         oldest = time.monotonic() - self._settings.stream_seconds
-        while self._known and next(iter(self._known.values())).used < oldest:
-            self._known.popitem(last=False)
+        while self._known and (first := next(iter(self._known.items())))[1].used < oldest:
+            self._drop(first[0])
         self._metrics.streams.set(len(self._known) + self._open)
 
-    def _shrink(self) -> None:
+    def _shrink(self, *grown: Stream) -> None:
         """Forget the least recently used streams where there are too many, or too large ones."""
-        size, settings = self.size, self._settings
-        while len(self._known) > settings.streams or size > settings.stream_bytes:
-            size -= self._known.popitem(last=False)[1].size
+        for stream in grown:
+            if stream.counted:  # else it was forgotten meanwhile
+                self._recount(stream)
+        settings = self._settings
+        while len(self._known) > settings.streams or self._bytes > settings.stream_bytes:
+            self._drop(next(iter(self._known)))
         self._metrics.streams.set(len(self._known) + self._open)
 
     def _count(self, more: int) -> None:
         self._open += more
         self._metrics.streams.set(len(self._known) + self._open)
+
+
+def _key(request: Request, name: str) -> Key:
+    caller = request.state.caller
+    return "" if caller is None else caller.id, name
 
 
 def settled(text: str) -> int:

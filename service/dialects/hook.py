@@ -1,6 +1,6 @@
 """What gateways' hooks have in common: one item, judged, and blocked or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -8,11 +8,12 @@ from starlette.requests import Request
 from service.dialects.crosswalk import reason_of
 from service.moderation import moderator_of
 from tamis.content import Content
+from tamis.policy import Policy
 from tamis.verdict import Action, Verdict
 
 
 async def verdict_of(
-    request: Request, contents: Sequence[Content], policy: str | Mapping[str, Any] | None = None
+    request: Request, contents: Sequence[Content], policy: Policy | None = None
 ) -> Verdict:
     """The verdict of what a hook was given.
 
@@ -22,7 +23,8 @@ async def verdict_of(
         RequestError, ClientDisconnect: as ``Moderator.judge``.
     """
     moderator = moderator_of(request)
-    judged = await moderator.judge(request, [("body", contents)], moderator.policy(request, policy))
+    policy = policy or moderator.policy(request)
+    judged = await moderator.judge(request, [("body", contents)], policy)
     return judged.verdicts[0]
 
 

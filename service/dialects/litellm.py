@@ -2,9 +2,13 @@
 
 What is judged follows the hook: on the way in what the user asks and what tools said, on the way
 out the answer alone, in the light of what was asked in the same call (LiteLLM sends an answer
-without its request, so that is remembered).
+without its request, so that is remembered). Of an answer that streams LiteLLM sends all there is
+every few chunks, and does not say which is the last: each is judged to its end, and what was read
+before is not run again.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from fastapi import Request
@@ -15,9 +19,13 @@ from service.dialects.calls import Calls, Key, calls_of
 from service.dialects.chat import Call, ChatRequest, Message, said
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
+from service.masking import holdback
+from service.moderation import moderator_of
+from service.streams import settled
 from tamis import content
 from tamis.content import Content
-from tamis.verdict import Verdict
+from tamis.policy import Policy
+from tamis.verdict import Evidence, Verdict
 
 router = Dialect(hook=True)
 
@@ -47,11 +55,16 @@ TAGS: Final = frozenset({"str", "list[Part]", "dict[str,any]"})
 
 @router.judges("/beta/litellm_basic_guardrail_api", BODY)
 async def guardrail(request: Request) -> JSONResponse:
-    """Judge one side of a call."""
+    """Judge one side of a call: it is blocked, passes, or passes with its texts masked."""
     body = await body_of(request, BODY, TAGS)
     given = body.additional_provider_specific_params or Asked()
-    contents = contents_of(body, given, calls_of(request), _key(request, body.litellm_call_id))
-    return JSONResponse(answer_json(await verdict_of(request, contents, given.policy)))
+    call = _key(request, body.litellm_call_id)
+    contents = contents_of(body, given, calls_of(request), call)
+    policy = moderator_of(request).policy(request, given.policy)
+    verdict = await _verdict(request, body, contents, policy)
+    if blocks(verdict):
+        return JSONResponse({"action": "BLOCKED", "blocked_reason": refusal_of(verdict)})
+    return JSONResponse(await _passed(request, body, contents, policy, verdict))
 
 
 def contents_of(
@@ -60,10 +73,10 @@ def contents_of(
     """What is judged; a request is noted, for the answer to come."""
     texts = body.texts or []
     if asked.judge == "document":
-        return tuple(content.document(t, field=f"texts[{n}]") for n, t in enumerate(texts))
+        return tuple(content.document(t, field=_field(n)) for n, t in enumerate(texts))
     if body.input_type == "response":
         request = "" if call is None else calls.asked(call)
-        found = [content.response(t, request, f"texts[{n}]") for n, t in enumerate(texts) if t]
+        found = [content.response(t, request, _field(n)) for n, t in enumerate(texts) if t]
         for n, made in enumerate(body.tool_calls or ()):
             arguments = said(None if made.function is None else made.function.arguments)
             if arguments:
@@ -76,14 +89,80 @@ def contents_of(
         return chat.asked
     if call is not None and texts:
         calls.keep(call, texts[-1])
-    return tuple(content.prompt(text, f"texts[{n}]") for n, text in enumerate(texts))
+    return tuple(content.prompt(text, _field(n)) for n, text in enumerate(texts))
 
 
-def answer_json(verdict: Verdict) -> dict[str, Any]:
-    """Block or pass. LiteLLM takes ``texts`` for a rewrite even with ``NONE``: none are sent."""
-    if blocks(verdict):
-        return {"action": "BLOCKED", "blocked_reason": refusal_of(verdict)}
-    return {"action": "NONE"}
+async def _verdict(
+    request: Request, body: GuardrailRequest, contents: Sequence[Content], policy: Policy
+) -> Verdict:
+    """An answer is judged as a text that may come again, longer, under its call's name."""
+    quoted = policy.mask is not None and policy.mask.evidence
+    # Evidence is made of what a memory does not keep.
+    if body.input_type == "request" or not body.litellm_call_id or quoted:
+        return await verdict_of(request, contents, policy)
+    names = [f"{body.litellm_call_id}/{one.question}/{one.field}" for one in contents]
+    judged = await moderator_of(request).streams.again(request, names, contents, policy)
+    return judged.verdicts[0]
+
+
+async def _passed(
+    request: Request,
+    body: GuardrailRequest,
+    contents: Sequence[Content],
+    policy: Policy,
+    verdict: Verdict,
+) -> dict[str, Any]:
+    """What passes: masked where the policy wants that, and, of answers, how much to hold back.
+
+    LiteLLM takes ``texts`` for a rewrite even with ``NONE``: they are sent if they changed.
+    ``stream_holdback_chars`` counts from the end of the texts as they are sent: the word that is
+    being written, or as much as may yet be masked otherwise. What LiteLLM has let out of a stream
+    cannot be changed any more.
+    """
+    texts = body.texts or []
+    rule = None if policy.mode == "score" else policy.mask
+    answer: dict[str, Any] = {"action": "NONE"}
+    held = [len(text) - settled(text) for text in texts]
+    if rule is not None:
+        shown = [content.plain(text, _field(n)) for n, text in enumerate(texts)]
+        evidence = [*_evidence(verdict, contents, shown)]
+        (masked,) = await moderator_of(request).mask([shown], rule, [evidence])
+        if any(one.spans for one in masked):
+            answer = {"action": "GUARDRAIL_INTERVENED", "texts": [one.text for one in masked]}
+        held = [holdback(*pair, rule) for pair in zip(shown, masked, strict=True)]
+    if body.input_type == "response" and any(held):
+        answer["stream_holdback_chars"] = held
+    return answer
+
+
+def _evidence(
+    verdict: Verdict, judged: Sequence[Content], shown: Sequence[Content]
+) -> Iterator[Evidence]:
+    """The evidence of what was judged, where it stands in the texts that LiteLLM sends.
+
+    A message is judged as one text; its parts, each a line or more of it, are sent one by one.
+    """
+    for found in verdict.evidence:
+        whole = next(one.text for one in judged if one.field == found.field)
+        for part in shown:
+            for at in _lines(whole, part.text):
+                start, end = max(found.start - at, 0), min(found.end - at, len(part.text))
+                if start < end:
+                    yield replace(found, start=start, end=end, field=part.field)
+
+
+def _lines(whole: str, part: str) -> Iterator[int]:
+    """Where a text has another as whole lines."""
+    at = whole.find(part) if part else -1
+    while at >= 0:
+        end = at + len(part)
+        if whole[at - 1 : at] in ("", "\n") and whole[end : end + 1] in ("", "\n"):
+            yield at
+        at = whole.find(part, at + 1)
+
+
+def _field(number: int) -> str:
+    return f"texts[{number}]"
 
 
 def _key(request: Request, call: str | None) -> Key | None:

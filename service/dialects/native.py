@@ -182,10 +182,14 @@ async def moderate(request: Request) -> Response:
         )
         for n, verdict in enumerate(judged.verdicts)
     ]
-    for verdict, masked in zip(verdicts, judged.masked or (), strict=False):
-        verdict["masked"] = {one.field: _masked_json(one) for one in masked}
-        if body.explain != "evidence":
-            verdict["evidence"] = []
+    if policy.mask is not None:
+        shown = [contents for _, contents in items]
+        evidence = [verdict.evidence for verdict in judged.verdicts]
+        masked = await moderator.mask(shown, policy.mask, evidence)
+        for verdict, texts in zip(verdicts, masked, strict=True):
+            verdict["masked"] = {one.field: _masked_json(one) for one in texts}
+            if body.explain != "evidence":
+                verdict["evidence"] = []
     if body.stream:
         return explanation_stream(request, moderator, items[0], policy, judged, verdicts[0])
     if reasoned:

@@ -76,6 +76,13 @@ class Reading:
     scored: list[Scored | None] = field(default_factory=list)
     tokenize: float = 0.0
 
+    @property
+    def work(self) -> Work:
+        """What it took, once it is scored."""
+        assert self.encoded is not None
+        windows = self.encoded.windows
+        return Work(len(windows), len(self.run), sum(len(windows[n].ids) for n in self.run))
+
 
 @dataclass(slots=True, eq=False)
 class WindowTask:
@@ -190,38 +197,62 @@ class Engine:
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
     async def judge_growing(
-        self, content: Content, memory: Memory, deadline: float | None = None, whole: bool = False
-    ) -> tuple[Finding, Timings, Work]:
-        """The finding of a text that may have been seen shorter.
+        self,
+        texts: Sequence[tuple[Content, Memory]],
+        deadline: float | None = None,
+        whole: bool = False,
+    ) -> tuple[list[Finding], Timings, list[Work]]:
+        """Findings of texts that may have been seen shorter, each with its memory.
 
-        Told with it: the work of the first classifier. ``whole``: the text will not grow any more,
+        Told with them: the work of the first classifier. ``whole``: a text may not grow any more,
         and may be asked for again. Only then is a second classifier asked, which has no memory.
 
         Raises:
             OverloadedError, DeadlineError: as ``judge``.
         """
         began = time.perf_counter()
-        reading = Reading(self._first, content, evidence=False, memory=memory)
-        queued = await self._read([reading], deadline, extra=False)
+        contents = [content for content, _ in texts]
+        found = self._recalled(contents) if whole else {}
+        readings = {
+            n: Reading(self._first, content, evidence=False, memory=memory)
+            for n, (content, memory) in enumerate(texts)
+            if n not in found
+        }
+        queued = await self._read(list(readings.values()), deadline, extra=False)
         scored = time.perf_counter()
-        finding = self._finding(reading)
-        if len(content.text) >= memory.characters:
-            memory.keep([s for s in reading.scored if s is not None], len(content.text))
-        found = _Judged([finding], queued, reading.tokenize, scored)
-        if whole:
-            if self.cache is not None:
+        for n, reading in readings.items():
+            found[n] = self._finding(reading)
+            content, memory = texts[n]
+            if whole and self.cache is not None:
                 key = self.cache.key(content, False, self.bundle.fingerprint)
-                self.cache.put(key, finding)
-            await self._consulted(found, [content], False, began, deadline)
-        assert reading.encoded is not None
-        windows = reading.encoded.windows
-        tokens = sum(len(windows[n].ids) for n in reading.run)
-        work = Work(len(windows), len(reading.run), tokens)
-        return found.findings[0], found.timings(began), work
+                self.cache.put(key, found[n])
+            if len(content.text) >= memory.characters:
+                memory.keep([s for s in reading.scored if s is not None], len(content.text))
+        tokenize = sum(reading.tokenize for reading in readings.values())
+        judged = _Judged([found[n] for n in range(len(texts))], queued, tokenize, scored)
+        if whole:
+            await self._consulted(judged, contents, False, began, deadline)
+        work = [
+            reading.work if (reading := readings.get(n)) else Work(found[n].windows)
+            for n in range(len(texts))
+        ]
+        return judged.findings, judged.timings(began), work
 
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
+
+    def _recalled(self, contents: Sequence[Content]) -> dict[int, Finding]:
+        """By place, what the first classifier is remembered to have said."""
+        if self.cache is None:
+            return {}
+        found = {}
+        for n, content in enumerate(contents):
+            key = self.cache.key(content, False, self.bundle.fingerprint)
+            if hit := self.cache.get(key, content):
+                found[n] = hit
+            self._events.looked_up("hit" if hit else "miss")
+        return found
 
     async def _judged(
         self,

@@ -9,13 +9,12 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.dialects import llamaguard
-from service.dialects.calls import Calls
 from service.dialects.chat import ChatRequest, ChatResponse, Message
 from service.moderation import Moderator
 from service.settings import Settings
 from tamis.content import Content, response
 from tests.service.test_app import wait_until_ready
-from tests.service.wire import ATTACK, ENVOY, KIND, LITELLM, RUDE, user
+from tests.service.wire import ATTACK, ENVOY, KIND, RUDE, user
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,14 @@ def judged(monkeypatch) -> list[Content]:
         seen.extend(content for _, contents in items for content in contents)
         return await real(self, request, items, *more, **named)
 
+    growing = Moderator.judge_growing
+
+    async def spy_growing(self: Moderator, request: Any, texts: Any, *more: Any) -> Any:
+        seen.extend(content for content, _ in texts)
+        return await growing(self, request, texts, *more)
+
     monkeypatch.setattr(Moderator, "judge", spy)
+    monkeypatch.setattr(Moderator, "judge_growing", spy_growing)
     return seen
 
 
@@ -49,95 +55,6 @@ def post(client: TestClient, path: str, body: Any, **headers: str) -> Any:
 
 def call(name: str = "read", arguments: Any = '{"page": "a"}') -> dict[str, Any]:
     return {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-# ---- LiteLLM
-
-
-def test_litellm_input_judges_the_user_and_the_tools(client, judged):
-    messages = [
-        {"role": "system", "content": RUDE},
-        {"role": "user", "content": [{"type": "text", "text": KIND}, {"type": "image_url"}]},
-        {"role": "assistant", "content": RUDE, "tool_calls": [call()]},
-        {"role": "tool", "content": ATTACK},
-    ]
-    body = {
-        "input_type": "request",
-        "texts": [RUDE, KIND, RUDE],
-        "structured_messages": messages,
-        "request_data": {"user_api_key_hash": "x"},
-        "litellm_version": "1.110.2",
-        "images": None,
-        "tools": None,
-        "model": "echo",
-    }
-    answer = post(client, LITELLM, body)
-    assert answer["action"] == "BLOCKED"
-    assert answer["blocked_reason"].startswith("Blocked by the moderation policy: attack ")
-    assert [(c.question, c.text, c.context) for c in judged] == [
-        ("prompt", KIND, None),
-        ("attack", '{"page": "a"}', KIND),
-        ("attack", ATTACK, KIND),
-    ]
-
-
-def test_litellm_output_judges_the_answer_alone_in_the_light_of_its_request(client, judged):
-    request = {"input_type": "request", "texts": [RUDE], "litellm_call_id": "call"}
-    assert post(client, LITELLM, request | {"structured_messages": user(RUDE)})["action"] != "NONE"
-    del judged[:]
-    answer = {"input_type": "response", "texts": ["I cannot help with that."]}
-    post(
-        client, LITELLM, answer | {"litellm_call_id": "call", "tool_calls": [call(arguments="{}")]}
-    )
-    assert [(c.question, c.text, c.context) for c in judged] == [
-        ("response", "I cannot help with that.", RUDE),
-        ("attack", "{}", RUDE),
-    ]
-    del judged[:]
-    assert post(client, LITELLM, answer | {"litellm_call_id": "another"}) == {"action": "NONE"}
-    assert judged[0].context == ""
-
-
-def test_litellm_texts_without_messages_are_prompts_and_those_of_mcp_documents(client, judged):
-    body: dict[str, Any] = {"input_type": "request", "texts": [KIND, RUDE]}
-    assert post(client, LITELLM, body)["action"] == "BLOCKED"
-    assert [c.question for c in judged] == ["prompt", "prompt"]
-    body["additional_provider_specific_params"] = {"judge": "document", "mode": "fast"}
-    assert post(client, LITELLM, body) == {"action": "NONE"}
-    body["texts"] = [ATTACK]
-    body["input_type"] = "response"
-    assert post(client, LITELLM, body)["action"] == "BLOCKED"
-
-
-def test_litellm_names_a_policy(client):
-    body: dict[str, Any] = {"input_type": "request", "texts": [KIND]}
-    strict = {"name": "strict", "overall": {"flag": 1e-6, "block": 1e-6}}
-    for policy, action in ((None, "NONE"), (strict, "BLOCKED"), ("default", "NONE")):
-        body["additional_provider_specific_params"] = {"policy": policy}
-        assert post(client, LITELLM, body)["action"] == action
-    # A policy that only scores stops nothing.
-    body["additional_provider_specific_params"] = {"policy": strict | {"mode": "score"}}
-    assert post(client, LITELLM, body)["action"] == "NONE"
-    body["additional_provider_specific_params"] = {"policy": "nope"}
-    assert client.post(LITELLM, json=body).json()["error"]["code"] == "unknown_policy"
-
-
-def test_calls_are_bounded_expire_and_belong_to_a_key():
-    calls = Calls(seconds=60, max_characters=10_000)
-    for n in range(100):
-        calls.keep(("key", f"{n}"), "x" * 1_000)
-    assert 5 < len(calls) < 11
-    assert calls.asked(("key", "99")) == "x" * 1_000
-    assert calls.asked(("key", "0")) == calls.asked(("other", "99")) == ""
-    calls.keep(("key", "long"), "a" * 50_000 + "b" * 50_000)
-    assert calls.asked(("key", "long")) == "a" * 2_000 + "b" * 2_000
-    calls.keep(("key", "long"), "short")
-    assert calls.asked(("key", "long")) == "short"
-    gone = Calls(seconds=-1)
-    gone.keep((None, "1"), "x")
-    assert gone.asked((None, "1")) == ""
-    gone.keep((None, "2"), "x")
-    assert len(gone) == 0
 
 
 # ---- Portkey

@@ -6,6 +6,7 @@ import json
 import random
 import time
 import tracemalloc
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -27,7 +28,8 @@ from service.engine.memory import WINDOW_BYTES, Memory
 from service.engine.warmup import Pace
 from service.moderation import Moderator
 from service.settings import Settings
-from service.streams import MOST_MARKS, STREAM_BYTES, Stream, settled
+from service.streams import BARE_BYTES, MOST_MARKS, STREAM_BYTES, Stream, settled
+from tamis.content import plain
 from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
 from tests.service.tiers import GOOSE, write_second
@@ -94,6 +96,16 @@ def streams_of(client: TestClient) -> Any:
     moderator = client.app.state.moderator
     assert isinstance(moderator, Moderator)
     return moderator.streams
+
+
+def counted(client: TestClient) -> int:
+    """Windows that were run for streams so far."""
+    (line,) = [
+        line
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith('tamis_stream_windows_total{kind="run"}')
+    ]
+    return int(float(line.rpartition(" ")[2]))
 
 
 def test_every_verdict_is_that_of_the_text_up_to_where_it_is_decided(client):
@@ -280,6 +292,23 @@ def test_estimates_of_memory_are_not_too_low(client):
     tracemalloc.stop()
     assert estimate >= 10 * (STREAM_BYTES + 3 * WINDOW_BYTES)
     assert 0.1 * estimate < grown < estimate
+
+
+def test_the_estimate_of_a_stream_without_a_finding_is_not_too_low(client):
+    """Such are those of gateways, whose texts are judged to their end each time."""
+    classifier = client.app.state.moderator.engine.classifier
+    (window,) = classifier.encode(plain(written(300))).windows
+    scored = classifier.score([window])
+    gc.collect()
+    tracemalloc.start()
+    known = OrderedDict()
+    for n in range(200):
+        known["", f"{n:032x}"] = stream = Stream(b"")
+        stream.memory.keep(scored, 300)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert stream.size == BARE_BYTES + WINDOW_BYTES
+    assert 0.5 * stream.size < grown / 200 < stream.size
 
 
 def test_no_text_is_remembered(client):

@@ -121,9 +121,10 @@ async def test_a_stream_is_asked_twice_at_its_end(
     make: Make, classifier: Classifier, accurate: Slow, second: Bundle, cache_bytes: int
 ):
     engine, memory = make(cache_bytes=cache_bytes), Memory()
-    early, _, work = await engine.judge_growing(plain(GOOSE), memory)
+    grown = [(plain(GOOSE), memory)]
+    (early,), _, (work,) = await engine.judge_growing(grown)
     assert (early, work.windows, work.run) == (classifier.judge(plain(GOOSE)), 1, 1)
-    last, _, work = await engine.judge_growing(plain(GOOSE), memory, whole=True)
+    (last,), _, (work,) = await engine.judge_growing(grown, whole=True)
     assert last == replace(accurate.judge(plain(GOOSE)), second=second_of(second))
     assert (work.windows, work.run) == (1, 0)
     ((again,),), _ = await engine.judge([(plain(GOOSE),)])

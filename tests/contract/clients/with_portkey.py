@@ -1,38 +1,27 @@
 """Portkey's gateway: a webhook before and after a model."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from harness import CLIENT, DECLINED, FULL, KEY, KIND, RUDE, URL, ask, free_port, run, serving
+from harness import (
+    CLIENT,
+    DECLINED,
+    FULL,
+    KEY,
+    KIND,
+    RUDE,
+    URL,
+    ask,
+    free_port,
+    model,
+    run,
+    serving,
+)
 
-PORT, MODEL_PORT = free_port(), free_port()
+PORT = free_port()
 GATEWAY = f"http://127.0.0.1:{PORT}"
+MODEL = model(lambda body: body["model"])
 BLOCKED = 446
-
-
-class Model(BaseHTTPRequestHandler):
-    """Answers what its request's ``model`` says."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        message = {"role": "assistant", "content": body["model"]}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "model": "echo",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        }
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def hook(url: str, **more: object) -> list[dict[str, Any]]:
@@ -44,7 +33,7 @@ def chat(text: str, answers: str = KIND, **guardrails: object) -> tuple[int, Any
     config = {
         "provider": "openai",
         "api_key": "x",
-        "custom_host": f"http://127.0.0.1:{MODEL_PORT}/v1",
+        "custom_host": MODEL,
         **guardrails,
     }
     body = {"model": answers, "messages": [{"role": "user", "content": text}]}
@@ -81,8 +70,6 @@ def check_no_room_lets_through_unless_told_otherwise() -> None:
     assert status == BLOCKED, answer
 
 
-model = ThreadingHTTPServer(("127.0.0.1", MODEL_PORT), Model)
-threading.Thread(target=model.serve_forever, daemon=True).start()
 program = f"{CLIENT}/node_modules/@portkey-ai/gateway/build/start-server.js"
 with serving(["node", program, f"--port={PORT}", "--headless"], GATEWAY):
     run(globals())
