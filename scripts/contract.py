@@ -82,7 +82,7 @@ def main(names: list[str]) -> int:
         limited = {"keys": folder / "keys.yml"}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
-            "TAMIS_URL": Server(bundle, feedback=""),
+            "TAMIS_URL": Server(bundle, feedback="", blocklists=folder / "blocklists"),
             "TAMIS_FULL": Server(bundle, feedback="", **limited),
             "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),
         }

@@ -34,6 +34,8 @@ NAMED: Final[Mapping[str, Scope]] = {
     "admin": "admin",
     "/v1alpha1/comments:suggestscore": "feedback",
 }
+# What changes verdicts for all who name it.
+BLOCKLISTS: Final = "/contentsafety/text/blocklists"
 
 
 # Google's clients put the key into the address, or into a header of their own.
@@ -178,7 +180,7 @@ class Access:
         if not self.keys or path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return None
         key = self._caller(headers)
-        scope = NAMED.get(path) or NAMED.get(path.split("/", 2)[1], "moderate")
+        scope = scope_of(path)
         if scope not in key.scopes:
             raise RequestError(
                 f"this key lacks the scope {scope!r}", code="missing_scope", status=403
@@ -217,6 +219,13 @@ class Access:
                 headers={"www-authenticate": "Bearer"},
             )
         return key
+
+
+def scope_of(path: str) -> Scope:
+    """What a key must be allowed to ask for a path."""
+    if path.startswith(BLOCKLISTS):
+        return "admin"
+    return NAMED.get(path) or NAMED.get(path.split("/", 2)[1], "moderate")
 
 
 def credentials(asked: Asked) -> Headers:

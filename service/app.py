@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import admin
 from service.access import KeysError
+from service.blocklists import Blocklists
 from service.dialects.calls import Calls
 from service.dialects.dialect import refuse
 from service.dialects.registry import DIALECTS
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.playground:
         app.router.routes.extend(page.routes())
     app.state.calls = Calls()
+    app.state.blocklists = Blocklists(settings.blocklists)
     app.state.feedback = Feedback(settings.feedback, moderator.metrics)
     _complete(app, moderator, lifecycle, observability)
     if aside is None:

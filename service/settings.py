@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     stream_stride: int = Field(
         96, ge=1, description="Characters that a stream must have grown by to be judged again."
     )
+    blocklists: Path | None = Field(
+        None, description="A folder to keep Azure's blocklists in; none: there are none."
+    )
     feedback: str = Field(
         default_factory=default_location,
         repr=False,  # a URL may hold a password
@@ -121,7 +124,7 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
-    @field_validator("reasoner", "accurate", mode="before")
+    @field_validator("reasoner", "accurate", "blocklists", mode="before")
     @classmethod
     def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""

@@ -10,9 +10,10 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse
 
+from service.blocklists import MOST_LISTS
+from service.dialects.blocklists import matches
 from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
-from service.errors import RequestError
 from service.moderation import moderator_of
 from tamis import content
 from tamis.policy import Policy, Rule, Thresholds
@@ -32,7 +33,8 @@ class AnalyzeRequest(Loose):
 
     text: str
     categories: list[Category] | None = None
-    blocklists: list[str] | None = Field(None, alias="blocklistNames")
+    blocklists: list[str] | None = Field(None, alias="blocklistNames", max_length=MOST_LISTS)
+    halt: bool | None = Field(None, alias="haltOnBlocklistHit")
     output: Literal["FourSeverityLevels", "EightSeverityLevels"] | None = Field(
         None, alias="outputType"
     )
@@ -43,28 +45,24 @@ BODY: Final = TypeAdapter(AnalyzeRequest)
 
 @router.judges("/contentsafety/text:analyze", BODY)
 async def analyze(request: Request) -> JSONResponse:
-    """Judge a text as a prompt. Of blocklists there are none, and what names one is told so."""
+    """Judge a text as a prompt, and look for what blocklists have."""
     moderator = moderator_of(request)
     body = await body_of(request, BODY)
-    if body.blocklists:
-        raise RequestError(
-            "blocklistNames: there are no blocklists here",
-            param="blocklistNames",
-            code="NotFound",
-            status=404,
-        )
     policy = moderator.policy(request)
     own = moderator.loaded().bundle.thresholds
     require(policy, own, "azure")
-    judged = await moderator.judge(
-        request, [("text", (content.prompt(body.text, "text"),))], policy
-    )
+    items = [("text", (content.prompt(body.text, "text"),))]
+    moderator.check_lengths(items)
+    found = await matches(request, body.blocklists, body.text) if body.blocklists else []
+    if found and body.halt:
+        return JSONResponse({"blocklistsMatch": found, "categoriesAnalysis": []})
+    judged = await moderator.judge(request, items, policy)
     levels = severities(judged.verdicts[0], policy, own)
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))
     return JSONResponse(
         {
-            "blocklistsMatch": [],
+            "blocklistsMatch": found,
             "categoriesAnalysis": [
                 {"category": name, "severity": levels[name] // step * step} for name in wanted
             ],

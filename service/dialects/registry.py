@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Final
 
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from service.dialects import (
     agentgateway,
     azure,
+    blocklists,
     catalogue,
     classify,
     decisions,
@@ -39,29 +40,30 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     detectors.router,
     classify.router,
     azure.router,
+    blocklists.router,
     perspective.router,
     catalogue.router,
     feedback.router,
 )
-# By path; one with a parameter at its end takes all that begins so.
 _ROUTES: Final[Mapping[str, Dialect]] = {
     route.path: dialect
     for dialect in DIALECTS
     for route in dialect.routes
     if isinstance(route, Route)
 }
-_PREFIXES: Final[Mapping[str, str]] = {
-    path.partition("{")[0]: path for path in _ROUTES if path.endswith("}")
-}
+# Those with a parameter, by what they match; the first one that does is meant.
+_PATTERNS: Final = tuple(
+    (compile_path(path)[0], path, dialect) for path, dialect in _ROUTES.items() if "{" in path
+)
 PATHS: Final = frozenset(_ROUTES)
 """Every path of a dialect as it is registered: few, whatever callers ask."""
 
 
 def find(path: str) -> tuple[str | None, Dialect | None]:
     """The registered path and the dialect of a request's path; None where no dialect has it."""
-    if (dialect := _ROUTES.get(path)) is not None:
+    if "{" not in path and (dialect := _ROUTES.get(path)) is not None:
         return path, dialect
-    for prefix, registered in _PREFIXES.items():
-        if path.startswith(prefix):
-            return registered, _ROUTES[registered]
+    for pattern, registered, dialect in _PATTERNS:
+        if pattern.match(path):
+            return registered, dialect
     return None, None

@@ -1,0 +1,198 @@
+"""Blocklists: words and phrases of an operator's own, kept in a folder, one file each.
+
+Nothing is kept where no folder is set. A file is replaced as a whole and read again when it has
+changed, so that all processes which share the folder see the same lists, restarts included.
+"""
+
+import fcntl
+import json
+import re
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+NAME: Final = re.compile(r"[0-9A-Za-z._~-]{1,64}")
+MOST_LISTS: Final = 100
+MOST_ITEMS: Final = 10_000
+LONGEST_ITEM: Final = 128
+# Words; where a script does not part them by spaces (Thai, kana, Han), signs.
+_SIGNS: Final = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD: Final = re.compile(rf"[{_SIGNS}]|(?:(?![{_SIGNS}])\w)+|[^\w\s]")
+
+
+class BlocklistError(ValueError):
+    """Lists or items that are not there, or are over a limit."""
+
+
+class NoBlocklistError(BlocklistError):
+    """A list, or an item of it, that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A word or phrase; ``id`` is the caller's own or one that was made up."""
+
+    id: str
+    text: str
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Blocklist:
+    """Items by id, in the order in which they came."""
+
+    name: str
+    description: str | None = None
+    items: Mapping[str, Item] = field(default_factory=dict)
+
+    def found(self, words: Sequence[str]) -> list[Item]:
+        """The items that a text has, as its ``words_of``, each once."""
+        hits = {}
+        for at, word in enumerate(words):
+            for phrase, item in self._by_first.get(word, ()):
+                if tuple(words[at : at + len(phrase)]) == phrase:
+                    hits[item.id] = item
+        return list(hits.values())
+
+    @cached_property
+    def _by_first(self) -> dict[str, list[tuple[tuple[str, ...], Item]]]:
+        found: dict[str, list[tuple[tuple[str, ...], Item]]] = {}
+        for item in self.items.values():
+            if phrase := tuple(words_of(item.text)):
+                found.setdefault(phrase[0], []).append((phrase, item))
+        return found
+
+
+def words_of(text: str) -> list[str]:
+    """A text as it is compared: words, without regard to case, width and white space."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+class Blocklists:
+    """The lists of a folder.
+
+    Every method that takes the name of a list raises NoBlocklistError where there is none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._read: dict[str, tuple[tuple[int, int], Blocklist]] = {}
+
+    def names(self) -> list[str]:
+        """Of all lists."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        return sorted(path.stem for path in self._folder.glob("*.json"))
+
+    def get(self, name: str) -> Blocklist:
+        """A list as it is now."""
+        path = self._path(name)
+        try:
+            stat = path.stat()
+            stamp = stat.st_ino, stat.st_mtime_ns
+            if (known := self._read.get(name)) is not None and known[0] == stamp:
+                return known[1]
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self._read.pop(name, None)
+            raise NoBlocklistError("there is no such blocklist") from None
+        items = {raw["id"]: Item(**raw) for raw in data["items"]}
+        found = Blocklist(name, data["description"], items)
+        self._read[name] = stamp, found
+        return found
+
+    def put(self, name: str, description: str | None) -> tuple[Blocklist, bool]:
+        """Create a list, or describe it anew; whether it is new.
+
+        Raises:
+            BlocklistError: where there are as many as there may be.
+        """
+        if not NAME.fullmatch(name):
+            raise BlocklistError(f"a blocklist's name must be like {NAME.pattern}")
+        with self._alone() as folder:
+            try:
+                before = self.get(name)
+            except NoBlocklistError:
+                if len(list(folder.glob("*.json"))) >= MOST_LISTS:
+                    raise BlocklistError(f"there may be {MOST_LISTS} blocklists") from None
+                return self._write(Blocklist(name, description)), True
+            said = before.description if description is None else description
+            return self._write(Blocklist(name, said, before.items)), False
+
+    def delete(self, name: str) -> None:
+        """Forget a list, if there is one."""
+        if self._folder is not None and NAME.fullmatch(name):
+            with self._alone():
+                self._path(name).unlink(missing_ok=True)
+
+    def add(self, name: str, items: Sequence[Item]) -> list[Item]:
+        """Add items, or put them in the place of those with the same id; as they are kept.
+
+        Raises:
+            BlocklistError: where the list would be too long.
+        """
+        added = [Item(one.id or uuid.uuid4().hex, one.text, one.description) for one in items]
+
+        def changed(before: Blocklist) -> dict[str, Item]:
+            after = {**before.items, **{one.id: one for one in added}}
+            if len(after) > MOST_ITEMS:
+                raise BlocklistError(f"a blocklist may have {MOST_ITEMS} items")
+            return after
+
+        self._change(name, changed)
+        return added
+
+    def remove(self, name: str, ids: Sequence[str]) -> None:
+        """Remove items.
+
+        Raises:
+            NoBlocklistError: where one is not there; then none is removed.
+        """
+
+        def changed(before: Blocklist) -> dict[str, Item]:
+            for n, one in enumerate(ids):
+                if one not in before.items:
+                    raise NoBlocklistError(f"blocklistItemIds[{n}]: the list has no such item")
+            return {key: item for key, item in before.items.items() if key not in ids}
+
+        self._change(name, changed)
+
+    def _change(self, name: str, changed: Callable[[Blocklist], dict[str, Item]]) -> None:
+        self.get(name)
+        with self._alone():
+            before = self.get(name)
+            self._write(Blocklist(name, before.description, changed(before)))
+
+    def _write(self, new: Blocklist) -> Blocklist:
+        path = self._path(new.name)
+        items = [
+            {"id": one.id, "text": one.text, "description": one.description}
+            for one in new.items.values()
+        ]
+        draft = path.with_name(f".{path.name}.new")
+        draft.write_text(
+            json.dumps({"description": new.description, "items": items}, ensure_ascii=False),
+            encoding="utf-8",
+        )
+        draft.replace(path)
+        return new
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        """No other process changes the folder meanwhile."""
+        if self._folder is None:
+            raise NoBlocklistError("there are no blocklists here: TAMIS_BLOCKLISTS names no folder")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._folder
+
+    def _path(self, name: str) -> Path:
+        if self._folder is None or not NAME.fullmatch(name):
+            raise NoBlocklistError("there is no such blocklist")
+        return self._folder / f"{name}.json"

@@ -1,0 +1,191 @@
+"""Azure's blocklists, as its client keeps them: ``/contentsafety/text/blocklists…``."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Request
+from pydantic import Field, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.blocklists import (
+    LONGEST_ITEM,
+    Blocklist,
+    BlocklistError,
+    Blocklists,
+    Item,
+    NoBlocklistError,
+    words_of,
+)
+from service.dialects.dialect import Dialect, Loose, body_of, documented
+from service.errors import RequestError
+
+router = Dialect()
+T = TypeVar("T")
+LISTS: Final = "/contentsafety/text/blocklists"
+LIST: Final = f"{LISTS}/{{name}}"
+MOST_AT_ONCE: Final = 100
+Description = Annotated[str, Field(max_length=1_024)]
+Id = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ListRequest(Loose):
+    """The body of a ``PATCH`` of a list; its name stands in the address."""
+
+    description: Description | None = None
+
+
+class Entry(Loose):
+    """A word or phrase; without an id it is given one."""
+
+    text: str = Field(min_length=1, max_length=LONGEST_ITEM, pattern=r"\S")
+    description: Description | None = None
+    id: Id | None = Field(None, alias="blocklistItemId")
+
+
+class AddRequest(Loose):
+    """The body of ``:addOrUpdateBlocklistItems``."""
+
+    items: list[Entry] = Field(alias="blocklistItems", min_length=1, max_length=MOST_AT_ONCE)
+
+
+class RemoveRequest(Loose):
+    """The body of ``:removeBlocklistItems``."""
+
+    ids: list[Id] = Field(alias="blocklistItemIds", min_length=1, max_length=MOST_AT_ONCE)
+
+
+DESCRIBE: Final = TypeAdapter(ListRequest)
+ADD: Final = TypeAdapter(AddRequest)
+REMOVE: Final = TypeAdapter(RemoveRequest)
+
+
+@router.get(LISTS)
+async def all_lists(request: Request) -> JSONResponse:
+    """Every list."""
+    lists = _lists(request)
+    found = await _done(lambda: [lists.get(name) for name in lists.names()])
+    return JSONResponse({"value": [_list_json(one) for one in found]})
+
+
+@router.post(f"{LIST}:addOrUpdateBlocklistItems", openapi_extra=documented(ADD))
+async def add(request: Request) -> JSONResponse:
+    """Add items to a list, or replace them."""
+    body = await body_of(request, ADD)
+    items = [Item(one.id or "", one.text, one.description) for one in body.items]
+    kept = await _done(lambda: _lists(request).add(request.path_params["name"], items))
+    return JSONResponse({"blocklistItems": [_item_json(item) for item in kept]})
+
+
+@router.post(f"{LIST}:removeBlocklistItems", status_code=204, openapi_extra=documented(REMOVE))
+async def remove(request: Request) -> Response:
+    """Remove items from a list."""
+    body = await body_of(request, REMOVE)
+    await _done(lambda: _lists(request).remove(request.path_params["name"], body.ids))
+    return Response(status_code=204)
+
+
+@router.get(f"{LIST}/blocklistItems")
+async def items(request: Request) -> JSONResponse:
+    """The items of a list: ``top`` of them, after ``skip``."""
+    found = await _done(lambda: _lists(request).get(request.path_params["name"]))
+    skip, top = _number(request, "skip"), _number(request, "top")
+    kept = list(found.items.values())[skip or 0 :][:top]
+    return JSONResponse({"value": [_item_json(item) for item in kept]})
+
+
+@router.get(f"{LIST}/blocklistItems/{{item}}")
+async def item(request: Request) -> JSONResponse:
+    """One item of a list."""
+    name, wanted = request.path_params["name"], request.path_params["item"]
+    found = (await _done(lambda: _lists(request).get(name))).items.get(wanted)
+    if found is None:
+        raise _not_there("the blocklist has no such item")
+    return JSONResponse(_item_json(found))
+
+
+@router.get(LIST)
+async def one_list(request: Request) -> JSONResponse:
+    """One list."""
+    found = await _done(lambda: _lists(request).get(request.path_params["name"]))
+    return JSONResponse(_list_json(found))
+
+
+@router.patch(LIST, openapi_extra=documented(DESCRIBE))
+async def describe(request: Request) -> JSONResponse:
+    """Create a list, or describe it anew."""
+    body = await body_of(request, DESCRIBE)
+    name = request.path_params["name"]
+    found, new = await _done(lambda: _lists(request).put(name, body.description))
+    return JSONResponse(_list_json(found), 201 if new else 200)
+
+
+@router.delete(LIST, status_code=204)
+async def delete(request: Request) -> Response:
+    """Forget a list."""
+    await _done(lambda: _lists(request).delete(request.path_params["name"]))
+    return Response(status_code=204)
+
+
+def _lists(request: Request) -> Blocklists:
+    found = request.app.state.blocklists
+    assert isinstance(found, Blocklists)
+    return found
+
+
+async def _done(work: Callable[[], T]) -> T:
+    """What reads and writes files, aside.
+
+    Raises:
+        RequestError: 404 where a list or an item is not there, 400 over a limit.
+    """
+    try:
+        return await run_in_threadpool(work)
+    except NoBlocklistError as error:
+        raise _not_there(str(error)) from None
+    except BlocklistError as error:
+        raise RequestError(str(error), code="InvalidRequestBody") from None
+
+
+def _not_there(message: str) -> RequestError:
+    return RequestError(message, code="NotFound", status=404)
+
+
+def _number(request: Request, name: str) -> int | None:
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    if not given.isdecimal() or len(given) > 9:
+        raise RequestError(f"{name}: must be a whole number", param=name)
+    return int(given)
+
+
+def _list_json(found: Blocklist) -> dict[str, Any]:
+    return {"blocklistName": found.name, "description": found.description}
+
+
+def _item_json(item: Item) -> dict[str, Any]:
+    return {"blocklistItemId": item.id, "description": item.description, "text": item.text}
+
+
+async def matches(request: Request, names: list[str], text: str) -> list[dict[str, str]]:
+    """What a text has of some lists, as ``text:analyze`` says it.
+
+    Raises:
+        RequestError: 404 where there is no such list.
+    """
+    lists = _lists(request)
+
+    def found() -> list[dict[str, str]]:
+        words = words_of(text)
+        return [
+            {
+                "blocklistName": name,
+                "blocklistItemId": item.id,
+                "blocklistItemText": item.text,
+            }
+            for name in dict.fromkeys(names)
+            for item in lists.get(name).found(words)
+        ]
+
+    return await _done(found)

@@ -1,0 +1,188 @@
+"""Azure's blocklists: kept in a folder, shared by processes, bounded, and found as whole words."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from service import blocklists
+from service.access import new_key
+from service.app import create_app
+from service.blocklists import Blocklist, Blocklists, Item, words_of
+from service.settings import Settings
+from tests.service.test_app import wait_until_ready
+from tests.service.wire import KIND
+
+LISTS = "/contentsafety/text/blocklists"
+ANALYZE = "/contentsafety/text:analyze"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "lists"
+
+
+@pytest.fixture
+def client(bundle, folder: Path) -> Iterator[TestClient]:
+    settings = Settings(bundle=bundle.path, feedback="", blocklists=folder)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def ask(client: TestClient, method: str, path: str, status: int = 200, **more: Any) -> Any:
+    answer = client.request(method, LISTS + path, **more)
+    assert answer.status_code == status, answer.text
+    return answer.json() if answer.content else None
+
+
+def add(client: TestClient, name: str, *texts: str, status: int = 200) -> Any:
+    items = [{"blocklistItemId": text[:9], "text": text} for text in texts]
+    body = {"blocklistItems": items}
+    return ask(client, "POST", f"/{name}:addOrUpdateBlocklistItems", status, json=body)
+
+
+def matched(client: TestClient, text: str, *names: str, **more: Any) -> Any:
+    body = {"text": text, "blocklistNames": list(names)} | more
+    answer = client.post(ANALYZE, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_list_is_made_filled_read_and_forgotten(client):
+    made = {"blocklistName": "garden", "description": "a"}
+    assert ask(client, "PATCH", "/garden", 201, json={"description": "a"}) == made
+    assert ask(client, "PATCH", "/garden", 200, json={}) == made
+    assert ask(client, "GET", "/garden") == made
+    assert ask(client, "GET", "") == {"value": [made]}
+    assert add(client, "garden", "lovely garden", "tea")["blocklistItems"][1] == {
+        "blocklistItemId": "tea",
+        "description": None,
+        "text": "tea",
+    }
+    add(client, "garden", "tea")
+    items = ask(client, "GET", "/garden/blocklistItems")["value"]
+    assert [one["text"] for one in items] == ["lovely garden", "tea"]
+    paged = ask(client, "GET", "/garden/blocklistItems?skip=1&top=1&maxpagesize=9")["value"]
+    assert paged == items[1:]
+    assert ask(client, "GET", "/garden/blocklistItems/tea") == items[1]
+    ids = {"blocklistItemIds": ["tea"]}
+    ask(client, "POST", "/garden:removeBlocklistItems", 204, json=ids)
+    ask(client, "POST", "/garden:removeBlocklistItems", 404, json=ids)
+    ask(client, "GET", "/garden/blocklistItems/tea", 404)
+    ask(client, "DELETE", "/garden", 204)
+    ask(client, "DELETE", "/garden", 204)
+    assert ask(client, "GET", "/garden", 404)["error"]["code"] == "NotFound"
+    assert 'route="/contentsafety/text/blocklists/{name}"' in client.get("/metrics").text
+    assert "garden" not in client.get("/metrics").text
+
+
+def test_a_text_is_compared_with_the_lists_it_names(client, monkeypatch):
+    for name in ("one", "two"):
+        ask(client, "PATCH", f"/{name}", 201, json={})
+    add(client, "one", "Lovely   GARDEN", "den", "roses")
+    add(client, "two", "garden.")
+    both = matched(client, KIND, "one", "two", "one")
+    assert [one["blocklistItemText"] for one in both["blocklistsMatch"]] == [
+        "Lovely   GARDEN",
+        "garden.",
+    ]
+    assert len(both["categoriesAnalysis"]) == 4
+    assert matched(client, "Nothing of it.", "one", haltOnBlocklistHit=True)["categoriesAnalysis"]
+    # Nothing else is judged where it is to halt.
+    monkeypatch.setattr("service.moderation.Moderator.judge", None)
+    halted = matched(client, KIND, "two", haltOnBlocklistHit=True)
+    assert (len(halted["blocklistsMatch"]), halted["categoriesAnalysis"]) == (1, [])
+    missing = client.post(ANALYZE, json={"text": KIND, "blocklistNames": ["three"]})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "NotFound")
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "found"),
+    [
+        ("tea", "Tea, please", True),
+        ("tea", "a team", False),
+        ("green tea", "GREEN\n tea", True),
+        ("green tea", "green, tea", False),
+        ("t.e.a", "some t.e.a here", True),
+        ("\uff54\uff45\uff41", "tea", True),
+        ("\u8336", "\u559d\u8336\u5427", True),
+        ("", "tea", False),
+        ("straße", "STRASSE", True),
+    ],
+)
+def test_items_are_found_as_whole_words(item, text, found):
+    kept = Blocklist("a", None, {"1": Item("1", item)})
+    assert bool(kept.found(words_of(text))) is found
+
+
+def test_many_items_and_a_long_text_take_no_time():
+    import time
+
+    items = {f"{n}": Item(f"{n}", f"word{n} tea") for n in range(blocklists.MOST_ITEMS)}
+    kept, text = Blocklist("a", None, items), "word7 word8 " * 20_000
+    began = time.process_time()
+    assert kept.found(words_of(text)) == []
+    assert time.process_time() - began < 3
+
+
+def test_processes_that_share_a_folder_share_its_lists(folder):
+    one, other = Blocklists(folder), Blocklists(folder)
+    assert other.names() == []
+    one.put("a", "first")
+    one.add("a", [Item("1", "tea")])
+    assert [item.text for item in other.get("a").items.values()] == ["tea"]
+    other.add("a", [Item("", "soup")])
+    assert [item.text for item in one.get("a").items.values()] == ["tea", "soup"]
+    one.delete("a")
+    with pytest.raises(blocklists.NoBlocklistError):
+        other.get("a")
+
+
+def test_lists_are_bounded(client, monkeypatch):
+    ask(client, "PATCH", "/a", 201, json={})
+    add(client, "a", "x" * 129, status=400)
+    add(client, "a", " ", status=400)
+    add(client, "a", *(f"item {n}" for n in range(101)), status=400)
+    ask(client, "PATCH", "/" + "a" * 65, 400, json={})
+    ask(client, "PATCH", "/a%20b", 400, json={})
+    ask(client, "PATCH", "/a", 400, json={"description": "x" * 1_025})
+    ask(client, "GET", "/a/blocklistItems?top=x", 400)
+    monkeypatch.setattr(blocklists, "MOST_LISTS", 1)
+    monkeypatch.setattr(blocklists, "MOST_ITEMS", 1)
+    ask(client, "PATCH", "/b", 400, json={})
+    add(client, "a", "one", "two", status=400)
+    add(client, "nowhere", "one", status=404)
+    assert ask(client, "GET", "/a/blocklistItems")["value"] == []
+
+
+def test_without_a_folder_there_are_none(bundle):
+    settings = Settings(bundle=bundle.path, feedback="")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        assert ask(client, "GET", "") == {"value": []}
+        assert "TAMIS_BLOCKLISTS" in ask(client, "PATCH", "/a", 404, json={})["error"]["message"]
+        ask(client, "DELETE", "/a", 204)
+        answer = client.post(ANALYZE, json={"text": KIND, "blocklistNames": ["a"]})
+        assert answer.status_code == 404
+
+
+def test_lists_are_the_administrators(bundle, folder, tmp_path):
+    keys, entries = zip(
+        *(new_key(name, scopes=[name]) for name in ("moderate", "admin")), strict=True
+    )
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump(list(entries)))
+    settings = Settings(
+        bundle=bundle.path, feedback="", blocklists=folder, keys=tmp_path / "keys.yaml"
+    )
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        user, admin = ({"ocp-apim-subscription-key": key} for key in keys)
+        ask(client, "PATCH", "/a", 403, json={}, headers=user)
+        ask(client, "GET", "", 403, headers=user)
+        ask(client, "PATCH", "/a", 201, json={}, headers=admin)
+        answer = client.post(ANALYZE, json={"text": KIND, "blocklistNames": ["a"]}, headers=user)
+        assert answer.status_code == 200
