@@ -14,6 +14,7 @@ from service.dialects.perspective import ANALYZE
 from service.dialects.registry import DIALECTS, find
 from service.engine.scheduler import OverloadedError, Scheduler
 from service.settings import Settings
+from tests.service import answers
 from tests.service.test_app import wait_until_ready
 from tests.service.wire import ENVOY, KIND, RUDE, WIRES, Wire
 
@@ -48,6 +49,14 @@ def test_every_path_that_judges_is_tested_here():
     # Perspective's scores know no policy, and its refusals are Google's.
     beside = {"/response", "/api/v1/text/chat", "/api/v1/text/generation", ANALYZE}
     assert judging == {route_of(wire) for wire in WIRES.values()} | beside
+    # All of them are in the table, and the stream whose time is its caller's.
+    assert judging | {"/moderate/stream"} == {route_of(wire) for wire in answers.ROWS.values()}
+
+
+def test_the_table_of_answers_is_what_is_answered(bundle, tmp_path):
+    page = answers.PAGE.read_text()
+    lines = answers.table(bundle.path, tmp_path)
+    assert page == answers.page_with(page, lines), "python -m tests.service.answers writes it"
 
 
 @EVERY
