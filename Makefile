@@ -1,6 +1,7 @@
 # make run    set up what serving needs (no torch) and serve on PORT
 # make test   set up what development needs and run every check
 # make contract   run the real clients of gateways and APIs, each in an environment of its own
+# make schema  some 10,000 requests made from the OpenAPI document, and their answers checked against it
 # make tools  fetch Prometheus and promtool, for the tests of rules and for watching a load test
 # make image-tree   build the image's tree without a container engine, and serve from it
 PORT ?= 8000
@@ -8,7 +9,7 @@ PYTHON ?= python3
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: run test check format contract tools image-tree clean
+.PHONY: run test check format contract schema tools image-tree clean
 
 # What is made on first use, the accurate tier's bundle where the tier has one and the reasoner's,
 # is made once, in processes of its own, one after the other; the service serves meanwhile. Shells
@@ -35,6 +36,10 @@ check: $(DEV)/.ready
 # Some minutes and 2 GB the first time. CLIENTS="litellm portkey" runs those alone.
 contract: $(DEV)/.ready
 	$(DEV)/bin/python -m scripts.contract $(CLIENTS)
+
+# CASES=1000 asks less.
+schema: $(DEV)/.ready
+	$(DEV)/bin/python -m scripts.schema --cases $(or $(CASES),10000)
 
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .

@@ -79,7 +79,7 @@ def main(names: list[str]) -> int:
         key, entry = new_key("contract", rate=0.001, burst=1)
         (folder / "keys.yml").write_text(f"[{entry}]")
         bundle = default_bundle()
-        limited = {"keys": folder / "keys.yml"}
+        limited = {"keys": folder / "keys.yml", "reasoner": ""}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
             "TAMIS_URL": Server(bundle, feedback="", blocklists=folder / "blocklists"),

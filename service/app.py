@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.middleware import Envelope
 from service.moderation import Moderator
 from service.observability import Observability
+from service.openapi import Application
 from service.playground import page
 from service.settings import Settings
 from tamis import __version__
@@ -61,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     for dialect in DIALECTS:

@@ -2,10 +2,28 @@
 
 import math
 import traceback
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
+
+ENVELOPE: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+"""What ``envelope`` makes, as a JSON schema."""
 
 
 class RequestError(Exception):

@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import TypeAdapter
 from starlette.responses import JSONResponse
 
+from service.dialects.answers import GUARD
 from service.dialects.chat import ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
@@ -35,14 +36,14 @@ RESPONSE: Final = TypeAdapter(OnResponse)
 TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[union[str,Message]]", "Message"})
 
 
-@router.judges("/request", REQUEST)
+@router.judges("/request", REQUEST, GUARD)
 async def on_request(request: Request) -> JSONResponse:
     """Judge what is asked."""
     given = (await body_of(request, REQUEST, TAGS)).body
     return JSONResponse(answer_json(await verdict_of(request, given.asked)))
 
 
-@router.judges("/response", RESPONSE)
+@router.judges("/response", RESPONSE, GUARD)
 async def on_response(request: Request) -> JSONResponse:
     """Judge the answers alone."""
     given = (await body_of(request, RESPONSE, TAGS)).body

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse
 
 from service.blocklists import MOST_LISTS
+from service.dialects.answers import ANALYSIS
 from service.dialects.blocklists import matches
 from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
@@ -43,7 +44,7 @@ class AnalyzeRequest(Loose):
 BODY: Final = TypeAdapter(AnalyzeRequest)
 
 
-@router.judges("/contentsafety/text:analyze", BODY)
+@router.judges("/contentsafety/text:analyze", BODY, ANALYSIS)
 async def analyze(request: Request) -> JSONResponse:
     """Judge a text as a prompt, and look for what blocklists have."""
     moderator = moderator_of(request)

@@ -85,7 +85,15 @@ async def remove(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get(f"{LIST}/blocklistItems")
+@router.get(
+    f"{LIST}/blocklistItems",
+    openapi_extra={
+        "parameters": [
+            {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}
+            for name in ("skip", "top")
+        ]
+    },
+)
 async def items(request: Request) -> JSONResponse:
     """The items of a list: ``top`` of them, after ``skip``."""
     found = await _done(lambda: _lists(request).get(request.path_params["name"]))
@@ -111,7 +119,7 @@ async def one_list(request: Request) -> JSONResponse:
     return JSONResponse(_list_json(found))
 
 
-@router.patch(LIST, openapi_extra=documented(DESCRIBE))
+@router.patch(LIST, openapi_extra=documented(DESCRIBE), responses={201: {"description": "New."}})
 async def describe(request: Request) -> JSONResponse:
     """Create a list, or describe it anew."""
     body = await body_of(request, DESCRIBE)

@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse, Response
 
+from service.dialects.answers import DETECTION, listed
 from service.dialects.chat import Message
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.mistral import last_of
@@ -30,7 +31,12 @@ def _refusal(error: RequestError) -> Response:
     return JSONResponse(said, error.status, error.headers)
 
 
-router = Dialect(hook=True, refusal=_refusal)
+ERRORS: Final = {
+    "type": "object",
+    "required": ["code", "message"],
+    "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+}
+router = Dialect(hook=True, refusal=_refusal, errors=ERRORS)
 DETECTOR: Final = "detector-id"
 
 
@@ -68,7 +74,7 @@ GENERATION: Final = TypeAdapter(GenerationRequest)
 TAGS: Final = frozenset({"str", "list[Part]"})
 
 
-@router.judges("/api/v1/text/contents", CONTENTS)
+@router.judges("/api/v1/text/contents", CONTENTS, listed(listed(DETECTION)))
 async def contents(request: Request) -> JSONResponse:
     """Detections in each text."""
     body = await body_of(request, CONTENTS, TAGS)
@@ -79,7 +85,7 @@ async def contents(request: Request) -> JSONResponse:
     return JSONResponse([detections(text, verdict) for text, verdict in found])
 
 
-@router.judges("/api/v1/text/chat", CHAT)
+@router.judges("/api/v1/text/chat", CHAT, listed(DETECTION))
 async def chat(request: Request) -> JSONResponse:
     """Detections in the last message."""
     body = await body_of(request, CHAT, TAGS)
@@ -88,7 +94,7 @@ async def chat(request: Request) -> JSONResponse:
     return JSONResponse([_said(label, score) for label, score in flagged(verdict).items()])
 
 
-@router.judges("/api/v1/text/generation", GENERATION)
+@router.judges("/api/v1/text/generation", GENERATION, listed(DETECTION))
 async def generation(request: Request) -> JSONResponse:
     """Detections in an answer."""
     body = await body_of(request, GENERATION, TAGS)

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.dialects.answers import EVENT, Schema
 from service.dialects.direct import DirectRoute
-from service.errors import RequestError, from_validation
+from service.errors import ENVELOPE, RequestError, from_validation
 
 T = TypeVar("T")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -31,18 +32,37 @@ class Dialect(APIRouter):
     """
 
     def __init__(
-        self, *, hook: bool = False, refusal: Callable[[RequestError], Response] | None = None
+        self,
+        *,
+        hook: bool = False,
+        refusal: Callable[[RequestError], Response] | None = None,
+        errors: dict[str, Any] = ENVELOPE,
     ) -> None:
-        """``refusal`` is how the contract words an error; OpenAI's envelope where it has none."""
+        """``refusal`` is how the contract words an error; OpenAI's envelope where it has none.
+
+        ``errors`` is its JSON schema.
+        """
         super().__init__(route_class=DirectRoute)
+        self.errors = errors
         self.hook = hook
         self.judging: set[str] = set()
         self._refusal = refusal or RequestError.response
 
-    def judges(self, path: str, body: TypeAdapter[Any]) -> Callable[[Endpoint], Endpoint]:
-        """Decorate the endpoint of ``POST path``, whose body is described by ``body``."""
+    def judges(
+        self,
+        path: str,
+        body: TypeAdapter[Any],
+        answer: Schema | None = None,
+        *,
+        streams: bool = False,
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Decorate the endpoint of ``POST path``.
+
+        ``body`` describes what it takes, ``answer`` what it says, ``streams`` that this may be
+        server-sent events.
+        """
         self.judging.add(path)
-        return self.post(path, openapi_extra=documented(body))
+        return self.post(path, openapi_extra=documented(body, answer, streams=streams))
 
     def refuse(self, error: RequestError, overload_status: int) -> Response:
         """An error as the contract says it.
@@ -56,10 +76,16 @@ class Dialect(APIRouter):
         return self._refusal(error)
 
 
-def documented(body: TypeAdapter[Any]) -> dict[str, Any]:
-    """What OpenAPI is told of a body."""
+def documented(
+    body: TypeAdapter[Any], answer: Schema | None = None, *, streams: bool = False
+) -> dict[str, Any]:
+    """What OpenAPI is told of a body and its answer."""
     schema = {"required": True, "content": {"application/json": {"schema": body.json_schema()}}}
-    return {"requestBody": schema}
+    content = {} if answer is None else {"application/json": {"schema": answer}}
+    if streams:
+        content["text/event-stream"] = {"schema": EVENT}
+    said = {"responses": {"200": {"content": content}}} if content else {}
+    return {"requestBody": schema, **said}
 
 
 def refuse(error: RequestError, dialect: Dialect | None, overload_status: int) -> Response:

@@ -15,6 +15,7 @@ from fastapi import Request
 from pydantic import TypeAdapter
 from starlette.responses import JSONResponse
 
+from service.dialects.answers import GUARDRAIL
 from service.dialects.calls import Calls, Key, calls_of
 from service.dialects.chat import Call, ChatRequest, Message, said
 from service.dialects.dialect import Dialect, Loose, body_of
@@ -53,7 +54,7 @@ BODY: Final = TypeAdapter(GuardrailRequest)
 TAGS: Final = frozenset({"str", "list[Part]", "dict[str,any]"})
 
 
-@router.judges("/beta/litellm_basic_guardrail_api", BODY)
+@router.judges("/beta/litellm_basic_guardrail_api", BODY, GUARDRAIL)
 async def guardrail(request: Request) -> JSONResponse:
     """Judge one side of a call: it is blocked, passes, or passes with its texts masked."""
     body = await body_of(request, BODY, TAGS)

@@ -44,7 +44,7 @@ BODY: Final = TypeAdapter(CompletionRequest)
 TAGS: Final = frozenset({"str", "list[Part]"})
 
 
-@router.judges("/v1/chat/completions", BODY)
+@router.judges("/v1/chat/completions", BODY, streams=True)
 async def completions(request: Request) -> Response:
     """Judge the last message."""
     moderator = moderator_of(request)

@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse
 
+from service.dialects.answers import MODERATIONS
 from service.dialects.chat import Message
 from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
@@ -52,7 +53,7 @@ BODY: Final = TypeAdapter(ChatModerationsRequest)
 TAGS: Final = frozenset({"conversations", "conversation", "str", "list[Part]"})
 
 
-@router.judges("/v1/chat/moderations", BODY)
+@router.judges("/v1/chat/moderations", BODY, MODERATIONS)
 async def chat_moderations(request: Request) -> JSONResponse:
     """Judge the last message of each conversation, in the light of those before."""
     moderator = moderator_of(request)

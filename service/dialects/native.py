@@ -6,6 +6,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse, Response
 
+from service.dialects.answers import VERDICTS
 from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
@@ -149,7 +150,7 @@ class ModerateRequest(Strict):
 BODY: Final = TypeAdapter(ModerateRequest)
 
 
-@router.judges("/moderate", BODY)
+@router.judges("/moderate", BODY, VERDICTS, streams=True)
 async def moderate(request: Request) -> Response:
     """Judge one item or a batch under a policy."""
     moderator = moderator_of(request)

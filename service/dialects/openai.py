@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from starlette.responses import JSONResponse
 
 from service.dialects import mistral
+from service.dialects.answers import MODERATIONS
 from service.dialects.crosswalk import require, told
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.errors import RequestError
@@ -75,7 +76,7 @@ BODY: Final = TypeAdapter(ModerationsRequest)
 TAGS: Final = frozenset({"string", "strings", "parts", "text", "image_url"})
 
 
-@router.judges("/v1/moderations", BODY)
+@router.judges("/v1/moderations", BODY, MODERATIONS)
 async def moderations(request: Request) -> JSONResponse:
     """Judge texts as prompts, in OpenAI's categories or Mistral's."""
     moderator = moderator_of(request)

@@ -69,7 +69,18 @@ def error_json(error: RequestError) -> JSONResponse:
     return JSONResponse({"error": said}, error.status, error.headers)
 
 
-router = Dialect(refusal=error_json)
+STATUS: Final = {
+    "type": "object",
+    "required": ["code", "message", "status"],
+    "properties": {
+        "code": {"type": "integer"},
+        "message": {"type": "string"},
+        "status": {"enum": [*STATUSES.values(), "UNKNOWN"]},
+        "details": {"type": "array", "items": {"type": "object", "required": ["@type"]}},
+    },
+}
+ERRORS: Final = {"type": "object", "required": ["error"], "properties": {"error": STATUS}}
+router = Dialect(refusal=error_json, errors=ERRORS)
 
 
 class Message(BaseModel):

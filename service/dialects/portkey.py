@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse
 
+from service.dialects.answers import WEBHOOK
 from service.dialects.chat import ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, data_of, verdict_of
@@ -44,7 +45,7 @@ BODY: Final = TypeAdapter(HookRequest)
 TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[union[str,Message]]", "Message"})
 
 
-@router.judges("/portkey", BODY)
+@router.judges("/portkey", BODY, WEBHOOK)
 async def webhook(request: Request) -> JSONResponse:
     """Judge what the event is about."""
     body = await body_of(request, BODY, TAGS)

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.native import Strict, verdict_json
 from service.dialects.streaming import EventStream, Tell
@@ -81,7 +82,7 @@ router.judging.add(NAMED)
             }
         ]
     }
-    | documented(BODY),
+    | documented(BODY, FOLLOWED),
 )
 async def follow(request: Request) -> JSONResponse:
     """Judge a text that is sent again, longer, while it is written."""
@@ -111,7 +112,7 @@ async def follow(request: Request) -> JSONResponse:
                 }
             },
         },
-        "responses": {"200": {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        "responses": {"200": {"content": {"text/event-stream": {"schema": EVENT}}}},
     },
 )
 async def stream(request: Request) -> Response:
