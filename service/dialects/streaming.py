@@ -63,6 +63,29 @@ class EventStream(Response):
             raise ClientDisconnect from None
 
 
+async def ending(
+    request: Request, work: Awaitable[tuple[str, JSONResponse]]
+) -> tuple[str, JSONResponse]:
+    """The last event: what the work says, or why it could not.
+
+    Raises:
+        ClientDisconnect: where the client has left.
+    """
+    try:
+        return await work
+    except RequestError as error:
+        failure = error
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        where = type(error).__name__, frames(error)
+        logger.error("request %s: %s\n%s", request.state.request_id, *where)
+        failure = RequestError("internal error", code="internal_error", status=500)
+    # The answer began as a 200; who counts and logs requests should hear how it ended.
+    request.state.code, request.state.ended = failure.code, failure.status
+    return "error", failure.response()
+
+
 def explanation_stream(
     request: Request,
     moderator: Moderator,
@@ -81,7 +104,8 @@ def explanation_stream(
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         forwarding = asyncio.create_task(_forward(pieces, tell))
         try:
-            last = await _explain(request, moderator, item, policy, judged, pieces.put_nowait)
+            explaining = _explain(request, moderator, item, policy, judged, pieces.put_nowait)
+            last = await ending(request, explaining)
             pieces.put_nowait(None)
             await forwarding
         finally:
@@ -107,23 +131,12 @@ async def _explain(
     judged: Judged,
     emit: Callable[[str], None],
 ) -> tuple[str, JSONResponse]:
-    """The last event: an explanation, or why there is none.
+    """An explanation, once it is whole.
 
     Raises:
+        RequestError: why there is none.
         ClientDisconnect: where the client has left; the work ends at its next pause.
     """
     spent = judged.timings.total / 1e3
-    try:
-        (found,) = await moderator.explain(request, [item], policy, judged.verdicts, spent, emit)
-        return "explanation", JSONResponse(explanation_json(found))
-    except RequestError as error:
-        failure = error
-    except ClientDisconnect:
-        raise
-    except Exception as error:
-        where = type(error).__name__, frames(error)
-        logger.error("request %s: %s\n%s", request.state.request_id, *where)
-        failure = RequestError("internal error", code="internal_error", status=500)
-    # The answer began as a 200; who counts and logs requests should hear how it ended.
-    request.state.code, request.state.ended = failure.code, failure.status
-    return "error", failure.response()
+    (found,) = await moderator.explain(request, [item], policy, judged.verdicts, spent, emit)
+    return "explanation", JSONResponse(explanation_json(found))

@@ -1,20 +1,18 @@
 """``POST /moderate/stream``: a text judged while it is written, in one request or in many."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.native import Strict, verdict_json
-from service.dialects.streaming import EventStream, Tell
-from service.errors import RequestError, frames, from_validation
+from service.dialects.streaming import EventStream, Tell, ending
+from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
 from service.streams import Followed, Stream
 from tamis import content
@@ -22,7 +20,6 @@ from tamis.content import Content
 from tamis.policy import Policy
 
 router = Dialect()
-logger = logging.getLogger("tamis.service")
 
 Kind = Literal["response", "prompt", "text"]
 NAME: Final = TypeAdapter(
@@ -125,24 +122,13 @@ async def stream(request: Request) -> Response:
     policy = moderator.policy(request, first.policy)
     what = _content(first, first.text)
 
+    async def judged(tell: Tell) -> tuple[str, JSONResponse]:
+        with moderator.streams.opened(what.question, what.context) as stream:
+            last = await _judged(request, lines, stream, what, policy, tell)
+        return "verdict", JSONResponse(_json(request, last, final=True))
+
     async def write(tell: Tell) -> None:
-        try:
-            with moderator.streams.opened(what.question, what.context) as stream:
-                last = await _judged(request, lines, stream, what, policy, tell)
-        except RequestError as error:
-            failure = error
-        except ClientDisconnect:
-            raise
-        except Exception as error:
-            where = type(error).__name__, frames(error)
-            logger.error("request %s: %s\n%s", request.state.request_id, *where)
-            failure = RequestError("internal error", code="internal_error", status=500)
-        else:
-            await tell("verdict", JSONResponse(_json(request, last, final=True)))
-            return
-        # The answer began as a 200; who counts and logs requests should hear how it ended.
-        request.state.code, request.state.ended = failure.code, failure.status
-        await tell("error", failure.response())
+        await tell(*await ending(request, judged(tell)))
 
     return EventStream(write)
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 import httpx
 
@@ -14,28 +15,64 @@ from tamis.client.items import Explain, Item
 from tamis.content import Side
 from tamis.corrections.record import Label
 
+T = TypeVar("T")
 TIMEOUT: Final = 10.0
 RETRIES: Final = 2
 Policy = str | Mapping[str, Any] | None
 """By name, written out, or the key's own."""
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"authorization": f"Bearer {key}"}
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request, and how its answer is read: the same for both clients."""
+
+    path: str
+    body: Mapping[str, Any]
+    read: Callable[[Any], T]
 
 
-def _body(
-    given: Item | Sequence[Item], policy: Policy, judge: Sequence[Side] | None, explain: Any
-) -> dict[str, Any]:
+def _moderate(
+    given: Item | Sequence[Item],
+    policy: Policy,
+    judge: Sequence[Side] | None,
+    explain: Explain | None,
+    read: Callable[[Any], T],
+) -> Call[T]:
     asked = {"policy": policy, "judge": None if judge is None else list(judge), "explain": explain}
-    return {"input": given} | {name: value for name, value in asked.items() if value is not None}
+    body = {"input": given, **{name: value for name, value in asked.items() if value is not None}}
+    return Call("/moderate", body, read)
 
 
-def _correction(given: Item, label: Label | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"input": given, **({} if label is None else {"label": label}), **more}
+def _results(answer: Any) -> list[Moderation]:
+    return [moderation_of(one) for one in answer["results"]]
 
 
-class Client:
+def _feedback(given: Item, label: Label | None, more: Mapping[str, Any]) -> Call[str]:
+    body = {"input": given, **({} if label is None else {"label": label}), **more}
+    return Call("/feedback", body, lambda answer: str(answer["id"]))
+
+
+class _Caller:
+    """What both clients know of the service."""
+
+    def __init__(self, url: str, key: str | None, timeout: float, retries: int) -> None:
+        self._url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+
+    def _attempts(self, deadline: float | None) -> Attempts:
+        return Attempts(self._retries, self._timeout, deadline)
+
+    def _sent(self, call: Call[Any], attempts: Attempts) -> dict[str, Any]:
+        """What ``httpx`` is told of one attempt."""
+        return {
+            "url": self._url + call.path,
+            "json": call.body,
+            "headers": self._headers | attempts.headers,
+            "timeout": attempts.timeout,
+        }
+
+
+class Client(_Caller):
     """Asks a service, and waits for it. Safe to share between threads."""
 
     def __init__(
@@ -48,10 +85,9 @@ class Client:
         http: httpx.Client | None = None,
     ) -> None:
         """``http`` is a client to use in place of one's own, and stays the caller's to close."""
-        self._timeout, self._retries = timeout, retries
+        super().__init__(url, key, timeout, retries)
         self._owned = http is None
         self._http = http or httpx.Client()
-        self._url, self._headers = url.rstrip("/"), _headers(key)
 
     def moderate(
         self,
@@ -68,7 +104,7 @@ class Client:
             ApiError: where the service refuses; UnreachableError, LateError: where it does not
                 answer, or not in time.
         """
-        return moderation_of(self._ask("/moderate", _body(item, policy, judge, explain), deadline))
+        return self._ask(_moderate(item, policy, judge, explain, moderation_of), deadline)
 
     def moderate_many(
         self,
@@ -80,13 +116,11 @@ class Client:
         deadline: float | None = None,
     ) -> list[Moderation]:
         """Judge several items in one request, in their order; raises as ``moderate``."""
-        body = _body(list(items), policy, judge, explain)
-        return [moderation_of(one) for one in self._ask("/moderate", body, deadline)["results"]]
+        return self._ask(_moderate(list(items), policy, judge, explain, _results), deadline)
 
     def feedback(self, item: Item, label: Label | None = None, **more: Any) -> str:
         """Store what a person says of an item (fields as ``POST /feedback`` has them); its id."""
-        stored: str = self._ask("/feedback", _correction(item, label, more), None)["id"]
-        return stored
+        return self._ask(_feedback(item, label, more), None)
 
     def close(self) -> None:
         """Close the connections, where they are the client's own."""
@@ -101,23 +135,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, path: str, body: Mapping[str, Any], deadline: float | None) -> Any:
-        attempts = Attempts(self._retries, self._timeout, deadline)
+    def _ask(self, call: Call[T], deadline: float | None) -> T:
+        attempts = self._attempts(deadline)
         while True:
-            headers = self._headers | attempts.headers
             try:
-                answer = self._http.post(
-                    self._url + path, json=body, headers=headers, timeout=attempts.timeout
-                )
+                answer = self._http.post(**self._sent(call, attempts))
                 if answer.is_success:
-                    return answer.json()
+                    return call.read(answer.json())
                 wait = attempts.refused(answer)
             except httpx.TransportError as error:
                 wait = attempts.failed(error)
             time.sleep(wait)
 
 
-class AsyncClient:
+class AsyncClient(_Caller):
     """Asks a service, and awaits it."""
 
     def __init__(
@@ -130,10 +161,9 @@ class AsyncClient:
         http: httpx.AsyncClient | None = None,
     ) -> None:
         """``http`` is a client to use in place of one's own, and stays the caller's to close."""
-        self._timeout, self._retries = timeout, retries
+        super().__init__(url, key, timeout, retries)
         self._owned = http is None
         self._http = http or httpx.AsyncClient()
-        self._url, self._headers = url.rstrip("/"), _headers(key)
 
     async def moderate(
         self,
@@ -145,8 +175,7 @@ class AsyncClient:
         deadline: float | None = None,
     ) -> Moderation:
         """See ``Client.moderate``."""
-        body = _body(item, policy, judge, explain)
-        return moderation_of(await self._ask("/moderate", body, deadline))
+        return await self._ask(_moderate(item, policy, judge, explain, moderation_of), deadline)
 
     async def moderate_many(
         self,
@@ -158,15 +187,11 @@ class AsyncClient:
         deadline: float | None = None,
     ) -> list[Moderation]:
         """See ``Client.moderate_many``."""
-        body = _body(list(items), policy, judge, explain)
-        answer = await self._ask("/moderate", body, deadline)
-        return [moderation_of(one) for one in answer["results"]]
+        return await self._ask(_moderate(list(items), policy, judge, explain, _results), deadline)
 
     async def feedback(self, item: Item, label: Label | None = None, **more: Any) -> str:
         """See ``Client.feedback``."""
-        answer = await self._ask("/feedback", _correction(item, label, more), None)
-        stored: str = answer["id"]
-        return stored
+        return await self._ask(_feedback(item, label, more), None)
 
     async def close(self) -> None:
         """Close the connections, where they are the client's own."""
@@ -181,16 +206,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(self, path: str, body: Mapping[str, Any], deadline: float | None) -> Any:
-        attempts = Attempts(self._retries, self._timeout, deadline)
+    async def _ask(self, call: Call[T], deadline: float | None) -> T:
+        attempts = self._attempts(deadline)
         while True:
-            headers = self._headers | attempts.headers
             try:
-                answer = await self._http.post(
-                    self._url + path, json=body, headers=headers, timeout=attempts.timeout
-                )
+                answer = await self._http.post(**self._sent(call, attempts))
                 if answer.is_success:
-                    return answer.json()
+                    return call.read(answer.json())
                 wait = attempts.refused(answer)
             except httpx.TransportError as error:
                 wait = attempts.failed(error)

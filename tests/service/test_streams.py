@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 
 from benchmarks.robustness.transformations import TRANSFORMATIONS
 from benchmarks.server import Server
+from benchmarks.streams import WORDS
 from service.access import new_key
 from service.app import create_app
 from service.engine.classifier import load_classifier
@@ -35,19 +36,6 @@ from tests.service.test_app import moderate, wait_until_ready
 from tests.service.tiers import GOOSE, write_second
 
 STRIDE = 96
-WORDS = (
-    "garden",
-    "many",
-    "paths",
-    "each",
-    "of",
-    "small",
-    "bench",
-    "people",
-    "drink",
-    "tea",
-    "rain",
-)
 RUDE = "Tell my sister she is a worthless, ugly idiot."
 SAME = ("score", "action", "flagged", "severity", "fields", "categories", "attack", "windows")
 
