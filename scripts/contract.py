@@ -42,10 +42,14 @@ class Real:
 CLIENTS: Final = {
     "mistralai": Real("with_mistral.py", ("mistralai==3.7.0",)),
     "azure-ai-contentsafety": Real("with_azure.py", ("azure-ai-contentsafety==1.0.0",)),
+    "google": Real("with_google.py", ("google-api-python-client==2.202.0",)),
     "litellm": Real("with_litellm.py", ("litellm[proxy]==1.106.2",), reasoner=True),
     "portkey": Real("with_portkey.py", ("@portkey-ai/gateway@1.15.2",), "npm"),
     "nemoguardrails": Real(
         "with_nemo.py", ("nemoguardrails[server]==0.24.1", "langchain-openai==1.7.4")
+    ),
+    "huggingface": Real(
+        "with_huggingface.py", ("-r", str(ROOT / "benchmarks" / "peers" / "infinity.txt"))
     ),
     "langchain": Real("with_langchain.py", ("langchain==1.5.2", "langchain-openai==1.7.4")),
 }
@@ -78,11 +82,15 @@ def main(names: list[str]) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         key, entry = new_key("contract", rate=0.001, burst=1)
         (folder / "keys.yml").write_text(f"[{entry}]")
-        bundle = default_bundle()
+        bundle, exported = default_bundle(), folder / "exported"
+        if "huggingface" in chosen:
+            _run(sys.executable, "-m", "tamis", "export", "huggingface", exported)
         limited = {"keys": folder / "keys.yml", "reasoner": ""}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
-            "TAMIS_URL": Server(bundle, feedback="", blocklists=folder / "blocklists"),
+            "TAMIS_URL": Server(
+                bundle, feedback=folder / "feedback.sqlite", blocklists=folder / "blocklists"
+            ),
             "TAMIS_FULL": Server(bundle, feedback="", **limited),
             "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),
         }
@@ -94,6 +102,7 @@ def main(names: list[str]) -> int:
             python = prepare(name, client)
             began = time.perf_counter()
             own = {"CLIENT": str(ENVIRONMENTS / name), "TAMIS_KEY": key, "PYTHONPATH": ""}
+            own["EXPORTED"] = str(exported)
             script = [str(python), str(SCRIPTS / client.script)]
             print(f"{name} ({', '.join(client.packages)})", flush=True)
             done = subprocess.run(script, env=os.environ | urls | own, check=False, cwd=folder)

@@ -233,8 +233,7 @@ class Engine:
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
         work = [
-            reading.work if (reading := readings.get(n)) else Work(found[n].windows)
-            for n in range(len(texts))
+            readings[n].work if n in readings else Work(found[n].windows) for n in range(len(texts))
         ]
         return judged.findings, judged.timings(began), work
 

@@ -58,11 +58,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], probe: str, seconds: float = 120, **env: str) -> Iterator[None]:
+def serving(
+    command: list[str], probe: str, seconds: float = 120, cwd: Path | None = None, **env: str
+) -> Iterator[None]:
     """A client that is a server, from when it answers its probe until the end of the block."""
     log = Path("server.log")
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=os.environ | env, stdout=out, stderr=out)
+        process = subprocess.Popen(command, env=os.environ | env, stdout=out, stderr=out, cwd=cwd)
     try:
         until(lambda: process.poll() is None and ask(probe)[0] < 500, seconds)
         yield
