@@ -26,13 +26,11 @@ def contrasts() -> Iterator[dict[str, Any]]:
     for file in sorted(folder.iterdir(), key=lambda each: each.name):
         for line in file.read_text(encoding="utf-8").splitlines():
             raw = json.loads(line)
-            said = f"{raw['prompt']}\n{raw.get('response') or ''}"
-            yield raw | {
-                "id": f"{SOURCE}-{hashlib.sha256(said.encode()).hexdigest()[:16]}",
-                "source": SOURCE,
-                "label": int(raw["severity"] == 2),
-                "licence": "permissive",
-            }
+            digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+            about = {"id": f"{SOURCE}-{digest[:16]}", "source": SOURCE, "licence": "permissive"}
+            # What a tool returned has no severity: the schema reads its label from `attack`.
+            label = {"label": int(raw["severity"] == 2)} if "severity" in raw else {}
+            yield raw | about | label
 
 
 def write(out: Path, exclude: Path | None = None) -> tuple[int, int]:
