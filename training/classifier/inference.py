@@ -16,6 +16,7 @@ from tamis.tokens import plain_tokenizer
 from tamis.windows import WindowShape
 from training.classifier import bases
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import Spans
 from training.datasets import batches
 from training.datasets.batches import INPUTS, Batch, Example
 from training.datasets.registry import HEADS
@@ -57,7 +58,8 @@ def predict(
 ) -> np.ndarray:
     """Logits of shape (rows, H), pooled over a row's windows as in serving.
 
-    The highest window speaks for a row, but the lowest for its refusal: an answer declines only
+    Within a window the model itself pools (``pooling``), here, in the exported graph and in all
+    that runs it. The highest window speaks for a row, but the lowest for its refusal: an answer declines only
     where all of it does. ``fast=False`` computes in fp32, for calibration and parity.
     """
     model.eval()
@@ -74,12 +76,13 @@ def predict(
 
 
 def load_model(checkpoint: Path) -> GuardClassifier:
-    """The trained model, in evaluation mode on the CPU."""
+    """The trained model, in evaluation mode on the CPU, pooled as when it was calibrated."""
     report = json.loads((checkpoint / "training.json").read_text())
     base, path = bases.resolve(report["recipe"]["base"])
     model = GuardClassifier.from_base(path, len(report["heads"]), **base.load_arguments())
     state = torch.load(checkpoint / "model.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state)
+    model.read_spans(Spans.read(report.get("pooling")), report["heads"])
     return model.eval()
 
 
