@@ -118,18 +118,22 @@ def test_from_data_to_a_served_bundle(
     assert rude > 0.5 > kind
 
     # A short core in a long calm text is pooled alike before the export and behind it, and evidence
-    # points at it.
+    # lies in what spoke.
     calm = "what a lovely garden number 7 " * 2
     long = content.plain(f"{calm} you silly goose {calm}")
     served = classifier.judge(long, evidence=True)
     (trained,) = CheckpointJudge(checkpoint).judge_all([long])
     assert served.overall == pytest.approx(trained.overall, abs=0.05)
-    (window,) = classifier.encode(long).windows
-    (scored,) = classifier.score([window])
+    encoded = classifier.encode(long, evidence=True)
+    (scored,) = classifier.score(encoded.windows)
     column = [head.name for head in bundle.heads].index("toxicity")
     heard = np.flatnonzero(scored.attention[:, column])
-    assert len(heard) <= 2 * SPANS.radius + 1 or len(heard) == window.count
-    assert any("goose" in e.text for e in served.evidence if e.category == "unsafe")
+    assert len(heard) <= 2 * SPANS.radius + 1 or len(heard) == scored.window.count
+    assert encoded.views[0].encoding is not None
+    offsets = encoded.views[0].encoding.offsets
+    for found in served.evidence:
+        if found.category == "unsafe":
+            assert offsets[heard[0]][0] <= found.start < found.end <= offsets[heard[-1]][1]
 
     report = exporting.build(checkpoint, [data], tmp_path / "half", "tiny", "fp16")
     assert report["fp32 to fp16"]["flips"] == 0

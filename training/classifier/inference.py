@@ -58,9 +58,9 @@ def predict(
 ) -> np.ndarray:
     """Logits of shape (rows, H), pooled over a row's windows as in serving.
 
-    Within a window the model itself pools (``pooling``), here, in the exported graph and in all
-    that runs it. The highest window speaks for a row, but the lowest for its refusal: an answer declines only
-    where all of it does. ``fast=False`` computes in fp32, for calibration and parity.
+    Within a window the model itself pools (``pooling``), as does the graph that is made of it. The
+    highest window speaks for a row, but the lowest for its refusal: an answer declines only where
+    all of it does. ``fast=False`` computes in fp32, for calibration and parity.
     """
     model.eval()
     on = next(model.parameters()).device

@@ -34,9 +34,9 @@ class GuardClassifier(nn.Module):
     Attention starts at zero, so training begins from mean pooling, which is how the default base
     was pretrained.
 
-    What was taught so is read more closely where ``read_spans`` says it: out of training a short run
-    of tokens may speak for a window (``pooling``). In training it may not: a label is of a whole
-    text.
+    What was taught so is read more closely where ``read_spans`` says it: once trained, a short run
+    of tokens may speak for a window (``pooling``). In training it may not: labels are of whole
+    texts.
     """
 
     def __init__(self, encoder: PreTrainedModel, heads: int) -> None:

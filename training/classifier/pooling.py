@@ -44,10 +44,11 @@ class Spans:
         return None if raw is None else cls(int(raw["radius"]), dict(raw["margins"]))
 
 
-# Chosen on 1,945 held-out rows of a MiniLM checkpoint (`docs/robustness.md`). Runs of 21 tokens hold a
-# sentence; those of 33 and more are diluted again, and those of 9 and 13 mistook more harmless rows.
-# Smaller margins find a little more in long texts and cost average precision, first that of
-# answers and of severity: what is borderline is a matter of the whole.
+# Chosen on 1,945 held-out rows of a MiniLM checkpoint, docs/robustness.md. Runs of 21 tokens hold a
+# sentence; those of 33 and more are diluted again, and with those of 9 and 13 fewer harmful rows
+# are found at the same false alarms. Smaller margins find a little more in long texts and cost
+# average precision, that of answers and of severity first: what is borderline, and what declines,
+# is a matter of the whole.
 SPANS: Final = Spans(
     radius=10,
     margins={"prompt": 0.75, TOXICITY: 0.75, ATTACK: 0.75, "response": 1.0}
