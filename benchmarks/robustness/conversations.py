@@ -11,20 +11,20 @@ import gzip
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.record import Record, Row
 from service.engine.classifier import Classifier, load_classifier
 from tamis import bundle as bundles
-from tamis.content import EARLIER, Content, Message, behind, conversation, last_asked, said
+from tamis.content import EARLIER, LIGHT, Content, Message, behind, conversation, last_asked, said
 from tamis.policy import default_policy
 from tamis.verdict import FieldVerdict, Provenance, decide
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import parse_row, read_rows
 
-SIZES: Final = (0, 100, EARLIER, 300, 500)
+SIZES: Final = (0, 100, EARLIER, 300, LIGHT)
 SAFE, UNSAFE = 0, 2
 # A request that is refused for sure, so that what follows it is another topic.
 SURELY: Final = 0.9
@@ -45,9 +45,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier under the default policy."""
+    """A classifier under the default policy, which remembers what it said."""
 
     classifier: Classifier
+    known: dict[Content, FieldVerdict] = field(default_factory=dict)
 
     def last(self, turns: Turns, room: int) -> bool:
         """Whether the last turn is flagged behind ``room`` characters of the earlier ones."""
@@ -63,10 +64,12 @@ class Judge:
 
     def __call__(self, content: Content) -> FieldVerdict:
         """The verdict on a content."""
+        if content in self.known:
+            return self.known[content]
         bundle, policy = self.classifier.bundle, default_policy()
         by = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
         found = decide([self.classifier.judge(content)], policy, bundle.thresholds, by)
-        return found.fields[content.field]
+        return self.known.setdefault(content, found.fields[content.field])
 
 
 def cases(path: Path) -> list[Case]:

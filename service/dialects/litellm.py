@@ -75,7 +75,7 @@ def contents_of(
         return tuple(found)
     if body.structured_messages:
         chat = ChatRequest(messages=body.structured_messages)
-        if call is not None:
+        if call is not None and chat.request.request:
             calls.keep(call, chat.request)
         return chat.asked
     if call is not None and texts:
