@@ -130,6 +130,8 @@ class FieldVerdict:
     refusal: CategoryScore | None = None
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    transforms: Sequence[str] = ()
+    """How the content was obfuscated, or why it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +299,7 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         threshold=None if policy.overall is None else overall.flag,
         severity=severity,
         refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
+        transforms=finding.transforms,
     )
     return _Read(finding, verdict, scores, shown)
 
@@ -320,6 +323,7 @@ def _read_document(
         score=finding.overall,
         threshold=limits.flag if asks else None,
         severity=Severity.UNSAFE if found.flagged else Severity.SAFE,
+        transforms=finding.transforms,
     )
     return _Read(finding, verdict, {ATTACK: found} if asks else {}, {ATTACK} if asks else ())
 

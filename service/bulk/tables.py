@@ -106,6 +106,7 @@ def schema_of(
     score = pa.struct({"score": real, "flagged": truth, "threshold": real})
     field = {"flagged": truth, "action": text, "score": real, "threshold": real, "severity": text}
     field["refusal"] = pa.struct({"score": real, "flagged": truth})
+    field["transforms"] = pa.list_(text)
     if policy.mode == "score":
         field["withheld"] = text
     span = {"start": pa.int64(), "end": pa.int64(), "text": text, "category": text}

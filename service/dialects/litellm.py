@@ -16,13 +16,13 @@ from service.dialects.chat import Call, ChatRequest, Message, said
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from tamis import content
-from tamis.content import Content
+from tamis.content import Asked, Content
 from tamis.verdict import Verdict
 
 router = Dialect(hook=True)
 
 
-class Asked(Loose):
+class Params(Loose):
     """Of ``additional_provider_specific_params``, in LiteLLM's configuration, what is ours."""
 
     policy: str | dict[str, Any] | None = None
@@ -38,7 +38,7 @@ class GuardrailRequest(Loose):
     structured_messages: list[Message] | None = None
     tool_calls: list[Call] | None = None
     litellm_call_id: str | None = None
-    additional_provider_specific_params: Asked | None = None
+    additional_provider_specific_params: Params | None = None
 
 
 BODY: Final = TypeAdapter(GuardrailRequest)
@@ -49,33 +49,37 @@ TAGS: Final = frozenset({"str", "list[Part]", "dict[str,any]"})
 async def guardrail(request: Request) -> JSONResponse:
     """Judge one side of a call."""
     body = await body_of(request, BODY, TAGS)
-    given = body.additional_provider_specific_params or Asked()
+    given = body.additional_provider_specific_params or Params()
     contents = contents_of(body, given, calls_of(request), _key(request, body.litellm_call_id))
     return JSONResponse(answer_json(await verdict_of(request, contents, given.policy)))
 
 
 def contents_of(
-    body: GuardrailRequest, asked: Asked, calls: Calls, call: Key | None
+    body: GuardrailRequest, given: Params, calls: Calls, call: Key | None
 ) -> tuple[Content, ...]:
     """What is judged; a request is noted, for the answer to come."""
     texts = body.texts or []
-    if asked.judge == "document":
+    if given.judge == "document":
         return tuple(content.document(t, field=f"texts[{n}]") for n, t in enumerate(texts))
     if body.input_type == "response":
-        request = "" if call is None else calls.asked(call)
-        found = [content.response(t, request, f"texts[{n}]") for n, t in enumerate(texts) if t]
+        last = Asked() if call is None else calls.asked(call)
+        found = [
+            content.response(text, last.request, f"texts[{n}]", last.earlier)
+            for n, text in enumerate(texts)
+            if text
+        ]
         for n, made in enumerate(body.tool_calls or ()):
             arguments = said(None if made.function is None else made.function.arguments)
             if arguments:
-                found.append(content.document(arguments, request, content.call_field(n)))
+                found.append(content.document(arguments, last.request, content.call_field(n)))
         return tuple(found)
     if body.structured_messages:
         chat = ChatRequest(messages=body.structured_messages)
-        if call is not None and chat.request:
+        if call is not None and chat.request.request:
             calls.keep(call, chat.request)
         return chat.asked
     if call is not None and texts:
-        calls.keep(call, texts[-1])
+        calls.keep(call, Asked(texts[-1]))
     return tuple(content.prompt(text, f"texts[{n}]") for n, text in enumerate(texts))
 
 

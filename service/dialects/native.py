@@ -80,7 +80,8 @@ class Message(Loose):
 class Conversation(Strict):
     """A conversation; its last user message and what followed it are judged.
 
-    What tools were asked and what they said is judged as documents are.
+    Both in the light of what user and assistant said before. What tools were asked and what they
+    said is judged as documents are.
     """
 
     messages: list[Message] = Field(min_length=1)
@@ -220,11 +221,12 @@ def contents_of(item: Any) -> tuple[content.Content, ...]:
         case Document():
             return (content.document(item.document, item.prompt),)
         case Conversation():
-            return content.conversation([_turn(message) for message in item.messages])
+            return content.conversation([turn_of(message) for message in item.messages])
     raise TypeError(type(item).__name__)
 
 
-def _turn(message: Message) -> content.Message:
+def turn_of(message: Message) -> content.Message:
+    """A message as it is judged."""
     calls = enumerate(message.tool_calls or ())
     tools = tuple((content.call_field(n), call.function.arguments or "") for n, call in calls)
     return content.Message(message.role, message.content or "", tools)
@@ -286,6 +288,8 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
         }
     if field.withheld is not None:
         out["withheld"] = field.withheld.value
+    if field.transforms:
+        out["transforms"] = list(field.transforms)
     return out
 
 

@@ -16,7 +16,7 @@ from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
 from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Reading, Text, read
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
-from tamis.tokens import plain_tokenizer
+from tamis.tokens import plain_tokenizer, unknown_of
 from tamis.verdict import BORDERLINE, UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
 
@@ -89,7 +89,9 @@ class Classifier:
         self.runtime = runtime
         self._read = reader
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
-        self._unknown = self._tokenizer.token_to_id("[UNK]")
+        self._unknown = unknown_of(self._tokenizer)
+        # What a lattice of pieces puts before a word it has no pieces for.
+        self._before = self._tokenizer.token_to_id("▁")
         self._column = {head.name: i for i, head in enumerate(bundle.heads)}
         self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
@@ -263,7 +265,10 @@ class Classifier:
 
     def _strange(self, ids: Sequence[int], text: str) -> bool:
         """Whether most of a text is letters that the tokenizer has no tokens for."""
-        if self._unknown is None or text.isascii() or 2 * ids.count(self._unknown) < len(ids):
+        if self._unknown is None or text.isascii():
+            return False
+        before = 0 if self._before is None else ids.count(self._before)
+        if 2 * ids.count(self._unknown) < len(ids) - before:
             return False
         return any(char.isalpha() and not char.isascii() for char in text)
 

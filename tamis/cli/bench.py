@@ -9,7 +9,7 @@ from tamis.cli.common import CommandError, Commands
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "robustness"),
+    *("rolling", "observability", "reasoner", "robustness", "conversations"),
 )
 
 
@@ -19,10 +19,15 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
     bench.add_argument(
-        "--data", type=Path, help="folder of real texts, for invariance and robustness"
+        "--data",
+        type=Path,
+        help="folder of real texts, for invariance, robustness and conversations",
     )
     bench.add_argument(
-        "--rows", type=int, default=60, help="harmful and benign ones, of robustness"
+        "--rows",
+        type=int,
+        default=60,
+        help="harmful and benign ones, of robustness and conversations",
     )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
@@ -30,11 +35,15 @@ def add_to(commands: Commands) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    if args.name in ("invariance", "robustness") and args.data is None:
+    if args.name in ("invariance", "robustness", "conversations") and args.data is None:
         raise CommandError(f"--data: {args.name} needs a folder of *.jsonl.gz")
     if args.rows < 1:
         raise CommandError("--rows: must be at least 1")
-    modules = {"peers": "compare", "robustness": "robustness.measure"}
+    modules = {
+        "peers": "compare",
+        "robustness": "robustness.measure",
+        "conversations": "robustness.conversations",
+    }
     module = modules.get(args.name, args.name)
     try:
         benchmark = importlib.import_module(f"benchmarks.{module}")
@@ -47,6 +56,7 @@ def _bench(args: argparse.Namespace) -> int:
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows],
+        "conversations": [args.data, args.rows],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
     return 0

@@ -13,7 +13,7 @@ from service.dialects.calls import Calls
 from service.dialects.chat import ChatRequest, ChatResponse, Message
 from service.moderation import Moderator
 from service.settings import Settings
-from tamis.content import Content, response
+from tamis.content import Asked, Content, response
 from tests.service.test_app import wait_until_ready
 from tests.service.wire import ATTACK, ENVOY, KIND, LITELLM, RUDE, user
 
@@ -49,6 +49,86 @@ def post(client: TestClient, path: str, body: Any, **headers: str) -> Any:
 
 def call(name: str = "read", arguments: Any = '{"page": "a"}') -> dict[str, Any]:
     return {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+# ---- conversations
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "By 'tea' I mean the pond."},
+    {"role": "assistant", "content": "Good, tea is the pond."},
+    {"role": "user", "content": "How deep is the tea?"},
+]
+ANSWERED = [*CHAT, {"role": "assistant", "content": "Two metres."}]
+EARLIER_TURNS = "By 'tea' I mean the pond.\nGood, tea is the pond."
+IN_ITS_LIGHT = ("prompt", "How deep is the tea?", EARLIER_TURNS)
+BOTH = f"{EARLIER_TURNS}\nHow deep is the tea?"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/moderate", {"input": {"messages": CHAT}}),
+        ("/v1/chat/moderations", {"input": CHAT}),
+        ("/v1/chat/completions", {"messages": CHAT}),
+        ("/api/v1/text/chat", {"messages": CHAT}),
+        (LITELLM, {"input_type": "request", "structured_messages": CHAT}),
+        ("/portkey", {"request": {"json": {"messages": CHAT}}, "eventType": "beforeRequestHook"}),
+        ("/request", {"body": {"messages": CHAT}}),
+        (ENVOY, {"messages": CHAT}),
+        (ENVOY.replace("chat/completions", "responses"), {"input": CHAT}),
+    ],
+)
+def test_every_dialect_of_chats_judges_the_last_request_in_the_light_of_the_others(
+    client, judged, path, body
+):
+    post(client, path, body)
+    assert [(c.question, c.text, c.context) for c in judged] == [IN_ITS_LIGHT]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/moderate", {"input": {"messages": ANSWERED}, "judge": ["response"]}),
+        ("/v1/chat/moderations", {"input": [ANSWERED]}),
+        ("/v1/chat/completions", {"messages": ANSWERED}),
+        ("/api/v1/text/chat", {"messages": ANSWERED}),
+        (
+            "/portkey",
+            {
+                "request": {"json": {"messages": CHAT}},
+                "response": {"json": {"choices": [{"message": ANSWERED[-1]}]}},
+                "eventType": "afterRequestHook",
+            },
+        ),
+        (
+            "/portkey",
+            {
+                "request": {"json": {"messages": CHAT}},
+                "response": {"text": "Two metres."},
+                "eventType": "afterRequestHook",
+            },
+        ),
+    ],
+)
+def test_every_dialect_of_chats_judges_an_answer_in_the_light_of_all_before(
+    client, judged, path, body
+):
+    post(client, path, body)
+    assert [(c.question, c.text, c.context) for c in judged] == [("response", "Two metres.", BOTH)]
+
+
+def test_litellm_remembers_what_was_said_before_a_request(client, judged):
+    request = {"input_type": "request", "litellm_call_id": "deep", "structured_messages": CHAT}
+    post(client, LITELLM, request)
+    answer = {"input_type": "response", "texts": ["Two metres."], "litellm_call_id": "deep"}
+    post(client, LITELLM, answer | {"tool_calls": [call(arguments="{}")]})
+    assert [(c.question, c.context) for c in judged] == [
+        ("prompt", EARLIER_TURNS),
+        ("response", BOTH),
+        # A tool's side is judged by what was asked, not by what was said long ago.
+        ("attack", "How deep is the tea?"),
+    ]
 
 
 # ---- LiteLLM
@@ -125,18 +205,18 @@ def test_litellm_names_a_policy(client):
 def test_calls_are_bounded_expire_and_belong_to_a_key():
     calls = Calls(seconds=60, max_characters=10_000)
     for n in range(100):
-        calls.keep(("key", f"{n}"), "x" * 1_000)
+        calls.keep(("key", f"{n}"), Asked("x" * 800, ("y" * 200,)))
     assert 5 < len(calls) < 11
-    assert calls.asked(("key", "99")) == "x" * 1_000
-    assert calls.asked(("key", "0")) == calls.asked(("other", "99")) == ""
-    calls.keep(("key", "long"), "a" * 50_000 + "b" * 50_000)
-    assert calls.asked(("key", "long")) == "a" * 2_000 + "b" * 2_000
-    calls.keep(("key", "long"), "short")
-    assert calls.asked(("key", "long")) == "short"
+    assert calls.asked(("key", "99")) == Asked("x" * 800, ("y" * 200,))
+    assert calls.asked(("key", "0")) == calls.asked(("other", "99")) == Asked()
+    calls.keep(("key", "long"), Asked("a" * 50_000 + "b" * 50_000, ("y",)))
+    assert calls.asked(("key", "long")) == Asked("a" * 2_000 + "b" * 2_000, ("y",))
+    calls.keep(("key", "long"), Asked("short"))
+    assert calls.asked(("key", "long")) == Asked("short")
     gone = Calls(seconds=-1)
-    gone.keep((None, "1"), "x")
-    assert gone.asked((None, "1")) == ""
-    gone.keep((None, "2"), "x")
+    gone.keep((None, "1"), Asked("x"))
+    assert gone.asked((None, "1")) == Asked()
+    gone.keep((None, "2"), Asked("x"))
     assert len(gone) == 0
 
 
@@ -428,5 +508,5 @@ def test_the_responses_apis_tools_are_documents():
     ids=["chat", "completion", "messages", "responses"],
 )
 def test_answers_of_every_api_are_judged_alone(body):
-    (found,) = ChatResponse.model_validate(body).answered("x")
-    assert (found.question, found.text, found.context) == ("response", KIND, "x")
+    (found,) = ChatResponse.model_validate(body).answered(Asked("x", ("w",)))
+    assert (found.question, found.text, found.context) == ("response", KIND, "w\nx")
