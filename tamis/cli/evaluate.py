@@ -8,15 +8,23 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.cli.common import Commands, add_tier, load_tier, policy_of, provenance_of
+from tamis.cli.common import (
+    CommandError,
+    Commands,
+    add_tier,
+    load_tier,
+    policy_of,
+    provenance_of,
+)
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
-from tamis.verdict import Finding, Provenance
+from tamis.tiers import default_accurate, load_bands
+from tamis.verdict import Finding, Provenance, Second
 
 if TYPE_CHECKING:
     from training.evaluation.suite import JudgeAll
@@ -40,11 +48,21 @@ def add_to(commands: Commands) -> None:
     judge = evaluate.add_mutually_exclusive_group()
     judge.add_argument("--bundle", type=Path)
     judge.add_argument("--checkpoint", type=Path, help="a calibrated checkpoint, before its export")
+    judge.add_argument(
+        "--recorded",
+        type=Path,
+        nargs="+",
+        metavar="FINDINGS",
+        help="no model: what one wrote with --findings, or fast and accurate as a cascade",
+    )
     add_tier(evaluate)
     evaluate.add_argument("--policy", type=Path, help="policy file (default: the shipped one)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.add_argument(
         "--scores", type=Path, metavar="OUT", help="write every row's id, label and score here"
+    )
+    evaluate.add_argument(
+        "--findings", type=Path, metavar="OUT", help="write all that was found, for --recorded"
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -112,6 +130,30 @@ class _Judge:
 
 @contextmanager
 def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
+    with _who_judges(args, policy) as judge:
+        if args.findings is None:
+            yield judge
+            return
+        from training.evaluation import recorded
+
+        if args.checkpoint or judge.about.get("tier") == "cascade":
+            raise CommandError("--findings: those of one bundle are recorded")
+        about, who = judge.about, judge.provenance
+        with args.findings.open("w", encoding="utf-8") as out:
+            head = recorded.head(about["name"], about["licence"], who.bundle, judge.thresholds)
+            out.write(json.dumps(head) + "\n")
+
+            def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
+                return recorded.recording(contents, judge.judge_all(contents), out)
+
+            yield replace(judge, judge_all=judge_all)
+
+
+@contextmanager
+def _who_judges(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
+    if args.recorded:
+        yield _recorded(args, policy)
+        return
     if args.checkpoint:
         from training.evaluation.checkpoint import CheckpointJudge
 
@@ -120,6 +162,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
         about = {"name": args.checkpoint.name, "training": trained.checkpoint.training}
         yield _Judge(trained.judge_all, trained.thresholds, who, about)
         return
+    from service.engine.cascade import Cascade
     from service.engine.runtime import available_threads
 
     # One text per core: the best throughput, and the very graph and code path that serve.
@@ -134,5 +177,34 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
             "licence": classifier.bundle.manifest["licence"],
             "tier": args.tier or "fast",
         }
+        if isinstance(classifier, Cascade):
+            about["second"] = _second(classifier.second)
         thresholds = classifier.bundle.thresholds
         yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)
+
+
+def _recorded(args: argparse.Namespace, policy: Policy) -> _Judge:
+    from training.evaluation import recorded
+
+    if len(args.recorded) > 2:
+        raise CommandError(
+            "--recorded: findings of one bundle, or of fast and accurate"
+        )
+    first, *more = (recorded.read(path) for path in args.recorded)
+    judge = first.judge
+    about: dict[str, Any] = {"name": first.name, "licence": first.licence, "tier": args.tier}
+    if more:
+        bands = load_bands(args.accurate or default_accurate())
+        cascade = recorded.RecordedCascade(first, *more, bands)
+        judge = cascade.judge
+        about |= {"tier": "cascade", "second": _second(cascade.second)}
+
+    def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
+        return map(judge, contents)
+
+    who = Provenance(first.name, first.fingerprint, policy.name, policy.version)
+    return _Judge(judge_all, first.thresholds, who, about)
+
+
+def _second(who: Second) -> str:
+    return f"{who.model}@{who.bundle[:12]}"
