@@ -187,9 +187,7 @@ def _recorded(args: argparse.Namespace, policy: Policy) -> _Judge:
     from training.evaluation import recorded
 
     if len(args.recorded) > 2:
-        raise CommandError(
-            "--recorded: findings of one bundle, or of fast and accurate"
-        )
+        raise CommandError("--recorded: findings of one bundle, or of fast and accurate")
     first, *more = (recorded.read(path) for path in args.recorded)
     judge = first.judge
     about: dict[str, Any] = {"name": first.name, "licence": first.licence, "tier": args.tier}
