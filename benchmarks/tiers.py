@@ -102,7 +102,7 @@ def find(
         alone = {"tier": "accurate", "accurate": accurate}
         found.append(Tier("accurate", alone, (second,), (second,)))
     except BundleError as error:
-        missing.append(f"accurate and cascade are left out: {error}")
+        missing.append(f"accurate and cascade are left out: {_said(error, accurate)}")
     if second is not None:
         both = first, second
         try:
@@ -110,7 +110,7 @@ def find(
             cascade = {"tier": "cascade", "accurate": accurate}
             found.append(Tier("cascade", cascade, both, (first,)))
         except BundleError as error:
-            missing.append(f"cascade is left out: {error}")
+            missing.append(f"cascade is left out: {_said(error, accurate)}")
         asked = cascade_of_all(first, second, scratch)
         always = {"tier": "cascade", "accurate": asked}
         found.append(Tier(ALWAYS, always, both, both))
@@ -119,8 +119,13 @@ def find(
             other = bundles.load(path)
             found.append(Tier(name, {"tier": "fast"}, (other,), (other,)))
         except BundleError as error:
-            missing.append(f"{name} is left out: {error}")
+            missing.append(f"{name} is left out: {_said(error, path)}")
     return found, missing
+
+
+def _said(error: BundleError, path: Path) -> str:
+    """What is wrong with a bundle; where it lies on this machine is nobody's business."""
+    return str(error).replace(str(path), path.name)
 
 
 def cascade_of_all(fast: Bundle, accurate: Bundle, scratch: Path) -> Path:
@@ -267,7 +272,9 @@ def run(
             print(line, flush=True)
         sizes = [footprint(t, delta if t.name == "accurate" else None) for t in tiers]
         lengths, mixed, about = _rounds(tiers, data, rounds)
-    built = f"no delta at {shipped_delta()}: no time to build the accurate bundle"
+    built = (
+        f"There is no delta (`{shipped_delta().name}`), so nothing is said of the time to build."
+    )
     if delta is not None:
         first, again = build_seconds(delta)
         built = (
@@ -276,7 +283,7 @@ def run(
         )
     record = Record("tiers", "Tiers", "tamis bench tiers")
     record.notes = [
-        f"One client, milliseconds, medians of {rounds} rounds; in each every tier has the machine "
+        f"One client, milliseconds, medians of rounds ({rounds}); in each every tier has the machine "
         "to itself, in changing order. `raw` is `session.run` on the windows' arrays, of all that "
         "the text goes through, in the benchmark's own process, in turns with `HTTP`, from text to "
         "verdict. These texts leave the fast bundle sure; "

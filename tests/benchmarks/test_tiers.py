@@ -59,7 +59,8 @@ def test_every_tier_is_measured_beside_its_own_graph(
     assert kept["command"] == "tamis bench tiers"
     for one in (bundle, second):
         assert f"{one.name}@{one.fingerprint[:12]}" in kept["about"]["bundle"]
-    assert any("gone is left out" in note for note in kept["notes"])
+    assert any("gone is left out: no bundle at gone: " in note for note in kept["notes"])
+    assert str(tmp_path) not in json.dumps(kept)
     page = record.render(kept)
     assert kept["about"]["date"] in page
     assert f"| {tiers.ALWAYS} | 16 |" in page
@@ -79,7 +80,7 @@ def test_a_rehearsal_without_the_accurate_bundle_says_so_and_keeps_nothing(
     command = ["bench", "tiers", "--accurate", str(tmp_path / "none"), "--rehearse"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "accurate and cascade are left out: no bundle at" in said
+    assert "accurate and cascade are left out: no bundle at none: " in said
     assert "| fast | 16 |" in said
     assert not quick.exists()
 
