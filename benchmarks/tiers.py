@@ -196,7 +196,8 @@ def measure(client: Client, bare: Sequence[Bare], tokens: int) -> dict[str, floa
     def served() -> None:
         client.post(wire)
 
-    raw(), served()
+    raw()
+    served()
     alone: list[float] = []
     http: list[float] = []
     for _ in range(TURNS):
@@ -281,12 +282,14 @@ def run(
             f"`tamis export accurate` took {first:.0f} s with what had to be fetched, and "
             f"{again:.0f} s with the base in the cache."
         )
-    record = Record("tiers", "Tiers", "tamis bench tiers")
+    command = ["tamis bench tiers", *(f"--also {name}={path.name}" for name, path in also)]
+    command += [] if data is None else [f"--data {data.name}"]
+    record = Record("tiers", "Tiers", " ".join(command))
     record.notes = [
-        f"One client, milliseconds, medians of rounds ({rounds}); in each every tier has the machine "
-        "to itself, in changing order. `raw` is `session.run` on the windows' arrays, of all that "
-        "the text goes through, in the benchmark's own process, in turns with `HTTP`, from text to "
-        "verdict. These texts leave the fast bundle sure; "
+        f"One client, milliseconds, medians of rounds ({rounds}); in each every tier has the "
+        "machine to itself, in changing order. `raw` is `session.run` on the windows' arrays, of "
+        "all that the text goes through, in the benchmark's own process, in turns with `HTTP`, "
+        "from text to verdict. These texts leave the fast bundle sure; "
         f"`{ALWAYS}` is the cascade with bands that hold every score.",
         f"The last table is {about}. `× fast` compares p50 of the same round.",
         built,

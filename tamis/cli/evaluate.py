@@ -188,12 +188,12 @@ def _recorded(args: argparse.Namespace, policy: Policy) -> _Judge:
 
     if len(args.recorded) > 2:
         raise CommandError("--recorded: findings of one bundle, or of fast and accurate")
-    first, *more = (recorded.read(path) for path in args.recorded)
+    first, *others = (recorded.read(path) for path in args.recorded)
     judge = first.judge
     about: dict[str, Any] = {"name": first.name, "licence": first.licence, "tier": args.tier}
-    if more:
+    for second in others:
         bands = load_bands(args.accurate or default_accurate())
-        cascade = recorded.RecordedCascade(first, *more, bands)
+        cascade = recorded.RecordedCascade(first, second, bands)
         judge = cascade.judge
         about |= {"tier": "cascade", "second": _second(cascade.second)}
 

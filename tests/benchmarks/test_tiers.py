@@ -56,7 +56,7 @@ def test_every_tier_is_measured_beside_its_own_graph(
     }
 
     kept = json.loads((quick / "tiers.json").read_text())
-    assert kept["command"] == "tamis bench tiers"
+    assert kept["command"] == "tamis bench tiers --also gone=gone"
     for one in (bundle, second):
         assert f"{one.name}@{one.fingerprint[:12]}" in kept["about"]["bundle"]
     assert any("gone is left out: no bundle at gone: " in note for note in kept["notes"])

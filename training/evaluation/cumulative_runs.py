@@ -77,11 +77,9 @@ def train(variant: Variant, seed: int, plan: Plan) -> Path:
     _check(folder, variant, seed, plan)
     if (folder / FINISHED).exists():
         return folder
-    recipe = Recipe(
-        # The last step counts: which one is best is not asked.
-        **{"steps": plan.steps, "check_every": plan.steps, "seed": seed, "teachers": teachers}
-        | dict(variant.recipe)
-    )
+    # The last step counts: which one is best is not asked.
+    settings: dict[str, Any] = {"steps": plan.steps, "check_every": plan.steps, "seed": seed}
+    recipe = Recipe(**settings | dict(variant.recipe), teachers=teachers)
     with ExitStack() as stack:
         stack.enter_context(registry.meaning(variant.labels))
         if not variant.readings:

@@ -142,7 +142,7 @@ def read(path: Path) -> Recorded:
 
 
 def _finding(row: Mapping[str, Any]) -> Finding:
-    return Finding(**row | {"transforms": tuple(row["transforms"])})
+    return Finding(**{**row, "transforms": tuple(row["transforms"])})
 
 
 def _thresholds_json(limits: Thresholds) -> dict[str, Any]:
