@@ -24,11 +24,11 @@ class Cascade:
         bands.check(first.bundle, second.bundle)
         self.bundle = first.bundle
         self._first, self._second, self._bands = first, second, bands
-        self._who = second_of(second.bundle)
+        self.second = second_of(second.bundle)
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
         """One content's finding."""
         found = self._first.judge(content, evidence)
         if not self._bands.unsure(found):
             return found
-        return replace(self._second.judge(content, evidence), second=self._who)
+        return replace(self._second.judge(content, evidence), second=self.second)

@@ -5,11 +5,15 @@ import importlib
 from pathlib import Path
 
 from tamis import bundle as bundles
-from tamis.cli.common import CommandError, Commands
+from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
+<<<<<<< HEAD
     *("rolling", "observability", "reasoner", "robustness", "conversations"),
+=======
+    *("rolling", "observability", "reasoner", "robustness", "tiers"),
+>>>>>>> bench
 )
 
 
@@ -19,9 +23,13 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
     bench.add_argument(
+<<<<<<< HEAD
         "--data",
         type=Path,
         help="folder of real texts, for invariance, robustness and conversations",
+=======
+        "--data", type=Path, help="folder of real texts, for invariance, robustness and tiers"
+>>>>>>> bench
     )
     bench.add_argument(
         "--rows",
@@ -31,7 +39,21 @@ def add_to(commands: Commands) -> None:
     )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
+    bench.add_argument("--accurate", type=Path, help="tiers: bundle of the accurate one")
+    bench.add_argument(
+        "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
+        help="tiers: a further bundle, as it serves alone",
+    )  # fmt: skip
+    bench.add_argument("--rounds", type=whole, default=5, help="of tiers")
+    bench.add_argument("--rehearse", action="store_true", help="tiers: one round, nothing is kept")
     bench.set_defaults(run=_bench)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError("must be NAME=BUNDLE")
+    return name, Path(path)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -56,7 +78,11 @@ def _bench(args: argparse.Namespace) -> int:
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows],
+<<<<<<< HEAD
         "conversations": [args.data, args.rows],
+=======
+        "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
+>>>>>>> bench
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
     return 0

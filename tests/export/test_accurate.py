@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
+from benchmarks.tiers import build_seconds
 from export import accurate
 from export.accurate import BaseMismatchError, build, write_delta
 from tamis.bundle import MANIFEST, Bundle, BundleError, load
@@ -146,6 +147,13 @@ def test_building_takes_neither_torch_nor_onnx(delta: Path, tmp_path: Path):
         check=True,
     )
     assert said.stdout.strip() == "set()"
+
+
+def test_the_time_that_a_build_takes_is_that_of_the_command(made: Made, tmp_path: Path):
+    first, again = build_seconds(made.delta)
+    assert min(first, again) > 0.1
+    with pytest.raises(subprocess.CalledProcessError):
+        build_seconds(tmp_path / "none")
 
 
 def test_bands_are_chosen_for_two_bundles(bundle: Bundle, data: Path, tmp_path: Path, capsys):

@@ -116,7 +116,7 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
     """Mean average precision over (source, question) pairs that hold both labels.
 
     Only within one source does a label say where the boundary lies; across sources a model may
-    simply recognise the source.
+    simply recognise the source. NaN where no pair does.
     """
     labels = batches.settled(np.stack([example.labels for example in examples]))
     names = np.array([f"{row.source}/{row.target}" for row in rows])
@@ -127,7 +127,7 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
             truth = labels[known, head]
             if min(truth.sum(), (1 - truth).sum()) >= 5:
                 values.append(average_precision(truth, logits[known, head]))
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else math.nan
 
 
 def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
