@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from tamis.cli.common import Commands, add_tier, load_tier, policy_of, provenance_of
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
+from tamis.tokens import plain_tokenizer
 from tamis.verdict import Finding, Provenance
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from training.evaluation.suite import JudgeAll
 
 
@@ -36,6 +39,13 @@ def add_to(commands: Commands) -> None:
         nargs="+",
         metavar="DIR",
         help="folders of rows that were read: what their held-out ones show",
+    )
+    labelled.add_argument(
+        "--padding",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders of training data: whether a harmful sentence is found among calm ones",
     )
     judge = evaluate.add_mutually_exclusive_group()
     judge.add_argument("--bundle", type=Path)
@@ -56,8 +66,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from training.evaluation import suite
 
     policy = policy_of(args.policy)
-    if args.held_out:
-        return _held_out(args, policy)
+    if args.held_out or args.padding:
+        return _told(args, policy)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         each = None
         if args.scores:
@@ -87,14 +97,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _held_out(args: argparse.Namespace, policy: Policy) -> int:
-    from training.evaluation import held_out
+def _told(args: argparse.Namespace, policy: Policy) -> int:
+    from training.evaluation import held_out, padding
 
-    rows = held_out.rows_of(args.held_out)
     with _judge(args, policy) as judge:
-        figures = held_out.measure(
-            rows, judge.judge_all, policy, judge.thresholds, judge.provenance
-        )
+        if args.padding:
+            texts = padding.texts_of(padding.rows_of(args.padding), judge.tokens)
+            figures = padding.measure(texts, judge.judge_all, judge.thresholds)
+        else:
+            rows = held_out.rows_of(args.held_out)
+            figures = held_out.measure(
+                rows, judge.judge_all, policy, judge.thresholds, judge.provenance
+            )
     text = json.dumps(figures | {"about": judge.about}, indent=2)
     print(text)
     if args.json:
@@ -108,6 +122,12 @@ class _Judge:
     thresholds: Mapping[str, Thresholds]
     provenance: Provenance
     about: dict[str, Any]
+    tokens: Callable[[str], int]
+
+
+def _counter(tokenizer: "Tokenizer") -> Callable[[str], int]:
+    """How many tokens a text has."""
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
 @contextmanager
@@ -118,7 +138,8 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
         trained = CheckpointJudge(args.checkpoint)
         who = Provenance(args.checkpoint.name, "", policy.name, policy.version)
         about = {"name": args.checkpoint.name, "training": trained.checkpoint.training}
-        yield _Judge(trained.judge_all, trained.thresholds, who, about)
+        counting = _counter(trained.checkpoint.tokenizer)
+        yield _Judge(trained.judge_all, trained.thresholds, who, about, counting)
         return
     from service.engine.runtime import available_threads
 
@@ -135,4 +156,5 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
             "tier": args.tier or "fast",
         }
         thresholds = classifier.bundle.thresholds
-        yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)
+        counting = _counter(plain_tokenizer(classifier.bundle.tokenizer))
+        yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about, counting)

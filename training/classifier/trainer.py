@@ -30,6 +30,7 @@ from training.classifier.inference import (
     to_tensors,
 )
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import SPANS
 from training.datasets import batches, feedback, mixing
 from training.datasets.batches import UNKNOWN, Example
 from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
@@ -152,6 +153,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         base, path = bases.resolve(recipe.base)
         tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments())
+    model.read_spans(SPANS, HEADS)
     if recipe.init:
         model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))
     shape = window_shape(tokenizer, recipe)
@@ -246,6 +248,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
             },
             "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
             "heads": list(HEADS),
+            "pooling": asdict(SPANS),
             "rows": {
                 "train": len(rows),
                 "held_out": len(held),
@@ -297,6 +300,10 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     keep_memory()
     checkpoint = Checkpoint(folder)
     report = checkpoint.training
+    # Thresholds belong to a pooling. A checkpoint that was calibrated before keeps its own until
+    # it is calibrated again.
+    checkpoint.model.read_spans(SPANS, report["heads"])
+    report["pooling"] = asdict(SPANS)
     _, held = _rows(data, folder, Recipe(**report["recipe"]))
     examples = checkpoint.encode(held)
     logits = predict(checkpoint.model, examples)
