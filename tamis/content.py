@@ -85,9 +85,7 @@ def newest(turns: Sequence[str], room: int = EARLIER) -> tuple[str, ...]:
     return tuple(reversed(found))
 
 
-def behind(
-    earlier: Sequence[str], request: str | None = None, room: int = EARLIER
-) -> str | None:
+def behind(earlier: Sequence[str], request: str | None = None, room: int = EARLIER) -> str | None:
     """What a text is read behind: the newest words of earlier turns, and the request it answers.
 
     Training and serving both ask here, so that a model is served what it was taught on. Earlier
@@ -104,9 +102,7 @@ def prompt(text: str, field: str = "prompt", earlier: Sequence[str] = ()) -> Con
     return Content("prompt", text, context=behind(earlier), field=field)
 
 
-def response(
-    text: str, to: str, field: str = "response", earlier: Sequence[str] = ()
-) -> Content:
+def response(text: str, to: str, field: str = "response", earlier: Sequence[str] = ()) -> Content:
     """A model's answer, judged in the light of the prompt it answers and of what was before it."""
     return Content("response", text, context=behind(earlier, to), field=field)
 

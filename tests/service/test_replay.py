@@ -38,8 +38,7 @@ TEXTS: list[dict[str, Any]] = [
     {"text": "What a stupid goose!"},
     {"id": "x", "prompt": "How do I bake bread?", "response": "You mix, you knead, you wait."},
     {"messages": [{"role": "assistant", "content": "Welcome to the garden."}, {"role": "user"}]},
-    {"prompt": "How are the geese?", "response": None},
-    {"response": "They are well."},
+    ITEMS[5],
     {"text": ITEMS[-1]},
 ]
 
