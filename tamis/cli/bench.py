@@ -9,11 +9,7 @@ from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-<<<<<<< HEAD
-    *("rolling", "observability", "reasoner", "robustness", "conversations"),
-=======
-    *("rolling", "observability", "reasoner", "robustness", "tiers"),
->>>>>>> bench
+    *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
 )
 
 
@@ -23,13 +19,9 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
     bench.add_argument(
-<<<<<<< HEAD
         "--data",
         type=Path,
-        help="folder of real texts, for invariance, robustness and conversations",
-=======
-        "--data", type=Path, help="folder of real texts, for invariance, robustness and tiers"
->>>>>>> bench
+        help="folder of real texts, for invariance, robustness, conversations and tiers",
     )
     bench.add_argument(
         "--rows",
@@ -78,11 +70,8 @@ def _bench(args: argparse.Namespace) -> int:
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows],
-<<<<<<< HEAD
         "conversations": [args.data, args.rows],
-=======
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
->>>>>>> bench
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
     return 0
