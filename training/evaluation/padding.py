@@ -5,7 +5,6 @@
 Both are held-out rows: thresholds saw them, training did not.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,13 @@ from tamis.verdict import Finding
 from training.datasets import mixing
 from training.datasets.schema import Row
 from training.evaluation.suite import JudgeAll, content_of
+from training.synthesis.padded import CALM, SENTENCE
 
 LENGTHS: Final = (10, 100, 1_000, 8_000)
 PLACES: Final = ("start", "middle", "end")
 SAMPLES: Final = 24
-# Ordinary requests and answers. Benign rows of other sources are the twins of harmful ones.
-CALM: Final = ("dolly_sub", "gpteacher_roleplay", "oasst_100trees_user")
 TARGETS: Final = ("prompt", "text")
 SHORTEST, LONGEST = 6, 30
-SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|\n+")
 
 Count = Callable[[str], int]
 
