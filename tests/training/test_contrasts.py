@@ -27,16 +27,16 @@ def test_every_row_holds_together(rows: list[Row]):
     for each in rows:
         taxonomy().check(each.categories)
         assert source_of(each).labels_of(each), each.id
-        assert each.severity is not None
+        assert (each.severity is None) == (each.target == "document"), each.id
         assert not (each.severity == 0 and each.categories), each.id
         assert (each.stance is not None) == (each.target == "response"), each.id
-        assert (each.attack is not None) == (each.target == "prompt"), each.id
+        assert (each.attack is not None) == (each.target in ("prompt", "document")), each.id
 
 
 def test_every_group_holds_a_safe_row_and_most_an_unsafe_one(rows: list[Row]):
-    groups: dict[str | None, set[int | None]] = defaultdict(set)
+    groups: dict[str | None, set[int]] = defaultdict(set)
     for each in rows:
-        groups[each.group].add(each.severity)
+        groups[each.group].add(each.label * 2 if each.severity is None else each.severity)
     assert None not in groups
     assert all(0 in severities for severities in groups.values())
     assert sum(2 in severities for severities in groups.values()) > len(groups) / 2
