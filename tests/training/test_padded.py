@@ -43,6 +43,24 @@ def test_a_short_row_keeps_its_label_among_calm_sentences(tmp_path: Path):
     assert not mixing.split(rows)[1]
 
 
+def test_a_request_is_put_behind_other_turns_with_its_label(tmp_path: Path):
+    data = write_data(tmp_path)
+    answers = [
+        row(n, "alpaca_answers", "response", 0, f"How long is a river {n}?", response="Very long.")
+        | {"source": "dolly_sub"}
+        for n in range(20)
+    ]
+    write_rows(data / "answers.jsonl.gz", answers)
+    padded.write([data], tmp_path / "out", 100)
+    rows = list(read_rows(tmp_path / "out" / padded.FILE))
+    behind = [each for each in rows if each.context]
+    assert 0 < len(behind) < len(rows) / 2
+    for each in behind:
+        assert each.context[1::2] == ("Very long.",) * (len(each.context) // 2)
+        assert each.prompt.startswith("Help me mock")
+        assert (each.label, each.severity) == (1, 2)
+
+
 def test_the_same_call_writes_the_same_rows(tmp_path: Path):
     data = write_data(tmp_path)
     for name in ("one", "two", "other"):

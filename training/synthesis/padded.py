@@ -4,6 +4,10 @@ Most training texts are harmful or harmless from end to end, so a classifier lea
 by all of it: an insult beside one calm sentence fell from .84 to .45, because its very tokens are
 read in the light of their neighbours. Harmless texts are padded alike, or calm company would
 itself be a sign.
+
+And requests behind an exchange about something else: rows with earlier turns are few, and their
+last turn mostly goes on with the topic, so that half of the innocent requests after an answered
+harmful one were flagged. An old topic says nothing of a new one.
 """
 
 import hashlib
@@ -30,6 +34,8 @@ CORE: Final = 40
 SENTENCE_WORDS: Final = (4, 30)
 # Calm words around a text: evenly by their logarithm, from a sentence to about a window.
 LEAST, MOST = 8, 150
+# One row in so many is put behind other turns, rather than among sentences.
+BEHIND: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,19 @@ def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
     if not cores or not calm.sentences:
         raise ValueError("padded: the data has no short rows that were read, or none that are calm")
     draw = np.random.default_rng(seed)
-    chosen = draw.permutation(len(cores))[:count]
+    exchanges = [(row.prompt, row.judged) for row in rows if row.target == "response"]
+    made: dict[str, dict[str, Any]] = {}
+    for n, i in enumerate(draw.permutation(len(cores))[:count]):
+        row = cores[i]
+        if exchanges and n % BEHIND == 0 and row.target == "prompt":
+            turns = [turn for at in draw.integers(len(exchanges), size=2) for turn in exchanges[at]]
+            padded = _row(row, row.prompt, turns[: 2 * int(draw.integers(1, 3))])
+        else:
+            padded = _row(row, _among(row, calm, draw))
+        made[padded["id"]] = padded
     out.mkdir(parents=True, exist_ok=True)
-    write_lines(out / FILE, (json.dumps(_padded(cores[i], calm, draw)) for i in chosen))
-    return len(chosen)
+    write_lines(out / FILE, map(json.dumps, made.values()))
+    return len(made)
 
 
 def _sentences(rows: Sequence[Row]) -> Iterator[str]:
@@ -82,15 +97,19 @@ def _is_core(row: Row) -> bool:
     return read and 0 < len(row.prompt.split()) <= CORE
 
 
-def _padded(row: Row, calm: Calm, draw: np.random.Generator) -> dict[str, Any]:
+def _among(row: Row, calm: Calm, draw: np.random.Generator) -> str:
     wanted = round(float(np.exp(draw.uniform(np.log(LEAST), np.log(MOST)))))
     around = calm.words(wanted, draw)
     at = int(draw.integers(len(around) + 1))
     core = row.prompt.strip()
     core = core if core[-1] in ".!?…\"'" else f"{core}."
-    text = " ".join([*around[:at], core, *around[at:]])
+    return " ".join([*around[:at], core, *around[at:]])
+
+
+def _row(row: Row, text: str, turns: Sequence[str] = ()) -> dict[str, Any]:
+    digest = hashlib.sha256("\n".join([*turns, text]).encode()).hexdigest()
     return {
-        "id": f"{SOURCE}-{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+        "id": f"{SOURCE}-{digest[:16]}",
         "source": SOURCE,
         "target": row.target,
         "label": row.label,
@@ -102,4 +121,5 @@ def _padded(row: Row, calm: Calm, draw: np.random.Generator) -> dict[str, Any]:
         "attack": row.attack,
         # On the side of the split where the text is that it was made of.
         "group": row.group or row.prompt,
+        "context": [{"content": turn} for turn in turns],
     }
