@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.cli.common import Commands, add_tier, load_tier, policy_of, provenance_of
+from tamis import bundle as bundles
+from tamis.cli.common import (
+    Commands,
+    add_tier,
+    load_tier,
+    multilingual_of,
+    policy_of,
+    provenance_of,
+)
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
 from tamis.verdict import Finding, Provenance
@@ -123,7 +131,8 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
     from service.engine.runtime import available_threads
 
     # One text per core: the best throughput, and the very graph and code path that serve.
-    classifier = load_tier(args.tier, args.bundle, args.accurate, threads=1)
+    other = multilingual_of(args.multilingual)
+    classifier = load_tier(args.tier, args.bundle, args.accurate, 1, other)
     with ThreadPoolExecutor(available_threads()) as pool:
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
@@ -133,6 +142,7 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
             "name": classifier.bundle.name,
             "licence": classifier.bundle.manifest["licence"],
             "tier": args.tier or "fast",
+            "multilingual": None if other is None else bundles.load(other).name,
         }
         thresholds = classifier.bundle.thresholds
         yield _Judge(judge_all, thresholds, provenance_of(classifier, policy), about)

@@ -5,7 +5,7 @@ languages and none in English, and marks that no English word has, stand against
 English lexicon; unknown words count for the foreign side, but never by themselves. So what holds no
 words (names, identifiers, code, noise) is left to the body that knows English.
 
-The table of words is that of ``scripts/reading_tables.py``. Shares and times: ``docs/languages.md``.
+``scripts/reading_tables.py`` makes the table of words; shares and times: ``docs/languages.md``.
 """
 
 import gzip

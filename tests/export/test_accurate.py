@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from export import accurate
-from export.accurate import BaseMismatchError, build, write_delta
+from export import rebuild
+from export.rebuild import BaseMismatchError, build, write_delta
 from tamis.bundle import MANIFEST, Bundle, BundleError, load
 from tamis.cli import main
 from tamis.tiers import BANDS, load_bands
@@ -103,7 +103,7 @@ def test_another_base_makes_nothing(made: Made, delta: Path, tmp_path: Path, mon
         build(tmp_path / "accurate", delta, progress=False)
     # What is there is left alone where something goes wrong.
     (tmp_path / "accurate").mkdir()
-    monkeypatch.setattr(accurate, "decoded", lambda *_: b"x")
+    monkeypatch.setattr(rebuild, "decoded", lambda *_: b"x")
     with pytest.raises(BundleError):
         build(tmp_path / "accurate", delta, progress=False)
     assert list((tmp_path / "accurate").iterdir()) == []
@@ -134,7 +134,7 @@ def test_building_takes_neither_torch_nor_onnx(delta: Path, tmp_path: Path):
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from export.accurate import build\n"
+            "import sys; from pathlib import Path; from export.rebuild import build\n"
             "build(Path(sys.argv[1]), Path(sys.argv[2]), progress=False)\n"
             "print({'torch', 'transformers', 'onnx', 'onnxruntime'} & set(sys.modules))",
             str(tmp_path / "accurate"),
