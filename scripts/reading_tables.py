@@ -99,8 +99,8 @@ HINDI: Final = (
     *("thi", "tum", "tumhara", "uska", "wala", "wale", "wali", "yaar", "yeh"),
 )
 
-# Laughter in any language.
-CHAT: Final = ("ha",)
+# Words of chat in English, too.
+CHAT: Final = ("ha", "hei", "ho", "ima", "lo")
 
 
 def styled(char: str) -> str | None:

@@ -24,8 +24,8 @@ _MARKS: Final = (
     "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece"
     "\u102b-\u103e\u17b4-\u17d3"
 )
-WORD: Final = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{_MARKS}])*")
-ASCII: Final = re.compile("[a-z]+")
+WORD: Final = re.compile(rf"[\w{_MARKS}]+")
+ASCII: Final = re.compile(r"[a-z0-9_]+")
 END: Final = re.compile("[.!?;\n。！？；।؟]+")
 LATIN: Final = re.compile("[a-zªº\u00c0-\u024f\u0300-\u036f\u1e00-\u1eff\ufb00-\ufb06]+")
 # Letters in another dress, mathematical ones among them, and signs of sound: no script of theirs.
@@ -42,10 +42,13 @@ SYMBOL: Final = 2
 # as well ("die", "war").
 UNKNOWN: Final = 0.7
 SHARED: Final = 0.5
+# So many unknown words for each of those at most: else it is no language.
+MOST: Final = 6
 # The foreign side must have more than the English one by this much.
 LEAD: Final = 0.8
-# A sentence counts by itself from so many words on, a longer one is taken in pieces.
-LEAST: Final = 4
+# A sentence counts by itself from so many words on (an English one from one more), a longer one is
+# taken in pieces.
+LEAST: Final = 3
 LONGEST: Final = 24
 
 
@@ -65,9 +68,11 @@ class Count(NamedTuple):
     @property
     def is_foreign(self) -> bool:
         """Whether English is the smaller part, and something but unknown words says so."""
-        told = self.foreign >= 1 or self.shared > 1
+        told = self.foreign + self.shared
+        if not (self.foreign >= 1 or self.shared > 1) or self.unknown > MOST * told:
+            return False
         weight = self.foreign + UNKNOWN * self.unknown + SHARED * self.shared
-        return told and weight > self.english + LEAD
+        return weight > self.english + LEAD
 
 
 def language(text: str) -> Language:
@@ -85,9 +90,9 @@ def language(text: str) -> Language:
             count = _count(found[start : start + LONGEST])
             total = Count(*map(add, total, count))
             if count.is_foreign:
-                foreign = foreign or (count.all >= LEAST and count.foreign > 1)
+                foreign = foreign or (count.all >= LEAST and count.foreign + count.shared > 1)
             else:
-                english = english or count.english >= LEAST
+                english = english or count.english > LEAST
     if total.is_foreign:
         return "mixed" if english else "foreign"
     return "mixed" if foreign else "english"
@@ -104,21 +109,19 @@ def _count(found: list[str]) -> Count:
                 foreign += 1
         elif word in ranks:
             english += 1
-        elif len(word) < 2 and word.isascii():
-            continue
         elif word.isascii() or LATIN.fullmatch(word) is not None:
+            if len(word) < 2 or (word.isascii() and not word.isalpha()):
+                continue  # part of a code, or of a word that could not be read
             if known(word):
                 english += 1
             elif word.isascii():
                 unknown += len(word) > 2
-            elif len(word) > 1 and not known(_bare(word)):
+            elif not known(_bare(word)):
                 foreign += 1
-        elif DRESSED.search(word) is None:
-            letters = len(UNSPACED.findall(word))
-            if letters:
-                foreign += max(1.0, letters / LETTERS)
-            elif len(word) > SYMBOL:
-                foreign += 1
+        elif letters := len(UNSPACED.findall(word)):
+            foreign += max(1.0, letters / LETTERS)
+        elif len(word) > SYMBOL and DRESSED.search(word) is None:
+            foreign += 1
     return Count(foreign, english, unknown, shared)
 
 
@@ -131,4 +134,4 @@ def _grammar() -> frozenset[str]:
 
 def _bare(word: str) -> str:
     """Without marks: "naïve" and "café" are English."""
-    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
+    return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
