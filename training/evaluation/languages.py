@@ -143,8 +143,8 @@ def routing(annotated: Path, train: Path) -> str:
             "## Who reads what\n",
             "Rows that say their language:\n",
             _shares(routed(foreign)),
-            "\nRows that do not. Of those that are not read as English here, all but some 70 (0.1 % "
-            "of the rows) are in another language or hold a sentence in one, which nobody marked; "
+            "\nRows that do not. Of those that are not read as English here, all but some 70 (0.1 "
+            "% of the rows) are in another language or hold a sentence in one, which nobody marked; "
             "the others are slang, lists of hashtags, and names. All were read:\n",
             _shares(routed(english)),
             f"\nEnglish prose of at least {PROSE_WORDS} words with one sentence of another "

@@ -1,4 +1,4 @@
-"""The accurate bundle out of base and delta: the same bytes, whole or not at all, without torch."""
+"""Bundles out of base and delta: the same bytes, whole or not at all, without torch."""
 
 import json
 import shutil
@@ -127,6 +127,31 @@ def test_the_command_line(made: Made, tmp_path: Path, monkeypatch, capsys):
     assert "no delta at" in capsys.readouterr().err
     assert main(["export", "delta", "--out", str(delta)]) == 1
     assert "--checkpoint" in capsys.readouterr().err
+
+
+def test_the_multilingual_bundle_is_made_by_the_same_command(
+    made: Made, tmp_path: Path, monkeypatch, capsys
+):
+    models = tmp_path / "models"
+    monkeypatch.setattr("tamis.tiers.models", lambda: models)
+    out, command = tmp_path / "other", ["export", "multilingual", "--if-needed"]
+    for chosen in ("off", ""):
+        monkeypatch.setenv("TAMIS_MULTILINGUAL", chosen)
+        assert main(command) == 0
+        assert "no multilingual bundle is wanted" in capsys.readouterr().err
+    # One that is committed whole has no delta, and there is nothing to do.
+    monkeypatch.setenv("TAMIS_MULTILINGUAL", str(out))
+    assert main(command) == 0
+    assert "no multilingual bundle to make" in capsys.readouterr().err
+    assert not out.exists()
+    shutil.copytree(made.delta, models / "tamis-multilingual-delta")
+    assert main(command) == 0
+    inode = out.stat().st_ino
+    assert load(out).fingerprint == made.bundle.fingerprint
+    assert main(command) == 0
+    assert out.stat().st_ino == inode
+    assert main(["export", "multilingual", "--delta", str(tmp_path / "none")]) == 1
+    assert "no multilingual bundle: no delta at" in capsys.readouterr().err
 
 
 def test_building_takes_neither_torch_nor_onnx(delta: Path, tmp_path: Path):
