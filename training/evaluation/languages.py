@@ -48,6 +48,11 @@ made, found and turned off: [operations](operations.md#languages).
 - Where it ends: texts of a few words that are all in both languages, slang and spelling of one's
   own, languages in Latin letters that share no grammar with the 37.
 """
+UNMARKED: Final = """
+Rows that do not. Of those that are not read as English here, all but some 70 (0.1 % of the rows)
+are in another language or hold a sentence in one, which nobody marked; the others are slang, lists
+of hashtags, and names. All were read:
+"""
 SLICE: Final = (500, 650)
 TIMED: Final = 300
 REPEATS: Final = 5
@@ -143,9 +148,7 @@ def routing(annotated: Path, train: Path) -> str:
             "## Who reads what\n",
             "Rows that say their language:\n",
             _shares(routed(foreign)),
-            "\nRows that do not. Of those that are not read as English here, all but some 70 (0.1 "
-            "% of the rows) are in another language or hold a sentence in one, which nobody marked; "
-            "the others are slang, lists of hashtags, and names. All were read:\n",
+            UNMARKED,
             _shares(routed(english)),
             f"\nEnglish prose of at least {PROSE_WORDS} words with one sentence of another "
             "language behind it:\n",
