@@ -466,10 +466,10 @@ class Engine:
                 part.scored[n] = scored
 
     def _finding(self, reading: Reading) -> Finding:
-        found = [_finding_of(part) for part in reading.parts]
-        if len(found) == 1:
-            return found[0]
-        return louder(*found, reading.model.classifier.bundle.thresholds)
+        first, *others = map(_finding_of, reading.parts)
+        for other in others:
+            first = louder(first, other, reading.model.classifier.bundle.thresholds)
+        return first
 
 
 def _finding_of(part: Part) -> Finding:
