@@ -31,7 +31,7 @@ from service.engine.warmup import warm_up
 from tamis import bundle as bundles
 from tamis.bundle import Bundle, BundleError
 from tamis.content import Content, Question
-from tamis.tiers import BANDS, FORMAT, OVERALL, default_accurate, load_bands, shipped_delta
+from tamis.tiers import ACCURATE, BANDS, FORMAT, OVERALL, load_bands
 from training.datasets.schema import data_files, read_rows
 from training.evaluation.suite import content_of
 
@@ -266,16 +266,14 @@ def run(
 ) -> Record:
     """Measure; a rehearsal is one round, and keeps nothing."""
     rounds = 1 if rehearse else rounds
-    delta = shipped_delta() if (shipped_delta() / INDEX).is_file() else None
+    delta = ACCURATE.delta if (ACCURATE.delta / INDEX).is_file() else None
     with tempfile.TemporaryDirectory() as scratch:
-        tiers, missing = find(bundle_path, accurate or default_accurate(), also, Path(scratch))
+        tiers, missing = find(bundle_path, accurate or ACCURATE.folder, also, Path(scratch))
         for line in missing:
             print(line, flush=True)
         sizes = [footprint(t, delta if t.name == "accurate" else None) for t in tiers]
         lengths, mixed, about = _rounds(tiers, data, rounds)
-    built = (
-        f"There is no delta (`{shipped_delta().name}`), so nothing is said of the time to build."
-    )
+    built = f"There is no delta (`{ACCURATE.delta.name}`), so nothing is said of the time to build."
     if delta is not None:
         first, again = build_seconds(delta)
         built = (

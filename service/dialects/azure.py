@@ -59,7 +59,9 @@ async def analyze(request: Request) -> JSONResponse:
     judged = await moderator.judge(
         request, [("text", (content.prompt(body.text, "text"),))], policy
     )
-    levels = severities(judged.verdicts[0], policy, own)
+    ((finding,),) = judged.findings
+    limits = own if finding.second is None else finding.second.thresholds
+    levels = severities(judged.verdicts[0], policy, limits)
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))
     return JSONResponse(

@@ -14,7 +14,7 @@ from service.masking import Masked
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
-from tamis.verdict import CategoryScore, FieldVerdict, Verdict
+from tamis.verdict import CategoryScore, FieldVerdict, Provenance, Verdict
 
 router = Dialect()
 
@@ -260,7 +260,7 @@ def verdict_json(
         "transforms": list(verdict.transforms),
         "windows": verdict.windows,
         "tokens": verdict.tokens,
-        "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
+        "model": _model(verdict.provenance),
         "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
     }
     if verdict.withheld is not None:
@@ -290,7 +290,13 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
         out["withheld"] = field.withheld.value
     if field.transforms:
         out["transforms"] = list(field.transforms)
+    if field.provenance is not None:
+        out["model"] = _model(field.provenance)
     return out
+
+
+def _model(who: Provenance) -> str:
+    return f"{who.model}@{who.bundle[:12]}"
 
 
 def _masked_json(masked: Masked) -> dict[str, Any]:

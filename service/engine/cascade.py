@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from service.engine.classifier import Classifier
+from service.engine.languages import Languages
 from tamis.content import Content
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding
@@ -15,7 +16,7 @@ class Cascade:
     Thread-safe as classifiers are.
     """
 
-    def __init__(self, first: Classifier, second: Classifier, bands: Bands) -> None:
+    def __init__(self, first: Classifier | Languages, second: Classifier, bands: Bands) -> None:
         """Check that bands and bundles belong together.
 
         Raises:

@@ -13,17 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tamis import bundle as bundles
 from tamis.cli.common import (
     CommandError,
     Commands,
     add_tier,
     load_tier,
+    multilingual_of,
     policy_of,
     provenance_of,
 )
 from tamis.content import Content
 from tamis.policy import Policy, Thresholds
-from tamis.tiers import default_accurate, load_bands
+from tamis.tiers import ACCURATE, load_bands
 from tamis.tokens import plain_tokenizer
 from tamis.verdict import Finding, Provenance, Second
 
@@ -190,7 +192,8 @@ def _who_judges(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
     from service.engine.runtime import available_threads
 
     # One text per core: the best throughput, and the very graph and code path that serve.
-    classifier = load_tier(args.tier, args.bundle, args.accurate, threads=1)
+    other = multilingual_of(args.multilingual)
+    classifier = load_tier(args.tier, args.bundle, args.accurate, 1, other)
     with ThreadPoolExecutor(available_threads()) as pool:
 
         def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
@@ -200,6 +203,7 @@ def _who_judges(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
             "name": classifier.bundle.name,
             "licence": classifier.bundle.manifest["licence"],
             "tier": args.tier or "fast",
+            "multilingual": None if other is None else bundles.load(other).name,
         }
         if isinstance(classifier, Cascade):
             about["second"] = _second(classifier.second)
@@ -217,7 +221,7 @@ def _recorded(args: argparse.Namespace, policy: Policy) -> _Judge:
     judge = first.judge
     about: dict[str, Any] = {"name": first.name, "licence": first.licence, "tier": args.tier}
     for second in others:
-        bands = load_bands(args.accurate or default_accurate())
+        bands = load_bands(args.accurate or ACCURATE.folder)
         cascade = recorded.RecordedCascade(first, second, bands)
         judge = cascade.judge
         about |= {"tier": "cascade", "second": _second(cascade.second)}

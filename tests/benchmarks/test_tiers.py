@@ -12,7 +12,7 @@ from service.engine.classifier import Classifier
 from tamis.bundle import Bundle
 from tamis.cli import main
 from tamis.content import Question
-from tamis.tiers import load_bands
+from tamis.tiers import Companion, load_bands
 from tests.service.tiers import write_second
 
 
@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A run of seconds, and where its results lie."""
     for name, value in {"LENGTHS": (16,), "TURNS": 1, "SECONDS": 0.0, "MIXED": 12}.items():
         monkeypatch.setattr(tiers, name, value)
-    monkeypatch.setattr(tiers, "shipped_delta", lambda: tmp_path / "none")
+    monkeypatch.setattr(tiers, "ACCURATE", Companion("none", "TAMIS_ACCURATE"))
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 

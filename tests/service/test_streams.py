@@ -316,12 +316,14 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
 
     encoded = classifier.encode(response(written(1_500), "Hi"))
     scored = [s for window in encoded.windows for s in classifier.score([window])]
-    memory.keep(scored, 1_500)
-    assert [memory.get(w).logits.tolist() for w in encoded.windows] == [
+    memory.keep([("a", one) for one in scored], 1_500)
+    assert [memory.get(w, "a").logits.tolist() for w in encoded.windows] == [
         s.logits.tolist() for s in scored
     ]
     other = classifier.encode(response(written(1_500), "Ho"))
-    assert all(memory.get(window) is None for window in other.windows)
+    assert all(memory.get(window, "a") is None for window in other.windows)
+    # Another bundle says other things of the same ids.
+    assert all(memory.get(window, "b") is None for window in encoded.windows)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from export.delta import INDEX, read_index
 from tamis.bundle import Bundle
-from tamis.tiers import shipped_delta
+from tamis.tiers import ACCURATE
 from training.datasets.schema import Row
 from training.evaluation.published import published, recall_of
 from training.evaluation.report import render
@@ -71,8 +71,8 @@ def test_the_page_names_the_bundles_that_ship_and_every_rival(bundle: Bundle):
     told = [name for name in columns.split(" | ") if not name.endswith("asked twice")]
     assert list(about) == told
     assert about["fast"] == bundle.fingerprint[:12]
-    if (shipped_delta() / INDEX).is_file():
-        assert about["accurate"] == read_index(shipped_delta())["fingerprint"][:12]
+    if (ACCURATE.delta / INDEX).is_file():
+        assert about["accurate"] == read_index(ACCURATE.delta)["fingerprint"][:12]
     beside = page.partition("## Beside what others published")[2].partition("\n## ")[0]
     for name in about:
         assert f"| **{name}** `" in beside
