@@ -161,7 +161,8 @@ def _judge(args: argparse.Namespace, policy: Policy) -> Iterator[_Judge]:
             return
         from training.evaluation import recorded
 
-        if args.checkpoint or judge.about.get("tier") == "cascade":
+        several = judge.about.get("tier") == "cascade" or judge.about.get("multilingual")
+        if args.checkpoint or several:
             raise CommandError("--findings: those of one bundle are recorded")
         about, who = judge.about, judge.provenance
         with args.findings.open("w", encoding="utf-8") as out:
@@ -219,7 +220,12 @@ def _recorded(args: argparse.Namespace, policy: Policy) -> _Judge:
         raise CommandError("--recorded: findings of one bundle, or of fast and accurate")
     first, *others = (recorded.read(path) for path in args.recorded)
     judge = first.judge
-    about: dict[str, Any] = {"name": first.name, "licence": first.licence, "tier": args.tier}
+    about: dict[str, Any] = {
+        "name": first.name,
+        "licence": first.licence,
+        "tier": args.tier,
+        "multilingual": None,
+    }
     for second in others:
         bands = load_bands(args.accurate or ACCURATE.folder)
         cascade = recorded.RecordedCascade(first, second, bands)
