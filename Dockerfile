@@ -41,6 +41,7 @@ COPY training training
 COPY export export
 COPY models/tamis-22m models/tamis-22m
 COPY models/tamis-110m-delta models/tamis-110m-delta
+COPY models/tamis-multilingual-delta models/tamis-multilingual-delta
 COPY models/tamis-reasoner-135m-adapter models/tamis-reasoner-135m-adapter
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
@@ -74,6 +75,23 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         && python -m tamis export accurate --delta delta --out /opt/tamis/accurate; \
     fi
 
+# The bundle for other languages than English: committed whole, or made of its public base and the
+# committed delta. Without either the folder stays empty, and all texts are judged as English is.
+FROM app AS multilingual
+COPY scripts/dependencies.py scripts/
+COPY requirements/serve.txt requirements/reasoner.txt requirements/
+COPY models models
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir -p /opt/tamis/multilingual \
+    && if [ -f models/tamis-multilingual/manifest.json ]; then \
+        cp models/tamis-multilingual/* /opt/tamis/multilingual/; \
+    elif [ -f models/tamis-multilingual-delta/manifest.json ]; then \
+        python scripts/dependencies.py reasoner > wanted.txt \
+        && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
+        && python -m tamis export multilingual --delta models/tamis-multilingual-delta \
+            --out /opt/tamis/multilingual; \
+    fi
+
 # What ships is put together here first: checksums hold, every tier and the reasoner give a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
@@ -81,11 +99,16 @@ ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=accurate /opt/tamis/accurate /opt/tamis/accurate
+COPY --from=multilingual /opt/tamis/multilingual /opt/tamis/multilingual
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
     && if [ -f /opt/tamis/accurate/manifest.json ]; then \
         /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle \
             --accurate /opt/tamis/accurate --tier cascade --json "Good morning."; \
+    fi \
+    && if [ -f /opt/tamis/multilingual/manifest.json ]; then \
+        /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle \
+            --multilingual /opt/tamis/multilingual --json "Guten Morgen, wie geht es dir?"; \
     fi \
     && /opt/tamis/env/bin/python -c "import pathlib; \
     from service.engine.reasoner import go_on; \
@@ -124,6 +147,7 @@ ENV PATH=/opt/tamis/env/bin:${PATH} \
     HOME=/tmp \
     TAMIS_BUNDLE=/opt/tamis/bundle \
     TAMIS_ACCURATE=/opt/tamis/accurate \
+    TAMIS_MULTILINGUAL=/opt/tamis/multilingual \
     TAMIS_REASONER=/opt/tamis/reasoner \
     TAMIS_HOST=0.0.0.0 \
     TAMIS_PORT=8000
@@ -150,5 +174,6 @@ FROM final AS cpu
 COPY --from=checked-cpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
 COPY --from=checked-cpu /opt/tamis/accurate /opt/tamis/accurate
+COPY --from=checked-cpu /opt/tamis/multilingual /opt/tamis/multilingual
 COPY --from=checked-cpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app

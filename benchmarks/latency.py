@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from benchmarks import load, traffic
 from benchmarks.record import Record, Row
@@ -36,16 +37,23 @@ class Client:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def post(self, wire: bytes) -> None:
-        """Send a request and read its answer; anything but 200 is an error."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def post(self, wire: bytes) -> bytes:
+        """Send a request and read its answer's body; anything but 200 is an error."""
         self._socket.sendall(wire)
         answer = self._socket.recv(1 << 16)
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(answer[:12].decode())
         head, _, body = answer.partition(load.HEAD_END)
-        left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]) - len(body)
-        while left > 0:
-            left -= len(self._socket.recv(1 << 16))
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        while len(body) < length:
+            body += self._socket.recv(1 << 16)
+        return body
 
 
 def timed(call: Callable[[], object]) -> list[float]:
@@ -98,9 +106,8 @@ def run(bundle_path: Path) -> None:
     bundle = bundles.load(bundle_path)
     classifier = Classifier(bundle, CpuRuntime(bundle.graph))
     pace = warm_up(classifier)
-    with Server(bundle_path) as server:
+    with Server(bundle_path) as server, Client(server.port) as client:
         started = server.memory_mb()
-        client = Client(server.port)
         rows = [measure(classifier, pace.wide_from, client, tokens) for tokens in LENGTHS]
         ended = server.memory_mb()
     record = Record("latency", "One client", "tamis bench latency", tables=[rows])

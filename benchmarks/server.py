@@ -1,6 +1,7 @@
 """Our own server for a benchmark: the real command in a process of its own."""
 
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -46,7 +47,7 @@ class Server:
             env=os.environ | self._env,
             stderr=subprocess.DEVNULL,
         )
-        while not self._ready():
+        while self.health() is None:
             time.sleep(0.01)
         self.start_seconds = time.perf_counter() - began
         return self
@@ -74,14 +75,21 @@ class Server:
         """Memory."""
         return process.memory_mb(self._process.pid)
 
-    def _ready(self) -> bool:
+    def health(self) -> dict[str, str] | None:
+        """What it says of itself; None where it is not ready.
+
+        Raises:
+            RuntimeError: where it has ended.
+        """
         if self._process.poll() is not None:
             raise RuntimeError("the server did not start")
         probe = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
             probe.request("GET", "/health/ready")
-            return probe.getresponse().status == 200
+            answer = probe.getresponse()
+            said: dict[str, str] = json.load(answer)
+            return said if answer.status == 200 else None
         except OSError:
-            return False
+            return None
         finally:
             probe.close()

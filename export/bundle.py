@@ -47,6 +47,8 @@ def build(
     data cannot teach is left out rather than served untaught.
     """
     training = json.loads((checkpoint / "training.json").read_text())
+    # The graph has it within; the manifest says which one it is.
+    spans = training.pop("pooling", None)
     calibrated = calibration.read(checkpoint)
     recipe = trainer.Recipe(**training["recipe"])
     tokenizer = plain_tokenizer(checkpoint / TOKENIZER)
@@ -89,6 +91,7 @@ def build(
         "graph": graph,
         "tokenizer": TOKENIZER,
         "windows": asdict(shape),
+        "pooling": spans,
         "heads": calibrated,
         "training": training,
         "parity": report,

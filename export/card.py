@@ -10,7 +10,7 @@ LIMITS: Final = """## What it cannot do
 - Categories not in the table above are not scored: {missing}.
 - English: what it says of other languages is a guess.
 - Sexual and jailbroken role-play is where it misses most.
-- One bad sentence in a window of 256 calm tokens is diluted by them.
+- One bad sentence among many calm ones is found less often than alone; see `docs/robustness.md`.
 - Single loaded words still ring alarms in harmless requests; see `docs/overblocking.md`.
 - Subtle harm in long answers is often missed.
 - Scores are calibrated for the mix of sources it was trained on. Your traffic has other base rates:
@@ -38,6 +38,7 @@ def render(manifest: Mapping[str, Any]) -> str:
             f"fingerprint `{training['data_sha256'][:12]}` |",
             f"| recipe | {_recipe(training)} |",
             f"| windows | {recipe['max_tokens']} tokens, overlapping by {recipe['overlap']} |",
+            f"| pooling | {_pooling(manifest.get('pooling'))} |",
             f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, "
             f"{manifest['graph'].split('.')[1]} |\n",
             "## Heads\n",
@@ -85,6 +86,20 @@ def _made(heads: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"\nOf {names} no row that people wrote was held out: those figures are of generated rows."
     ]
+
+
+def _pooling(spans: Mapping[str, Any] | None) -> str:
+    """What may speak for a window."""
+    if spans is None:
+        return "a window as a whole"
+    heads: dict[float, list[str]] = {}
+    for head, margin in spans["margins"].items():
+        heads.setdefault(margin, []).append(head)
+    margins = "; ".join(f"{margin:g} for {', '.join(names)}" for margin, names in heads.items())
+    return (
+        f"a window as a whole, or {2 * spans['radius'] + 1} tokens of it that say more by a margin "
+        f"of logits: {margins}"
+    )
 
 
 def _recipe(training: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """Write the tables of ``tamis/reading/data``: letters by their look, and English words.
 
-    python scripts/reading_tables.py CONFUSABLES TOKENIZER
+    python scripts/reading_tables.py CONFUSABLES TOKENIZER STOPWORDS
 
 CONFUSABLES is ``confusables.json`` of the package confusable-homoglyphs 3.3.1 (MIT), which is
 ``confusables.txt`` of Unicode's UTS #39 (Unicode Licence) as JSON; of its 900 KB some 20 KB concern
 Latin letters, so the table ships and the package does not. TOKENIZER is a ``tokenizer.json`` with
 BERT's uncased vocabulary (Apache-2.0), whose whole words come in the order of their frequency.
+STOPWORDS is ``stopwords-iso.json`` of the package stopwordsiso 0.7.1 (MIT), lists by language.
 """
 
 import gzip
@@ -82,6 +83,25 @@ MISSING: Final = [
     "unfiltered",
 ]
 
+# Languages in Latin letters whose stop words tell that a text is not English.
+LANGUAGES: Final = (
+    *("af", "br", "ca", "cs", "da", "de", "eo", "es", "et", "eu", "fi", "fr", "ga", "gl", "hr"),
+    *("hu", "id", "it", "la", "lt", "lv", "ms", "nl", "no", "pl", "pt", "ro", "sk", "sl", "so"),
+    *("sv", "sw", "tl", "tr", "vi", "yo", "zu"),
+)
+# Hindi as it is typed in Latin letters, which has no list of its own.
+HINDI: Final = (
+    *("aaj", "aap", "acha", "agar", "apna", "apne", "aur", "bahut", "bhai", "bhi", "chahiye"),
+    *("hai", "hain", "hoga", "hota", "hoti", "hua", "hum", "iska", "jaise", "kaha", "kahan"),
+    *("kaise", "karke", "karna", "karne", "karo", "ke", "ki", "kisi", "kitna", "ko", "koi"),
+    *("kuch", "kya", "kyu", "kyun", "lekin", "liye", "magar", "mein", "mera", "mere"),
+    *("meri", "mujhe", "nahi", "nahin", "raha", "rahe", "rahi", "sab", "sakta", "sakte", "tha"),
+    *("thi", "tum", "tumhara", "uska", "wala", "wale", "wali", "yaar", "yeh"),
+)
+
+# Words of chat in English, too.
+CHAT: Final = ("ha", "hei", "ho", "ima", "lo")
+
 
 def styled(char: str) -> str | None:
     """The Latin letter or digit in another dress, with which no language writes; else None."""
@@ -136,8 +156,20 @@ def write(name: str, table: dict[str, str]) -> None:
     (DATA / name).write_text("".join(lines), encoding="utf-8")
 
 
-def main(confusables: Path, tokenizer: Path) -> None:
-    """Write all three."""
+def write_words(name: str, words: list[str]) -> None:
+    """One word a line, compressed, the same bytes every time."""
+    with gzip.GzipFile(DATA / name, "wb", mtime=0) as stream:
+        stream.write("\n".join(words).encode())
+
+
+def grammar(lists: dict[str, list[str]]) -> list[str]:
+    """Words of grammar in other languages that are none in English."""
+    found = {word.lower() for name in LANGUAGES for word in lists.get(name, ())} | {*HINDI}
+    return sorted(w for w in found - {*lists["en"], *CHAT} if len(w) > 1 and w.isalpha())
+
+
+def main(confusables: Path, tokenizer: Path, stopwords: Path) -> None:
+    """Write all four."""
     dresses = {
         chr(point): look
         for point in range(0x80, LAST)
@@ -149,8 +181,8 @@ def main(confusables: Path, tokenizer: Path) -> None:
     words = [w for n, w in ranked if n >= FIRST and re.fullmatch("[a-z]{2,}", w)]
     words = [w for w in words if len(w) > 2 or w in SHORT]
     words += sorted(set(MISSING) - set(words))
-    with gzip.GzipFile(DATA / "words.txt.gz", "wb", mtime=0) as stream:
-        stream.write("\n".join(words).encode())
+    write_words("words.txt.gz", words)
+    write_words("grammar.txt.gz", grammar(json.loads(stopwords.read_text())))
 
 
 if __name__ == "__main__":

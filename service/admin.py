@@ -43,8 +43,15 @@ async def ready(request: Request) -> JSONResponse:
         return JSONResponse({"status": status, "reason": reason} | tier, 503)
     if tiers.reason is not None:  # the fast one answers alone
         tier["reason"] = tiers.reason
-    model, reasoner = moderator.engine.bundle.name, moderator.reasoning.state
-    return JSONResponse({"status": "ready", "model": model, "reasoner": reasoner} | tier)
+    elif moderator.tongues.reason is not None:
+        tier["reason"] = moderator.tongues.reason
+    ready = {
+        "status": "ready",
+        "model": moderator.engine.bundle.name,
+        "multilingual": moderator.tongues.state,
+        "reasoner": moderator.reasoning.state,
+    }
+    return JSONResponse(ready | tier)
 
 
 async def scrape(request: Request) -> Response:

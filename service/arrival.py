@@ -28,22 +28,26 @@ class Arrival:
         self.state: State = "off" if path is None else "absent"
         self.failure: str | None = None
         self._what = what
+        self._seen: tuple[int, int] | None = None
 
     async def watch(self, take: Callable[[Path], Awaitable[None]]) -> None:
         """Look until cancelled; ``take`` loads a bundle and puts it in its place."""
+        while self.path is not None:
+            await self.look(take)
+            await asyncio.sleep(LOOK)
+
+    async def look(self, take: Callable[[Path], Awaitable[None]]) -> None:
+        """Look once."""
         if self.path is None:
             return
-        seen = None
-        while True:
-            found = _stamp(self.path / MANIFEST)
-            if found != seen:
-                seen, self.failure = found, None
-                if found is not None:
-                    await self._take(take, self.path)
-            if self.state != "ready":
-                missing: State = "absent" if self.failure is None else "failed"
-                self.state = "building" if is_being_built(self.path) else missing
-            await asyncio.sleep(LOOK)
+        found = _stamp(self.path / MANIFEST)
+        if found != self._seen:
+            self._seen, self.failure = found, None
+            if found is not None:
+                await self._take(take, self.path)
+        if self.state != "ready":
+            missing: State = "absent" if self.failure is None else "failed"
+            self.state = "building" if is_being_built(self.path) else missing
 
     async def _take(self, take: Callable[[Path], Awaitable[None]], path: Path) -> None:
         served = self.state == "ready"

@@ -17,7 +17,7 @@ from service.observation import Answered
 from tamis.bundle import BundleError
 from tamis.policy import Mode
 from tamis.reading import TRANSFORMS
-from tamis.verdict import Finding, Missed, Verdict
+from tamis.verdict import Finding, Missed, Role, Verdict
 
 BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
@@ -25,8 +25,8 @@ BUCKETS: Final = (
 )
 LoadFailure = Literal["provider", "bundle", "other"]
 LOAD_FAILURES: Final[tuple[LoadFailure, ...]] = get_args(LoadFailure)
-# Who can answer: the tier "cascade" is these two.
-Answering = Literal["fast", "accurate"]
+# Who can answer: the tier "cascade" is the first two, and in each tier the last may.
+Answering = Literal["fast", "accurate", "multilingual"]
 # Set by ``tamis serve --processes``: prometheus_client then keeps values in files of this folder,
 # and reads the variable when it is imported.
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -170,7 +170,7 @@ class Metrics(EngineEvents, ExplainerEvents):
         )
         answers = Counter(
             "tamis_answers_total",
-            "Contents judged, by the tier that answered.",
+            "Contents judged, by the tier whose bundle answered.",
             ["tier"],
             registry=registry,
         )
@@ -190,7 +190,7 @@ class Metrics(EngineEvents, ExplainerEvents):
             multiprocess_mode="livemax",
         )
         self._first: Answering = "fast"
-        self._consulted: tuple[str, str] | None = None
+        self._beside: dict[Role, tuple[str, str]] = {}
         self.feedback = Counter(
             "tamis_feedback_total",
             "Corrections stored, by label, and whether the service says the same.",
@@ -303,8 +303,9 @@ class Metrics(EngineEvents, ExplainerEvents):
 
     def _answered(self, finding: Finding) -> None:
         """Count who judged a content."""
-        self._answers["accurate" if finding.second else self._first].inc()
-        if finding.second is not None or finding.missed is not None:
+        role = None if finding.second is None else finding.second.role
+        self._answers[role or self._first].inc()
+        if role == "accurate" or finding.missed is not None:
             self._opinions[finding.missed or "given"].inc()
 
     def _count(self, verdict: Verdict, mode: Mode) -> None:
@@ -354,21 +355,20 @@ class Metrics(EngineEvents, ExplainerEvents):
     def serving(
         self, bundle: Mapping[str, str], runtime: Mapping[str, str], tier: Answering = "fast"
     ) -> None:
-        """The engine is ready, and this is what it serves on what."""
+        """The engine is loaded, and this is what it serves on what."""
         self._bundle.labels(**bundle).set(1)
         self._runtime.labels(**runtime).set(1)
         self._first = tier
         self._tiers.labels(tier=tier, **bundle).set(1)
         for reason in LOAD_FAILURES:
             self._load_failed.labels(reason).set(0)
-        self.ready.set(1)
 
-    def consulting(self, name: str, fingerprint: str) -> None:
-        """The engine can ask for a second opinion."""
-        if self._consulted is not None:
-            self._tiers.labels("accurate", *self._consulted).set(0)
-        self._consulted = name, fingerprint
-        self._tiers.labels("accurate", *self._consulted).set(1)
+    def beside(self, role: Role, name: str, fingerprint: str) -> None:
+        """The engine can ask another bundle beside the first: for second opinions, or languages."""
+        if (before := self._beside.get(role)) is not None:
+            self._tiers.labels(role, *before).set(0)
+        self._beside[role] = name, fingerprint
+        self._tiers.labels(role, name, fingerprint).set(1)
 
     def failed(self, error: Exception) -> None:
         """The engine could not be loaded."""

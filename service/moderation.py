@@ -19,13 +19,10 @@ from service.access import credentials
 from service.configuration import Configuration
 from service.dialects.dialect import Dialect
 from service.disconnect import UntilDisconnect
-from service.engine.classifier import Classifier
 from service.engine.engine import Engine, Timings
 from service.engine.memory import Memory, Work
 from service.engine.reasoner import Explanation
-from service.engine.runtime import load_runtime
 from service.engine.scheduler import DeadlineError, OverloadedError
-from service.engine.warmup import warm_up
 from service.errors import RequestError, retry_after
 from service.masking import Masked, mask, missing
 from service.metrics import Metrics
@@ -33,8 +30,7 @@ from service.observation import Digest, Judgement
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from service.streams import Streams
-from service.tiers import SOON, Tiers
-from tamis import bundle as bundles
+from service.tiers import SOON, Tiers, Tongues, load_warm
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
 from tamis.verdict import Evidence, Finding, Provenance, Verdict, decide, withhold
@@ -81,6 +77,8 @@ class Moderator:
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
         self.tiers = Tiers(settings, metrics)
+        self.tongues = Tongues(settings, metrics)
+        self._started = asyncio.Event()
         self.reasoning = Reasoning(settings, metrics, self._busy)
         self.streams = Streams(self, settings, metrics)
         secret = settings.audit_secret
@@ -101,14 +99,22 @@ class Moderator:
         if self.settings.tier == "cascade":
             await self.tiers.beside(self.loaded())
 
+    async def watch(self) -> None:
+        """Look for the multilingual bundle until cancelled, once anything is judged."""
+        await self._started.wait()
+        await self.tongues.watch(self.loaded())
+
     async def _start(self, path: Path) -> None:
-        """Serve a bundle."""
+        """Serve a bundle, and the multilingual one where it is there."""
         try:
             engine = await run_in_threadpool(self._load, path)
         except Exception as error:
             self.metrics.failed(error)
             raise
+        await self.tongues.join(engine)
         self.engine, bundle = engine, engine.bundle
+        self.metrics.ready.set(1)
+        self._started.set()
         logger.info("ready: %s@%s", bundle.name, bundle.fingerprint[:12])
         # What is loaded stays: a full collection over it would hold up every request meanwhile.
         gc.collect()
@@ -116,13 +122,12 @@ class Moderator:
 
     def _load(self, path: Path) -> Engine:
         settings = self.settings
-        bundle = bundles.load(path)
-        runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
-        classifier = Classifier(bundle, runtime)
+        classifier, pace = load_warm(path, settings)
+        bundle, runtime = classifier.bundle, classifier.runtime
         workers = settings.workers or runtime.workers
         engine = Engine(
             classifier,
-            warm_up(classifier),
+            pace,
             workers=workers,
             max_queued_tokens=settings.max_queued_tokens,
             max_wait=settings.max_wait_ms / 1e3,

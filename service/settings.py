@@ -12,7 +12,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
-from tamis.tiers import DEFAULT, Tier, default_accurate
+from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 
 PREFIX: Final = "TAMIS_"
 
@@ -27,8 +27,12 @@ class Settings(BaseSettings):
     bundle: Path = Field(default_factory=default_bundle)
     tier: Tier = Field(DEFAULT, description="Who judges: 'fast', 'accurate', or both: 'cascade'.")
     accurate: Path | None = Field(
-        default_factory=default_accurate,
+        default_factory=lambda: ACCURATE.folder,
         description="Folder of the accurate tier's bundle; empty: none.",
+    )
+    multilingual: Path | None = Field(
+        default_factory=lambda: MULTILINGUAL.folder,
+        description="Folder of the bundle that judges other languages than English; 'off': none.",
     )
     policies: Path | None = Field(None, description="A folder of *.yaml policies to offer by name.")
     mode: Mode = Field("enforce", description="'score': every policy scores alone.")
@@ -124,11 +128,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
-    @field_validator("reasoner", "accurate", "blocklists", mode="before")
+    @field_validator("reasoner", "accurate", "multilingual", "blocklists", mode="before")
     @classmethod
     def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""
-        return None if given == "" else given
+        return None if given in NONE else given
 
     @model_validator(mode="after")
     def _tier_has_its_bundle(self) -> Self:

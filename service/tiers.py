@@ -1,4 +1,4 @@
-"""The accurate bundle in a service: on its way, loaded, asked alone or beside the fast one."""
+"""Bundles beside the fast one in a service: on their way, loaded, asked alone or beside it."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -72,12 +72,12 @@ class Tiers:
         engine.consult(self._bands(engine))
 
         async def take(path: Path) -> None:
-            classifier, pace = await run_in_threadpool(self._load, path)
+            classifier, pace = await run_in_threadpool(load_warm, path, self._settings)
             # A build brings the bands that were chosen for what it builds.
             engine.consult(self._bands(engine, classifier), classifier, pace)
             if self.trouble is None:
                 bundle = classifier.bundle
-                self._metrics.consulting(bundle.name, bundle.fingerprint)
+                self._metrics.beside("accurate", bundle.name, bundle.fingerprint)
                 logger.info("asking twice: %s@%s", bundle.name, bundle.fingerprint[:12])
 
         await self._arrival.watch(take)
@@ -95,9 +95,52 @@ class Tiers:
         self.trouble = None
         return bands
 
-    def _load(self, path: Path) -> tuple[Classifier, Pace]:
-        settings = self._settings
-        bundle = bundles.load(path)
-        runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
-        classifier = Classifier(bundle, runtime)
-        return classifier, warm_up(classifier)
+
+class Tongues:
+    """The multilingual bundle's state in a process: it judges what the tier's own cannot read."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._arrival = Arrival(settings.multilingual, "the multilingual bundle")
+
+    @property
+    def state(self) -> State:
+        """How the bundle stands."""
+        return self._arrival.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why a bundle that is there does not judge; None where it does, or where none is there."""
+        if self._arrival.failure is None:
+            return None
+        return f"the multilingual bundle could not be loaded: {self._arrival.failure}"
+
+    async def join(self, engine: Engine) -> None:
+        """Have an engine that nobody asks yet ask the bundle, where it is there already."""
+        await self._arrival.look(self._taker(engine))
+
+    async def watch(self, engine: Engine) -> None:
+        """Look for the bundle until cancelled, and have the engine ask it once it is there."""
+        await self._arrival.watch(self._taker(engine))
+
+    def _taker(self, engine: Engine) -> Callable[[Path], Awaitable[None]]:
+        async def take(path: Path) -> None:
+            classifier, pace = await run_in_threadpool(load_warm, path, self._settings)
+            engine.read_by(classifier, pace)
+            bundle = classifier.bundle
+            self._metrics.beside("multilingual", bundle.name, bundle.fingerprint)
+            logger.info("other languages: %s@%s", bundle.name, bundle.fingerprint[:12])
+
+        return take
+
+
+def load_warm(path: Path, settings: Settings) -> tuple[Classifier, Pace]:
+    """A classifier on the configured provider, and what warm-up measured.
+
+    Raises:
+        BundleError, ProviderError: where the bundle or the provider is not usable.
+    """
+    bundle = bundles.load(path)
+    runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
+    classifier = Classifier(bundle, runtime)
+    return classifier, warm_up(classifier)

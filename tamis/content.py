@@ -1,5 +1,6 @@
 """What is judged: a prompt, a response to it, a document from outside, a plain text."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,8 +13,15 @@ SIDE_OF: Final[Mapping[Question, Side]] = {
     "response": "response",
     "attack": "document",
 }
-# Roles of messages that tools wrote.
+# Roles of messages that tools wrote, and of those that converse.
 TOOLS: Final = frozenset({"tool", "function"})
+SPEAKERS: Final = frozenset({"user", "assistant"})
+# Characters that are read of earlier turns, and of these together with the request. Measured in
+# docs/robustness.md: of more words harmful last turns get lost, and old topics taint calm ones.
+EARLIER: Final = 200
+LIGHT: Final = 400
+# What a cut left of a word.
+TORN: Final = re.compile(r"\A\S{0,20}\s+")
 
 
 class NotThereError(ValueError):
@@ -30,8 +38,9 @@ class Content:
 
     ``question`` names the head that answers "is it unsafe?": does a prompt ask for harm, does a
     response give it (read behind the prompt it answers), is a plain text toxic, does a document
-    attack the model that reads it (behind what its user asked). ``field`` is where the text stood
-    in the request, so that evidence can point back to it.
+    attack the model that reads it (behind what its user asked). ``context`` is what the text is
+    read behind, made by ``behind``. ``field`` is where the text stood in the request, so that
+    evidence can point back to it.
     """
 
     question: Question
@@ -53,14 +62,49 @@ class Message:
     tools: tuple[tuple[str, str], ...] = ()
 
 
-def prompt(text: str, field: str = "prompt") -> Content:
-    """A user's request to a model."""
-    return Content("prompt", text, field=field)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer answers: a request, and the newest words of the turns before it."""
+
+    request: str = ""
+    earlier: tuple[str, ...] = ()
 
 
-def response(text: str, to: str, field: str = "response") -> Content:
-    """A model's answer, judged in the light of the prompt it answers."""
-    return Content("response", text, context=to, field=field)
+def newest(turns: Sequence[str], room: int = EARLIER) -> tuple[str, ...]:
+    """The last words of turns, whole words and ``room`` characters at most, whatever they hold."""
+    found: list[str] = []
+    for turn in reversed(turns):
+        if room <= 0:
+            break
+        if not turn.strip():
+            continue
+        if len(turn) > room:
+            turn = TORN.sub("", turn[-room:])
+        found.append(turn)
+        room -= len(turn) + 1
+    return tuple(reversed(found))
+
+
+def behind(earlier: Sequence[str], request: str | None = None, room: int = EARLIER) -> str | None:
+    """What a text is read behind: the newest words of earlier turns, and the request it answers.
+
+    Training and serving both ask here, so that a model is served what it was taught on. Earlier
+    turns get ``room`` characters before the request, and leave it its own: a long one says itself
+    what it is about. None where there is nothing, which is no empty request.
+    """
+    if request is None:
+        return "\n".join(newest(earlier, room)) or None
+    return "\n".join([*newest(earlier, min(room, LIGHT - len(request))), request])
+
+
+def prompt(text: str, field: str = "prompt", earlier: Sequence[str] = ()) -> Content:
+    """A user's request to a model, judged in the light of what was said before."""
+    return Content("prompt", text, context=behind(earlier), field=field)
+
+
+def response(text: str, to: str, field: str = "response", earlier: Sequence[str] = ()) -> Content:
+    """A model's answer, judged in the light of the prompt it answers and of what was before it."""
+    return Content("response", text, context=behind(earlier, to), field=field)
 
 
 def plain(text: str, field: str = "text") -> Content:
@@ -82,18 +126,36 @@ def exchange(request: str, answer: str) -> tuple[Content, ...]:
     return prompt(request), response(answer, request)
 
 
-def conversation(messages: Sequence[Message]) -> tuple[Content, ...]:
-    """The latest exchange of a conversation: its last user message and what came back.
+def conversation(messages: Sequence[Message], earlier: Sequence[str] = ()) -> tuple[Content, ...]:
+    """The latest exchange of a conversation, in the light of the turns before it.
 
-    That is, in the light of the user's message: answers, and as documents what tools were asked and
-    what they said. Earlier turns were judged when they were the latest; judging them again would
-    block a conversation for ever on one old turn.
+    That is its last user message, and what came back: answers, and as documents, in the light of
+    the user's message alone, what tools were asked and what they said. Earlier turns were judged
+    when they were the latest; judging them again would block a conversation for ever on one old
+    turn.
+
+    Args:
+        messages: turns, in order.
+        earlier: what was said before them.
     """
-    at = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
-    asked = () if at is None else (prompt(messages[at].content, _field(at)),)
-    request = messages[at].content if at is not None else ""
+    at = _last_asked(messages)
+    asked = Asked() if at is None else _asked(messages, at, earlier)
     latest = range(at or 0, len(messages))
-    return (*asked, *(content for i in latest for content in _came_back(i, messages[i], request)))
+    found = [content for i in latest for content in _came_back(i, messages[i], asked)]
+    if at is not None:
+        found.insert(0, prompt(asked.request, _field(at), asked.earlier))
+    return tuple(found)
+
+
+def said(messages: Sequence[Message]) -> list[str]:
+    """What user and assistant said: a light that neither operator nor tools can colour."""
+    return [message.content for message in messages if message.role in SPEAKERS]
+
+
+def last_asked(messages: Sequence[Message]) -> Asked:
+    """What the next answer answers."""
+    at = _last_asked(messages)
+    return Asked() if at is None else _asked(messages, at)
 
 
 def call_field(number: int) -> str:
@@ -125,14 +187,22 @@ def of_sides(contents: Sequence[Content], sides: Collection[Side]) -> tuple[Cont
     return tuple(content for content in contents if SIDE_OF.get(content.question) in sides)
 
 
-def _came_back(index: int, message: Message, request: str) -> Iterator[Content]:
+def _last_asked(messages: Sequence[Message]) -> int | None:
+    return max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
+
+
+def _asked(messages: Sequence[Message], at: int, earlier: Sequence[str] = ()) -> Asked:
+    return Asked(messages[at].content, newest([*earlier, *said(messages[:at])]))
+
+
+def _came_back(index: int, message: Message, asked: Asked) -> Iterator[Content]:
     if message.content and message.role == "assistant":
-        yield response(message.content, request, _field(index))
+        yield response(message.content, asked.request, _field(index), asked.earlier)
     if message.content and message.role in TOOLS:
-        yield document(message.content, request, _field(index))
+        yield document(message.content, asked.request, _field(index))
     for field, text in message.tools:
         if text:
-            yield document(text, request, f"messages[{index}].{field}")
+            yield document(text, asked.request, f"messages[{index}].{field}")
 
 
 def _field(index: int) -> str:

@@ -1,7 +1,8 @@
 """Tiers: the fast bundle, the accurate one, or the fast one first and the other where it is unsure.
 
 A tier is a bundle and a name. The cascade is two of them, and the bands in which the first bundle's
-scores leave its answer open; they were chosen for these two bundles and hold for no others.
+scores leave its answer open; they were chosen for these two bundles and hold for no others. In each
+tier, a multilingual bundle judges what the tier's own cannot read.
 """
 
 import json
@@ -14,18 +15,18 @@ from typing import Any, Final, Literal, get_args
 from tamis.bundle import Bundle, BundleError, default_bundle, models
 from tamis.content import Question
 from tamis.taxonomy import ATTACK
-from tamis.verdict import Finding, Second
+from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 # What a service is unless it is told.
 DEFAULT: Final[Tier] = "fast"
-NAME: Final = "tamis-110m"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
-# The variable that says where the accurate bundle is.
-WHERE: Final = "TAMIS_ACCURATE"
 OVERALL: Final = "overall"
+# What a companion's variable says where there is to be none.
+OFF: Final = "off"
+NONE: Final = ("", OFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,11 @@ class Bands:
     attack: Mapping[Question, Band]
 
     def unsure(self, finding: Finding) -> bool:
-        """Whether a second opinion is wanted; of an empty text there is nothing to say."""
-        if not finding.windows:
+        """Whether a second opinion is wanted.
+
+        Of an empty text there is nothing to say, and of what another bundle said, nothing more.
+        """
+        if not finding.windows or finding.second is not None:
             return False
         overall = self.overall.get(finding.question)
         if overall is not None and overall.holds(finding.overall):
@@ -76,16 +80,36 @@ class Bands:
                 )
 
 
-def default_accurate() -> Path:
-    """Where the accurate bundle is looked for: ``TAMIS_ACCURATE``, else beside the fast one."""
-    if chosen := os.environ.get(WHERE):
-        return Path(chosen)
-    return default_bundle().parent / NAME
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A bundle beside the fast one, shipped whole or as a delta to its public base.
+
+    ``variable`` says where it is.
+    """
+
+    name: str
+    variable: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is looked for: as its variable says, else beside the fast one."""
+        if (chosen := os.environ.get(self.variable)) and chosen != OFF:
+            return Path(chosen)
+        return default_bundle().parent / self.name
+
+    @property
+    def wanted(self) -> bool:
+        """Whether its variable does not say that there is to be none."""
+        return os.environ.get(self.variable) not in NONE
+
+    @property
+    def delta(self) -> Path:
+        """The folder of what makes it out of its public base."""
+        return models() / f"{self.name}-delta"
 
 
-def shipped_delta() -> Path:
-    """The folder of what makes the accurate bundle out of its public base."""
-    return models() / f"{NAME}-delta"
+ACCURATE: Final = Companion("tamis-110m", "TAMIS_ACCURATE")
+MULTILINGUAL: Final = Companion("tamis-multilingual", "TAMIS_MULTILINGUAL")
 
 
 def load_bands(accurate: Path) -> Bands:
@@ -94,7 +118,7 @@ def load_bands(accurate: Path) -> Bands:
     Raises:
         BundleError: where there are none, or they are not of this format.
     """
-    path = next((p for p in (accurate / BANDS, shipped_delta() / BANDS) if p.is_file()), None)
+    path = next((p for p in (accurate / BANDS, ACCURATE.delta / BANDS) if p.is_file()), None)
     if path is None:
         raise BundleError(f"{accurate / BANDS} is missing: nothing says when to ask twice")
     try:
@@ -113,9 +137,9 @@ def load_bands(accurate: Path) -> Bands:
         raise BundleError(f"{path}: {error}") from None
 
 
-def second_of(bundle: Bundle) -> Second:
-    """A bundle as findings name it whose second opinion they are."""
-    return Second(bundle.name, bundle.fingerprint, bundle.thresholds)
+def second_of(bundle: Bundle, role: Role = "accurate") -> Second:
+    """A bundle as findings name it that are its own, and not of the one that is asked first."""
+    return Second(bundle.name, bundle.fingerprint, bundle.thresholds, role)
 
 
 def _bands(raw: Mapping[str, Any], score: str) -> dict[Question, Band]:

@@ -39,3 +39,12 @@ def _is_piece(tokenizer: Tokenizer, command: str, at: int) -> bool:
         token == at and stop - start == len(command) > 1
         for token, (start, stop) in zip(found.ids, found.offsets, strict=True)
     )
+
+
+def unknown_of(tokenizer: Tokenizer) -> int | None:
+    """The token of what a tokenizer has no token for; None where it has one for everything."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    # A lattice of pieces keeps an id alone, and shows it to nobody.
+    names = [name] if name else ["[UNK]", "<unk>"]
+    found = (tokenizer.token_to_id(name) for name in names)
+    return next((token for token in found if token is not None), None)

@@ -62,17 +62,22 @@ class Evidence:
     field: str
 
 
+Role = Literal["accurate", "multilingual"]
 Missed = Literal["deadline", "not_ready"]
 """Why a content that the fast tier was unsure of got no second opinion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """Another bundle than the one that is asked first, and its own thresholds by head."""
+    """Another bundle than the one that is asked first, and its own thresholds by head.
+
+    ``role`` says why it was asked: because the first one was unsure, or reads other languages ill.
+    """
 
     model: str
     bundle: str
     thresholds: Mapping[str, Thresholds]
+    role: Role = "accurate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class Finding:
     transforms: Sequence[str] = ()
     """How the text was obfuscated, or why it could not be read: of ``tamis.reading.TRANSFORMS``."""
     second: Second | None = None
-    """Whose it is, where a second opinion was asked and this is it, whole."""
+    """Whose it is, whole, where it is not that of the bundle that is asked first."""
     missed: Missed | None = None
 
 
@@ -130,6 +135,10 @@ class FieldVerdict:
     refusal: CategoryScore | None = None
     withheld: Action | None = None
     """What the policy would have done, where it only scores."""
+    transforms: Sequence[str] = ()
+    """How the content was obfuscated, or why it could not be read."""
+    provenance: Provenance | None = None
+    """Who says so, where that is not who the verdict names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +210,13 @@ def decide(
     speaker = max(read, key=lambda one: one.margin, default=None)
     loudest = None if speaker is None else speaker.verdict
     action = _worst(Action, (v.action for v in verdicts))
+    who = _who(provenance, None if speaker is None else speaker.finding)
+    fields = {}
+    for one in read:
+        by = _who(provenance, one.finding)
+        fields[one.finding.field] = (
+            one.verdict if by == who else replace(one.verdict, provenance=by)
+        )
     scores: dict[str, CategoryScore] = {}
     for name in dict.fromkeys([*policy.categories, ATTACK]):
         if found := [one.scores[name] for one in read if name in one.scores]:
@@ -217,11 +233,11 @@ def decide(
         evidence=[e for one in read for e in one.finding.evidence if e.category in one.shown],
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
-        provenance=_who(provenance, None if speaker is None else speaker.finding),
+        provenance=who,
         second_opinion=next((f.missed for f in findings if f.missed), None)
-        or ("given" if any(f.second for f in findings) else None),
+        or ("given" if any(f.second and f.second.role == "accurate" for f in findings) else None),
         severity=_worst(Severity, (v.severity for v in verdicts)),
-        fields={one.finding.field: one.verdict for one in read},
+        fields=fields,
         transforms=_together([f.transforms for f in findings]),
     )
 
@@ -229,10 +245,26 @@ def decide(
 def _judged(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _Read:
     """What a policy makes of one content, by the thresholds of the bundle that judged it."""
     limits = own if finding.second is None else finding.second.thresholds
-    return _read(_as_answered(finding, limits), policy, limits)
+    return _read(as_answered(finding, limits), policy, limits)
 
 
-def _as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
+def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Finding:
+    """Of two findings of one content the one further above its own bundle's flag thresholds.
+
+    That is of its question or of attack; ``own`` are the thresholds of a finding that names no
+    other bundle.
+    """
+
+    def margin(finding: Finding) -> float:
+        limits = own if finding.second is None else finding.second.thresholds
+        said = as_answered(finding, limits)
+        found = said.overall - limits[said.question].flag
+        return found if said.attack is None else max(found, said.attack - limits[ATTACK].flag)
+
+    return other if margin(other) > margin(first) else first
+
+
+def as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
     """A response's finding in the light of its refusal.
 
     To decline is safe by definition, so a response is no likelier to be unsafe, or borderline, than
@@ -297,6 +329,7 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         threshold=None if policy.overall is None else overall.flag,
         severity=severity,
         refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
+        transforms=finding.transforms,
     )
     return _Read(finding, verdict, scores, shown)
 
@@ -320,6 +353,7 @@ def _read_document(
         score=finding.overall,
         threshold=limits.flag if asks else None,
         severity=Severity.UNSAFE if found.flagged else Severity.SAFE,
+        transforms=finding.transforms,
     )
     return _Read(finding, verdict, {ATTACK: found} if asks else {}, {ATTACK} if asks else ())
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from training.classifier.trainer import Recipe
 
 
-# Tests that want a reasoner name one; others must not load one that was built in this tree.
-os.environ["TAMIS_REASONER"] = ""
+# Tests that want one of these name it; others must not load one that was built in this tree.
+os.environ["TAMIS_REASONER"] = os.environ["TAMIS_MULTILINGUAL"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ content is a SHA-256 (under a secret where one is set), a length, and what the m
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from service.logs import json_line, timestamp
@@ -85,7 +85,7 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
 def _opinion(finding: Finding) -> dict[str, Any]:
     """Whose finding it is where it is not the record's bundle's, or that no other was to be had."""
     if (second := finding.second) is not None:
-        return {"model": second.model, "bundle": second.bundle}
+        return {"model": second.model, "bundle": second.bundle, "role": second.role}
     return {} if finding.missed is None else {"missed": finding.missed}
 
 
@@ -158,9 +158,14 @@ def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Finding:
         field=str(raw["field"]),
         # Records from before texts were read have none.
         transforms=tuple(map(str, raw.get("transforms", ()))),
-        second=models[raw["bundle"]] if "bundle" in raw else None,
+        second=_second(raw, models) if "bundle" in raw else None,
         missed=raw.get("missed"),
     )
+
+
+def _second(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Second:
+    # Records from before there was a multilingual bundle name no role.
+    return replace(models[raw["bundle"]], role=raw.get("role", "accurate"))
 
 
 def policy_record(policy: Policy) -> dict[str, Any]:

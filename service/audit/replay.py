@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from service.audit.reading import Log, Recorded
 from service.audit.record import AuditError, finding_json, finding_of, outcome_json
 from service.observation import Digest
-from tamis.content import Content
+from tamis.content import Content, Message, behind, last_asked
 from tamis.verdict import Finding, Provenance, decide
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def _texts(path: Path) -> Iterator[str]:
             try:
                 row = json.loads(line)
                 texts = [row.get(name) for name in FIELDS]
-                for turn in row.get("messages") or ():
+                turns = row.get("messages") or ()
+                texts += _contexts(turns)
+                for turn in turns:
                     texts.append(turn.get("content"))
                     calls = turn.get("tool_calls") or ()
                     texts += [call["function"].get("arguments") for call in calls]
@@ -185,6 +187,16 @@ def _texts(path: Path) -> Iterator[str]:
                 # Neither the line nor the parser's quotation of it belongs into a message.
                 raise AuditError(f"{path.name} line {n}: not an object with texts") from None
             yield from (text for text in texts if isinstance(text, str))
+
+
+def _contexts(turns: Sequence[Mapping[str, Any]]) -> Iterator[str | None]:
+    """What turns of a conversation were read behind, whichever of them was the latest one."""
+    said = [Message(str(turn.get("role")), turn.get("content") or "") for turn in turns]
+    for n, turn in enumerate(said, 1):
+        if turn.role == "user":
+            asked = last_asked(said[:n])
+            yield behind(asked.earlier)
+            yield behind(asked.earlier, asked.request)
 
 
 def _digest_of(raw: Mapping[str, Any]) -> str:

@@ -12,13 +12,14 @@ from service.bulk.rows import Columns, Row
 from service.bulk.sources import PARQUET, Source
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
+from service.engine.languages import Languages
 from service.engine.runtime import CpuRuntime, available_threads
 from tamis import __version__
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
 from tamis.content import Side
 from tamis.policy import Policy
-from tamis.tiers import Tier, default_accurate, load_bands
+from tamis.tiers import ACCURATE, Tier, load_bands
 from tamis.verdict import Verdict
 
 OnError = Literal["record", "skip", "fail"]
@@ -42,6 +43,8 @@ class Job:
     tier: Tier = "fast"
     accurate_path: Path | None = None
     """None is where the accurate tier's bundle is looked for."""
+    multilingual_path: Path | None = None
+    """None is none: other languages are judged as English is."""
     columns: Columns = field(default_factory=Columns)
     only: tuple[Side, ...] | None = None
     """The sides of an exchange to judge; None leaves it to the policy."""
@@ -62,7 +65,7 @@ class Job:
             BundleError: where it cannot be used.
         """
         if self.tier == "accurate":
-            return bundles.load(self.accurate_path or default_accurate())
+            return bundles.load(self.accurate_path or ACCURATE.folder)
         return bundles.load(self.bundle_path or bundles.default_bundle())
 
     @cached_property
@@ -74,7 +77,22 @@ class Job:
         """
         if self.tier != "cascade":
             return None
-        return bundles.load(self.accurate_path or default_accurate())
+        return bundles.load(self.accurate_path or ACCURATE.folder)
+
+    @cached_property
+    def multilingual(self) -> Bundle | None:
+        """The bundle for other languages, verified; None where there is none.
+
+        Raises:
+            BundleError: where it cannot be used.
+        """
+        return None if self.multilingual_path is None else bundles.load(self.multilingual_path)
+
+    @property
+    def others(self) -> dict[str, Bundle]:
+        """The bundles that may be asked beside the first, by what they are asked for."""
+        both = {"second": self.second, "multilingual": self.multilingual}
+        return {name: bundle for name, bundle in both.items() if bundle is not None}
 
     @cached_property
     def format(self) -> str:
@@ -95,12 +113,11 @@ class Job:
         """Everything but the input that the output depends on."""
         columns = asdict(self.columns)
         keep = list(columns.pop("keep"))
-        second = self.second
-        asked_twice = {} if second is None else {"second": f"{second.name}@{second.fingerprint}"}
+        others = {name: f"{b.name}@{b.fingerprint}" for name, b in self.others.items()}
         return {
             "tamis": __version__,
             "model": f"{self.bundle.name}@{self.bundle.fingerprint}",
-            **asked_twice,
+            **others,
             "policy": f"{self.policy.name}@{self.policy.version}",
             **{f"{name}_field": column for name, column in columns.items()},
             "keep": keep,
@@ -118,8 +135,9 @@ class Job:
         """
         if self.format != PARQUET:
             return None
-        asked = [self.bundle] if self.second is None else [self.bundle, self.second]
-        return tables.schema_of(source, self.columns, asked, self.policy, self.evidence)
+        asked = [self.bundle, *self.others.values()]
+        twice = self.second is not None
+        return tables.schema_of(source, self.columns, asked, self.policy, self.evidence, twice)
 
     def judge(self) -> Judge:
         """A judge on this machine's cores.
@@ -127,10 +145,14 @@ class Job:
         Raises:
             BundleError: where the cascade's bundles do not belong together.
         """
-        classifier: Classifier | Cascade = _classifier(self.bundle)
+        first = _classifier(self.bundle)
+        reader: Classifier | Languages = first
+        if self.multilingual is not None:
+            reader = Languages(first, _classifier(self.multilingual))
+        classifier: Classifier | Languages | Cascade = reader
         if self.second is not None:
             bands = load_bands(self.second.path)
-            classifier = Cascade(_classifier(self.bundle), _classifier(self.second), bands)
+            classifier = Cascade(reader, _classifier(self.second), bands)
         return Judge(
             classifier,
             self.policy,

@@ -10,6 +10,7 @@ from service.bulk.rows import Row
 from service.engine.cache import Cache, quoting
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier
+from service.engine.languages import Languages
 from tamis.content import Content
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
@@ -44,7 +45,7 @@ class Judge:
 
     def __init__(
         self,
-        classifier: Classifier | Cascade,
+        classifier: Classifier | Languages | Cascade,
         policy: Policy,
         *,
         threads: int,

@@ -85,8 +85,9 @@ def schema_of(
     bundles: Sequence[Bundle],
     policy: Policy,
     evidence: bool,
+    twice: bool = False,
 ) -> "pa.Schema":
-    """Columns of the output in Parquet.
+    """Columns of the output in Parquet; ``bundles`` are all that may be asked, ``twice`` or not.
 
     ``id`` and ``kept`` have the types they have in a Parquet input where those are numbers, texts
     or booleans; else they are texts, holding JSON where the value was none.
@@ -106,8 +107,11 @@ def schema_of(
     score = pa.struct({"score": real, "flagged": truth, "threshold": real})
     field = {"flagged": truth, "action": text, "score": real, "threshold": real, "severity": text}
     field["refusal"] = pa.struct({"score": real, "flagged": truth})
+    field["transforms"] = pa.list_(text)
     if policy.mode == "score":
         field["withheld"] = text
+    if len(bundles) > 1:
+        field["model"] = text
     span = {"start": pa.int64(), "end": pa.int64(), "text": text, "category": text}
     found = {
         "row": pa.int64(),
@@ -137,7 +141,7 @@ def schema_of(
         "categories": not found["categories"].num_fields,  # Parquet has no empty groups.
         "evidence": not evidence,
         "withheld": policy.mode != "score",
-        "second_opinion": len(bundles) == 1,
+        "second_opinion": not twice,
     }
     return pa.schema({name: kind for name, kind in found.items() if not absent.get(name)})
 

@@ -13,6 +13,7 @@ from service.dialects.answers import GUARD
 from service.dialects.chat import ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
+from tamis.content import Asked
 from tamis.verdict import Verdict
 
 router = Dialect(hook=True)
@@ -47,7 +48,7 @@ async def on_request(request: Request) -> JSONResponse:
 async def on_response(request: Request) -> JSONResponse:
     """Judge the answers alone."""
     given = (await body_of(request, RESPONSE, TAGS)).body
-    return JSONResponse(answer_json(await verdict_of(request, given.answered(""))))
+    return JSONResponse(answer_json(await verdict_of(request, given.answered(Asked()))))
 
 
 def answer_json(verdict: Verdict) -> dict[str, Any]:

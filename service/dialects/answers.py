@@ -42,6 +42,14 @@ _DECIDED: Final = {
     "severity": SEVERITY,
 }
 _REFUSAL: Final = or_null(shape(score=SCORE, flagged=FLAG))
+_FIELD: Final = shape(
+    ("refusal", "withheld", "transforms", "model"),
+    **_DECIDED,
+    refusal=_REFUSAL,
+    withheld=ACTION,
+    transforms=listed(TEXT),
+    model=TEXT,
+)
 _EVIDENCE: Final = shape(start=COUNT, end=COUNT, text=TEXT, category=TEXT, score=SCORE, field=TEXT)
 _MASKED: Final = shape(text=TEXT, spans=listed(shape(start=COUNT, end=COUNT, mark=TEXT)))
 _TIMINGS: Final = named({"type": "number", "minimum": 0})
@@ -49,7 +57,7 @@ VERDICT: Final = shape(
     ("id", "withheld", "second_opinion", "masked", "explanation", "timings"),
     id=or_null(TEXT),
     **_DECIDED,
-    fields=named(shape(("refusal", "withheld"), **_DECIDED, refusal=_REFUSAL, withheld=ACTION)),
+    fields=named(_FIELD),
     categories=named(_SCORED),
     attack=or_null(_SCORED),
     evidence=listed(_EVIDENCE),

@@ -58,7 +58,9 @@ async def analyze(request: Request) -> JSONResponse:
     if found and body.halt:
         return JSONResponse({"blocklistsMatch": found, "categoriesAnalysis": []})
     judged = await moderator.judge(request, items, policy)
-    levels = severities(judged.verdicts[0], policy, own)
+    ((finding,),) = judged.findings
+    limits = own if finding.second is None else finding.second.thresholds
+    levels = severities(judged.verdicts[0], policy, limits)
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))
     return JSONResponse(

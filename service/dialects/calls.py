@@ -1,4 +1,4 @@
-"""What users asked in calls whose answers are still to come.
+"""What users asked in calls whose answers are still to come, and what was said before.
 
 Some gateways send an answer without its request. In memory alone, for minutes, bounded: nothing
 here is ever written anywhere.
@@ -6,9 +6,12 @@ here is ever written anywhere.
 
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
+
+from tamis.content import Asked
 
 SECONDS: Final = 600.0
 MAX_CHARACTERS: Final = 8_000_000
@@ -24,33 +27,37 @@ class Calls:
 
     def __init__(self, seconds: float = SECONDS, max_characters: int = MAX_CHARACTERS) -> None:
         self._seconds, self._max = seconds, max_characters
-        self._asked: OrderedDict[Key, tuple[float, str]] = OrderedDict()
+        self._asked: OrderedDict[Key, tuple[float, Asked]] = OrderedDict()
         self._characters = 0
 
     def __len__(self) -> int:
         return len(self._asked)
 
-    def keep(self, call: Key, request: str) -> None:
+    def keep(self, call: Key, asked: Asked) -> None:
         """Note what was asked."""
         self._forget(call)
-        if len(request) > KEPT:
-            request = request[: KEPT // 2] + request[-KEPT // 2 :]
-        self._asked[call] = time.monotonic(), request
-        self._characters += len(request) + len(call[1])
+        if len(request := asked.request) > KEPT:
+            asked = replace(asked, request=request[: KEPT // 2] + request[-KEPT // 2 :])
+        self._asked[call] = time.monotonic(), asked
+        self._characters += _characters(call, asked)
         oldest = time.monotonic() - self._seconds
         for known, (at, _) in list(self._asked.items()):
             if at >= oldest and self._characters <= self._max:
                 break
             self._forget(known)
 
-    def asked(self, call: Key) -> str:
+    def asked(self, call: Key) -> Asked:
         """What was asked in a call; nothing where that is not known any more."""
-        at, request = self._asked.get(call, (0.0, ""))
-        return request if time.monotonic() - at < self._seconds else ""
+        at, asked = self._asked.get(call, (0.0, Asked()))
+        return asked if time.monotonic() - at < self._seconds else Asked()
 
     def _forget(self, call: Key) -> None:
         if (known := self._asked.pop(call, None)) is not None:
-            self._characters -= len(known[1]) + len(call[1])
+            self._characters -= _characters(call, known[1])
+
+
+def _characters(call: Key, asked: Asked) -> int:
+    return len(call[1]) + len(asked.request) + sum(map(len, asked.earlier))
 
 
 def calls_of(request: Request) -> Calls:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.dialects.dialect import Loose
-from tamis.content import Content, call_field, conversation, of_sides, prompt
+from tamis.content import Asked, Content, call_field, conversation, last_asked, of_sides, prompt
 from tamis.content import Message as Turn
 
 
@@ -118,9 +118,9 @@ class ChatRequest(Loose):
         return of_sides(conversation(self.turns), ("prompt", "document"))
 
     @property
-    def request(self) -> str:
-        """What the user asked last: in its light an answer is judged."""
-        return next((turn.content for turn in reversed(self.turns) if turn.role == "user"), "")
+    def request(self) -> Asked:
+        """What the user asked last, and what was said before: in its light an answer is judged."""
+        return last_asked(self.turns)
 
 
 class Choice(Loose):
@@ -137,7 +137,7 @@ class ChatResponse(Loose):
     output: list[Message] | None = None
     content: Words = None
 
-    def answered(self, request: str) -> tuple[Content, ...]:
+    def answered(self, request: Asked) -> tuple[Content, ...]:
         """What an output hook judges: the answers and what they ask of tools, never the request."""
         turns = [message.turn for message in self.output or ()]
         if self.content is not None:
@@ -148,7 +148,7 @@ class ChatResponse(Loose):
         return answers(turns, request)
 
 
-def answers(turns: Sequence[Turn], request: str) -> tuple[Content, ...]:
+def answers(turns: Sequence[Turn], asked: Asked) -> tuple[Content, ...]:
     """What assistants said and asked of tools, in the light of a request."""
-    found = conversation([Turn("user", request), *turns])
+    found = conversation([Turn("user", asked.request), *turns], asked.earlier)
     return of_sides(found, ("response", "document"))

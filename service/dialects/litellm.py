@@ -24,14 +24,14 @@ from service.masking import holdback
 from service.moderation import moderator_of
 from service.streams import settled
 from tamis import content
-from tamis.content import Content
+from tamis.content import Asked, Content
 from tamis.policy import Policy
 from tamis.verdict import Evidence, Verdict
 
 router = Dialect(hook=True)
 
 
-class Asked(Loose):
+class Params(Loose):
     """Of ``additional_provider_specific_params``, in LiteLLM's configuration, what is ours."""
 
     policy: str | dict[str, Any] | None = None
@@ -47,7 +47,7 @@ class GuardrailRequest(Loose):
     structured_messages: list[Message] | None = None
     tool_calls: list[Call] | None = None
     litellm_call_id: str | None = None
-    additional_provider_specific_params: Asked | None = None
+    additional_provider_specific_params: Params | None = None
 
 
 BODY: Final = TypeAdapter(GuardrailRequest)
@@ -58,7 +58,7 @@ TAGS: Final = frozenset({"str", "list[Part]", "dict[str,any]"})
 async def guardrail(request: Request) -> JSONResponse:
     """Judge one side of a call: it is blocked, passes, or passes with its texts masked."""
     body = await body_of(request, BODY, TAGS)
-    given = body.additional_provider_specific_params or Asked()
+    given = body.additional_provider_specific_params or Params()
     call = _key(request, body.litellm_call_id)
     contents = contents_of(body, given, calls_of(request), call)
     policy = moderator_of(request).policy(request, given.policy)
@@ -69,27 +69,31 @@ async def guardrail(request: Request) -> JSONResponse:
 
 
 def contents_of(
-    body: GuardrailRequest, asked: Asked, calls: Calls, call: Key | None
+    body: GuardrailRequest, given: Params, calls: Calls, call: Key | None
 ) -> tuple[Content, ...]:
     """What is judged; a request is noted, for the answer to come."""
     texts = body.texts or []
-    if asked.judge == "document":
+    if given.judge == "document":
         return tuple(content.document(t, field=_field(n)) for n, t in enumerate(texts))
     if body.input_type == "response":
-        request = "" if call is None else calls.asked(call)
-        found = [content.response(t, request, _field(n)) for n, t in enumerate(texts) if t]
+        last = Asked() if call is None else calls.asked(call)
+        found = [
+            content.response(text, last.request, _field(n), last.earlier)
+            for n, text in enumerate(texts)
+            if text
+        ]
         for n, made in enumerate(body.tool_calls or ()):
             arguments = said(None if made.function is None else made.function.arguments)
             if arguments:
-                found.append(content.document(arguments, request, content.call_field(n)))
+                found.append(content.document(arguments, last.request, content.call_field(n)))
         return tuple(found)
     if body.structured_messages:
         chat = ChatRequest(messages=body.structured_messages)
-        if call is not None and chat.request:
+        if call is not None and chat.request.request:
             calls.keep(call, chat.request)
         return chat.asked
     if call is not None and texts:
-        calls.keep(call, texts[-1])
+        calls.keep(call, Asked(texts[-1]))
     return tuple(content.prompt(text, _field(n)) for n, text in enumerate(texts))
 
 

@@ -1,7 +1,7 @@
 """``POST /v1/chat/completions`` as Llama Guard answers it: "safe", or "unsafe" and hazards.
 
 For what was built around a guard that is served as a chat model. The last message is judged: a
-user's as a prompt, an assistant's as a response in the light of the request before it. A message
+user's as a prompt, an assistant's as a response, in the light of what was said before. A message
 may also be a prompt written for such a guard, with the conversation between its marks.
 """
 

@@ -15,7 +15,7 @@ from service.masking import Masked
 from service.moderation import moderator_of
 from service.reasoning import explanation_json
 from tamis import content
-from tamis.verdict import CategoryScore, FieldVerdict, Verdict
+from tamis.verdict import CategoryScore, FieldVerdict, Provenance, Verdict
 
 router = Dialect()
 
@@ -81,7 +81,8 @@ class Message(Loose):
 class Conversation(Strict):
     """A conversation; its last user message and what followed it are judged.
 
-    What tools were asked and what they said is judged as documents are.
+    Both in the light of what user and assistant said before. What tools were asked and what they
+    said is judged as documents are.
     """
 
     messages: list[Message] = Field(min_length=1)
@@ -225,11 +226,12 @@ def contents_of(item: Any) -> tuple[content.Content, ...]:
         case Document():
             return (content.document(item.document, item.prompt),)
         case Conversation():
-            return content.conversation([_turn(message) for message in item.messages])
+            return content.conversation([turn_of(message) for message in item.messages])
     raise TypeError(type(item).__name__)
 
 
-def _turn(message: Message) -> content.Message:
+def turn_of(message: Message) -> content.Message:
+    """A message as it is judged."""
     calls = enumerate(message.tool_calls or ())
     tools = tuple((content.call_field(n), call.function.arguments or "") for n, call in calls)
     return content.Message(message.role, message.content or "", tools)
@@ -263,7 +265,7 @@ def verdict_json(
         "transforms": list(verdict.transforms),
         "windows": verdict.windows,
         "tokens": verdict.tokens,
-        "model": f"{verdict.provenance.model}@{verdict.provenance.bundle[:12]}",
+        "model": _model(verdict.provenance),
         "policy": f"{verdict.provenance.policy}@{verdict.provenance.policy_version}",
     }
     if verdict.withheld is not None:
@@ -291,7 +293,15 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
         }
     if field.withheld is not None:
         out["withheld"] = field.withheld.value
+    if field.transforms:
+        out["transforms"] = list(field.transforms)
+    if field.provenance is not None:
+        out["model"] = _model(field.provenance)
     return out
+
+
+def _model(who: Provenance) -> str:
+    return f"{who.model}@{who.bundle[:12]}"
 
 
 def _masked_json(masked: Masked) -> dict[str, Any]:

@@ -59,6 +59,9 @@ def contents_of(body: HookRequest) -> tuple[Content, ...]:
     sent = asked.body or ChatRequest()
     if body.event == "beforeRequestHook":
         return sent.asked or ((content.prompt(asked.text, "request.text"),) if asked.text else ())
-    request = sent.request or asked.text or ""
-    found = () if said.body is None else said.body.answered(request)
-    return found or ((content.response(said.text, request, "response.text"),) if said.text else ())
+    last = sent.request if sent.request.request else content.Asked(asked.text or "")
+    if found := () if said.body is None else said.body.answered(last):
+        return found
+    if not said.text:
+        return ()
+    return (content.response(said.text, last.request, "response.text", last.earlier),)

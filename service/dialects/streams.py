@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
-from service.dialects.native import Strict, verdict_json
+from service.dialects.native import Message, Strict, turn_of, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
 from service.errors import RequestError, from_validation
 from service.moderation import moderator_of
@@ -35,6 +35,10 @@ class About(Strict):
 
     kind: Kind = Field("response", description="What the text is to be judged as.")
     prompt: str | None = Field(None, description="Of a response: what it answers, as context.")
+    messages: list[Message] | None = Field(
+        None,
+        description="The conversation whose next turn the text is, as context; in place of prompt.",
+    )
     policy: str | dict[str, Any] | None = None
 
 
@@ -104,9 +108,8 @@ async def follow(request: Request) -> JSONResponse:
             "required": True,
             "description": "A first line, and any number of pieces.",
             "content": {
-                "application/x-ndjson": {
-                    "schema": {"anyOf": [FIRST.json_schema(), PIECE.json_schema()]}
-                }
+                # One schema, whose definitions the document takes up.
+                "application/x-ndjson": {"schema": TypeAdapter(First | Piece).json_schema()}
             },
         },
         "responses": {"200": {"content": {"text/event-stream": {"schema": EVENT}}}},
@@ -203,11 +206,21 @@ def _parsed(kind: TypeAdapter[Any], line: bytes) -> Any:
 
 
 def _content(about: About, text: str) -> Content:
-    if about.kind == "response":
-        return content.response(text, about.prompt or "")
-    if about.prompt is not None:
-        raise RequestError("prompt: only a response is judged in its light", param="prompt")
-    return content.prompt(text) if about.kind == "prompt" else content.plain(text)
+    if about.prompt is not None and (about.kind != "response" or about.messages is not None):
+        raise RequestError(
+            "prompt: only a response is judged in its light, and in that of one or of messages",
+            param="prompt",
+        )
+    turns = [turn_of(message) for message in about.messages or ()]
+    match about.kind:
+        case "response":
+            asked = content.last_asked(turns) if turns else content.Asked(about.prompt or "")
+            return content.response(text, asked.request, earlier=asked.earlier)
+        case "prompt":
+            return content.prompt(text, earlier=content.said(turns))
+    if about.messages is not None:
+        raise RequestError("messages: a post is no turn of a conversation", param="messages")
+    return content.plain(text)
 
 
 def _json(request: Request, followed: Followed, final: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from service.engine.classifier import Classifier
+from service.engine.languages import Languages
 from tamis.content import Content
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding
@@ -15,7 +16,7 @@ class Cascade:
     Thread-safe as classifiers are.
     """
 
-    def __init__(self, first: Classifier, second: Classifier, bands: Bands) -> None:
+    def __init__(self, first: Classifier | Languages, second: Classifier, bands: Bands) -> None:
         """Check that bands and bundles belong together.
 
         Raises:
@@ -24,11 +25,11 @@ class Cascade:
         bands.check(first.bundle, second.bundle)
         self.bundle = first.bundle
         self._first, self._second, self._bands = first, second, bands
-        self._who = second_of(second.bundle)
+        self.second = second_of(second.bundle)
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
         """One content's finding."""
         found = self._first.judge(content, evidence)
         if not self._bands.unsure(found):
             return found
-        return replace(self._second.judge(content, evidence), second=self._who)
+        return replace(self._second.judge(content, evidence), second=self.second)

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -14,9 +14,9 @@ from service.engine import evidence as ev
 from service.engine.runtime import CpuRuntime, Outputs, Runtime
 from tamis.bundle import QUESTIONS, Bundle, BundleError
 from tamis.content import Content, Question
-from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Reading, Text, read
+from tamis.reading import UNREAD_SCRIPT, UNREADABLE, Language, Reading, Text, language, read
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
-from tamis.tokens import plain_tokenizer
+from tamis.tokens import plain_tokenizer, unknown_of
 from tamis.verdict import BORDERLINE, UNSAFE, Evidence, Finding
 from tamis.windows import Window, windows
 
@@ -29,6 +29,25 @@ BLANK: Final = string.whitespace + "\ufeff\u00a0\u2028\u2029\u3000"
 Feed = dict[str, NDArray[np.int64]]
 # Label -> (head, score of each window).
 Answers = dict[str, tuple[int, list[float]]]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a content says, and what it is judged behind."""
+
+    text: Reading
+    context: Reading | None
+
+    @cached_property
+    def language(self) -> Language:
+        """Of what they read as, once decoded: obfuscated English is English.
+
+        A text in one language behind a context in the other needs readers of both.
+        """
+        found = language(self.text.views[-1].text)
+        if found == "english" and self.context is not None:
+            return found if language(self.context.views[-1].text) == found else "mixed"
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +108,42 @@ class Classifier:
         self.runtime = runtime
         self._read = reader
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
-        self._unknown = self._tokenizer.token_to_id("[UNK]")
+        self._unknown = unknown_of(self._tokenizer)
+        # What a lattice of pieces puts before a word it has no pieces for.
+        self._before = self._tokenizer.token_to_id("▁")
         self._column = {head.name: i for i, head in enumerate(bundle.heads)}
         self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
 
-    def encode(self, content: Content, evidence: bool = False) -> Encoded:
-        """Read and tokenise a content; a text without any token (empty, blank) has no window."""
-        reading = self._read(content.text)
-        contexts = (None,) if content.context is None else self._read(content.context).views
+    def read(self, content: Content) -> Said:
+        """What a content says, which is the same for every bundle."""
+        context = None if content.context is None else self._read(content.context)
+        return Said(self._read(content.text), context)
+
+    def encode(self, content: Content, evidence: bool = False, said: Said | None = None) -> Encoded:
+        """Read and tokenise a content; a text without any token (empty, blank) has no window.
+
+        ``said`` is what it says, where that is known.
+        """
+        said = said or self.read(content)
+        reading = said.text
+        contexts = (None,) if said.context is None else said.context.views
         pairs = [(reading.views[0], contexts[0])]
         if len(reading.views) > 1 or len(contexts) > 1:
             pairs.append((reading.views[-1], contexts[-1]))
         views: list[View] = []
         cut: list[Window] = []
         seen: list[tuple[list[int], list[int] | None]] = []
-        for said, before in pairs:
+        for view, before in pairs:
             encoding: Encoding | None = None
             if evidence:
-                encoding = self._tokenizer.encode(said.text, add_special_tokens=False)
-            ids = self._ids(said.text) if encoding is None else encoding.ids
+                encoding = self._tokenizer.encode(view.text, add_special_tokens=False)
+            ids = self._ids(view.text) if encoding is None else encoding.ids
             context = None if before is None else self._ids(before.text)
             # Many a view reads to the tokenizer as the original does.
             if ids and (ids, context) not in seen:
                 seen.append((ids, context))
-                views.append(View(said, len(cut), encoding))
+                views.append(View(view, len(cut), encoding))
                 cut += windows(ids, self.bundle.shape, context)
         transforms, hidden = reading.transforms, tuple((h.start, h.end) for h in reading.hidden)
         if not cut and content.text.strip(BLANK):
@@ -197,9 +227,9 @@ class Classifier:
             transforms=encoded.transforms,
         )
 
-    def judge(self, content: Content, evidence: bool = False) -> Finding:
+    def judge(self, content: Content, evidence: bool = False, said: Said | None = None) -> Finding:
         """Encode, score and pool on the calling thread: for scripts and evaluation."""
-        encoded = self.encode(content, evidence)
+        encoded = self.encode(content, evidence, said)
         scored = [s for window in encoded.windows for s in self.score([window], wide=True)]
         return self.finding(encoded, scored)
 
@@ -263,7 +293,10 @@ class Classifier:
 
     def _strange(self, ids: Sequence[int], text: str) -> bool:
         """Whether most of a text is letters that the tokenizer has no tokens for."""
-        if self._unknown is None or text.isascii() or 2 * ids.count(self._unknown) < len(ids):
+        if self._unknown is None or text.isascii():
+            return False
+        before = 0 if self._before is None else ids.count(self._before)
+        if 2 * ids.count(self._unknown) < len(ids) - before:
             return False
         return any(char.isalpha() and not char.isascii() for char in text)
 

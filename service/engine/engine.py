@@ -14,7 +14,7 @@ from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
 from tamis.tiers import Bands, second_of
-from tamis.verdict import Finding
+from tamis.verdict import Finding, Role, Second, louder
 
 # First guess for English; what texts really have is learned from those that were tokenised.
 TOKENS_PER_CHARACTER: Final = 0.25
@@ -53,44 +53,84 @@ STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A classifier as the engine runs it; ``weight`` is its time for a token over the first's."""
+    """A classifier as the engine runs it; ``weight`` is its time for a token over the first's.
+
+    ``who`` is how findings name it, None for the one that is asked first.
+    """
 
     classifier: Classifier
     wide_from: float
     weight: int = 1
+    who: Second | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """That of its bundle."""
+        return self.classifier.bundle.fingerprint
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """A content as one model has it: which of its windows to run, and what they scored."""
+
+    model: Model
+    encoded: Encoded
+    scored: list[Scored | None]
+    run: list[int]
 
 
 @dataclass(slots=True, eq=False)
 class Reading:
     """A content on its way: encoded by the worker that takes it up, scored window by window.
 
-    Windows that are in ``memory`` are not run.
+    Whoever of the two can read it has a part in it: ``model`` what is English, ``other`` what is
+    not. Windows that are in ``memory`` are not run.
     """
 
     model: Model
+    other: Model | None
     content: Content
     evidence: bool
     memory: Memory | None = None
-    run: list[int] = field(default_factory=list)
-    encoded: Encoded | None = None
-    scored: list[Scored | None] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     tokenize: float = 0.0
+
+    @property
+    def asked(self) -> str:
+        """Who is asked, by fingerprints."""
+        other = "" if self.other is None else self.other.fingerprint
+        return self.model.fingerprint + other
 
     @property
     def work(self) -> Work:
         """What it took, once it is scored."""
-        assert self.encoded is not None
-        windows = self.encoded.windows
-        return Work(len(windows), len(self.run), sum(len(windows[n].ids) for n in self.run))
+        windows = sum(len(part.encoded.windows) for part in self.parts)
+        run = [part.encoded.windows[n] for part in self.parts for n in part.run]
+        return Work(windows, len(run), sum(len(window.ids) for window in run))
+
+    @property
+    def scores(self) -> list[tuple[str, Scored]]:
+        """What was scored, by whose fingerprint."""
+        return [
+            (part.model.fingerprint, one)
+            for part in self.parts
+            for one in part.scored
+            if one is not None
+        ]
 
 
 @dataclass(slots=True, eq=False)
 class WindowTask:
-    """One window of a reading. The first one stands for the whole text until it is opened."""
+    """One window of a reading's part.
+
+    Without a part it stands for the whole text, which nobody has opened yet.
+    """
 
     reading: Reading
-    index: int
     cost: int
+    weight: int
+    part: Part | None = None
+    index: int = 0
 
 
 @dataclass(slots=True)
@@ -117,8 +157,8 @@ class _Judged:
 class Engine:
     """A classifier behind a fair queue, and a memory of what it said.
 
-    Where it is told to ``consult``, a second classifier behind the same queue, on the same cores,
-    is asked of what the first one is unsure of.
+    Behind the same queue, on the same cores, may be others: one that is asked of texts in ``other``
+    languages, and, where it is told to ``consult``, one of what the first one is unsure of.
     """
 
     def __init__(
@@ -142,6 +182,7 @@ class Engine:
         self._speed = pace.speed
         self._bands: Bands | None = None
         self._second: Model | None = None
+        self._other: Model | None = None
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
@@ -171,9 +212,20 @@ class Engine:
         """
         model = None
         if second is not None and pace is not None:
-            weight = max(1, round(self._speed / pace.speed))
-            model = Model(second, pace.wide_from, weight)
+            model = self._model(second, pace, "accurate")
         self._bands, self._second = bands, model
+
+    def read_by(self, other: Classifier, pace: Pace) -> None:
+        """From now on have another classifier judge what the first one cannot read.
+
+        A text that holds sentences of both is judged by both, and the louder finding is its own.
+        Who reads a text depends on nothing but the text.
+        """
+        self._other = self._model(other, pace, "multilingual")
+
+    def _model(self, classifier: Classifier, pace: Pace, role: Role) -> Model:
+        weight = max(1, round(self._speed / pace.speed))
+        return Model(classifier, pace.wide_from, weight, second_of(classifier.bundle, role))
 
     async def judge(
         self,
@@ -191,7 +243,8 @@ class Engine:
         """
         began = time.perf_counter()
         contents = [content for item in items for content in item]
-        found = await self._judged(self._first, contents, evidence, deadline)
+        readings = [Reading(self._first, self._other, one, evidence) for one in contents]
+        found = await self._judged(readings, deadline)
         await self._consulted(found, contents, evidence, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
@@ -204,36 +257,37 @@ class Engine:
     ) -> tuple[list[Finding], Timings, list[Work]]:
         """Findings of texts that may have been seen shorter, each with its memory.
 
-        Told with them: the work of the first classifier. ``whole``: a text may not grow any more,
-        and may be asked for again. Only then is a second classifier asked, which has no memory.
+        Told with them: the work of those who read them first. ``whole``: a text may not grow any
+        more, and may be asked for again. Only then is a second opinion asked, without a memory.
 
         Raises:
             OverloadedError, DeadlineError: as ``judge``.
         """
         began = time.perf_counter()
         contents = [content for content, _ in texts]
-        found = self._recalled(contents) if whole else {}
-        readings = {
-            n: Reading(self._first, content, evidence=False, memory=memory)
-            for n, (content, memory) in enumerate(texts)
-            if n not in found
-        }
-        queued = await self._read(list(readings.values()), deadline, extra=False)
+        readings = [
+            Reading(self._first, self._other, content, evidence=False, memory=memory)
+            for content, memory in texts
+        ]
+        found = self._recalled(readings) if whole else {}
+        fresh = {n: reading for n, reading in enumerate(readings) if n not in found}
+        queued = await self._read(list(fresh.values()), deadline, extra=False)
         scored = time.perf_counter()
-        for n, reading in readings.items():
+        for n, reading in fresh.items():
             found[n] = self._finding(reading)
-            content, memory = texts[n]
             if whole and self.cache is not None:
-                key = self.cache.key(content, False, self.bundle.fingerprint)
+                key = self.cache.key(reading.content, False, reading.asked)
                 self.cache.put(key, found[n])
-            if len(content.text) >= memory.characters:
-                memory.keep([s for s in reading.scored if s is not None], len(content.text))
-        tokenize = sum(reading.tokenize for reading in readings.values())
+            length, memory = len(reading.content.text), texts[n][1]
+            if length >= memory.characters:
+                memory.keep(reading.scores, length)
+        tokenize = sum(reading.tokenize for reading in readings)
         judged = _Judged([found[n] for n in range(len(texts))], queued, tokenize, scored)
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
         work = [
-            readings[n].work if n in readings else Work(found[n].windows) for n in range(len(texts))
+            reading.work if n in fresh else Work(found[n].windows)
+            for n, reading in enumerate(readings)
         ]
         return judged.findings, judged.timings(began), work
 
@@ -241,28 +295,22 @@ class Engine:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
 
-    def _recalled(self, contents: Sequence[Content]) -> dict[int, Finding]:
-        """By place, what the first classifier is remembered to have said."""
+    def _recalled(self, readings: Sequence[Reading]) -> dict[int, Finding]:
+        """By place, what those who are asked are remembered to have said."""
         if self.cache is None:
             return {}
         found = {}
-        for n, content in enumerate(contents):
-            key = self.cache.key(content, False, self.bundle.fingerprint)
-            if hit := self.cache.get(key, content):
+        for n, reading in enumerate(readings):
+            key = self.cache.key(reading.content, False, reading.asked)
+            if hit := self.cache.get(key, reading.content):
                 found[n] = hit
             self._events.looked_up("hit" if hit else "miss")
         return found
 
     async def _judged(
-        self,
-        model: Model,
-        contents: Sequence[Content],
-        evidence: bool,
-        deadline: float | None,
-        extra: bool = False,
+        self, readings: Sequence[Reading], deadline: float | None, extra: bool = False
     ) -> _Judged:
-        """What one classifier says; ``extra`` as for the scheduler."""
-        readings = [Reading(model, content, evidence) for content in contents]
+        """What those say who are asked first; ``extra`` as for the scheduler."""
         if self.cache is None:
             queued = await self._read(readings, deadline, extra)
             scored = time.perf_counter()
@@ -298,17 +346,16 @@ class Engine:
         left = None
         if deadline is not None:
             left = max(began + (1 - RESERVE) * deadline - time.perf_counter(), 0.0)
-        asked = [contents[n] for n in unsure]
+        asked = [Reading(second, None, contents[n], evidence) for n in unsure]
         try:
-            more = await self._judged(second, asked, evidence, left, extra=True)
+            more = await self._judged(asked, left, extra=True)
         except (DeadlineError, OverloadedError):
             found.scored = time.perf_counter()
             for n in unsure:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
-        who = second_of(second.classifier.bundle)
         for n, finding in zip(unsure, more.findings, strict=True):
-            found.findings[n] = replace(finding, second=who)
+            found.findings[n] = finding
         found.queued += more.queued
         found.tokenize += more.tokenize
         found.scored = more.scored
@@ -324,10 +371,7 @@ class Engine:
         until = None if deadline is None else time.perf_counter() + deadline
         found: dict[int, Finding] = {}
         queued = 0.0
-        keys = [
-            cache.key(each.content, each.evidence, each.model.classifier.bundle.fingerprint)
-            for each in readings
-        ]
+        keys = [cache.key(each.content, each.evidence, each.asked) for each in readings]
         while len(found) < len(readings):
             own: dict[bytes, int] = {}
             joined: dict[int, asyncio.Future[Finding | None]] = {}
@@ -382,7 +426,7 @@ class Engine:
     async def _read(
         self, readings: Sequence[Reading], deadline: float | None, extra: bool
     ) -> float:
-        """Run what one classifier is asked."""
+        """Run what is asked."""
         ratio = self._tokens / self._characters
         tasks = []
         for reading in readings:
@@ -395,47 +439,77 @@ class Engine:
                 cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
-            tasks.append(WindowTask(reading, 0, cost))
-        weight = readings[0].model.weight if readings else 1
-        return await self.scheduler.submit(tasks, deadline, weight=weight, extra=extra)
+            tasks.append(WindowTask(reading, cost, reading.model.weight))
+        return await self.scheduler.submit(tasks, deadline, extra=extra)
 
     def _open(self, task: WindowTask) -> Sequence[WindowTask]:
         """Tokenise a text when its first window's turn has come; the other windows follow."""
         reading = task.reading
-        if reading.encoded is not None:
+        if task.part is not None:
             return ()
         began = time.perf_counter()
-        encoded = reading.model.classifier.encode(reading.content, reading.evidence)
+        reading.parts = self._parts(reading)
         # Half of what was seen before counts as little as the last 20,000 characters.
         fade = 0.5 ** (len(reading.content.text) / 20_000)
         self._characters = fade * self._characters + len(reading.content.text)
-        self._tokens = fade * self._tokens + encoded.tokens
-        reading.encoded = encoded
-        known = reading.memory
-        reading.scored = [None if known is None else known.get(w) for w in encoded.windows]
-        reading.run = [n for n, scored in enumerate(reading.scored) if scored is None]
+        self._tokens = fade * self._tokens + max(part.encoded.tokens for part in reading.parts)
         reading.tokenize = time.perf_counter() - began
-        tasks = [WindowTask(reading, n, len(encoded.windows[n].ids)) for n in reading.run]
+        tasks = [
+            WindowTask(reading, len(part.encoded.windows[n].ids), part.model.weight, part, n)
+            for part in reading.parts
+            for n in part.run
+        ]
         if not tasks:
             task.cost = 0
             return ()
-        task.index, task.cost = tasks[0].index, tasks[0].cost
+        first = tasks[0]
+        task.part, task.index, task.cost, task.weight = (
+            first.part,
+            first.index,
+            first.cost,
+            first.weight,
+        )
         return tasks[1:]
 
+    def _parts(self, reading: Reading) -> list[Part]:
+        """A content as each of those has it who can read it."""
+        first, other = reading.model, reading.other
+        said = first.classifier.read(reading.content)
+        models = [first]
+        if other is not None and said.language != "english":
+            models = [other] if said.language == "foreign" else [first, other]
+        known, parts = reading.memory, []
+        for model in models:
+            encoded = model.classifier.encode(reading.content, reading.evidence, said)
+            scored = [
+                None if known is None else known.get(window, model.fingerprint)
+                for window in encoded.windows
+            ]
+            run = [n for n, one in enumerate(scored) if one is None]
+            parts.append(Part(model, encoded, scored, run))
+        return parts
+
     def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
-        by_model: dict[int, list[WindowTask]] = {}
+        by_model: dict[int, list[tuple[Part, int]]] = {}
         for task in tasks:
-            if task.index in task.reading.run:
-                by_model.setdefault(id(task.reading.model), []).append(task)
+            if task.part is not None:
+                by_model.setdefault(id(task.part.model), []).append((task.part, task.index))
         for full in by_model.values():
-            model = full[0].reading.model
-            windows = [t.reading.encoded.windows[t.index] for t in full if t.reading.encoded]
-            wide = alone and full[0].cost >= model.wide_from
-            for task, scored in zip(full, model.classifier.score(windows, wide), strict=True):
-                task.reading.scored[task.index] = scored
+            model = full[0][0].model
+            windows = [part.encoded.windows[n] for part, n in full]
+            wide = alone and len(windows[0].ids) >= model.wide_from
+            for (part, n), scored in zip(full, model.classifier.score(windows, wide), strict=True):
+                part.scored[n] = scored
 
     def _finding(self, reading: Reading) -> Finding:
-        assert reading.encoded is not None
-        scored = [s for s in reading.scored if s is not None]
-        assert len(scored) == len(reading.encoded.windows)
-        return reading.model.classifier.finding(reading.encoded, scored)
+        first, *others = map(_finding_of, reading.parts)
+        for other in others:
+            first = louder(first, other, reading.model.classifier.bundle.thresholds)
+        return first
+
+
+def _finding_of(part: Part) -> Finding:
+    scored = [s for s in part.scored if s is not None]
+    assert len(scored) == len(part.encoded.windows)
+    finding = part.model.classifier.finding(part.encoded, scored)
+    return finding if part.model.who is None else replace(finding, second=part.model.who)

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,8 @@ class Work:
 class Memory:
     """The logits of a text's windows, by what the windows hold.
 
+    What another bundle said of the same ids is another thing: its fingerprint is part of the name.
+
     A window that is full stays as it is while the text grows, but for the last one, which is moved
     back to full size: so of a text that comes again longer, only its end is run. Since what a
     window holds is its name, nothing needs to be known of how texts are read, tokenised and cut.
@@ -49,19 +51,19 @@ class Memory:
         """Estimated bytes of what is kept."""
         return WINDOW_BYTES * len(self._logits)
 
-    def get(self, window: Window) -> Scored | None:
+    def get(self, window: Window, bundle: str) -> Scored | None:
         """What a window scored, without what evidence is made of."""
-        logits = self._logits.get(self._name(window))
+        logits = self._logits.get(self._name(window, bundle))
         return None if logits is None else Scored(window, logits, NOTHING, NOTHING)
 
-    def keep(self, scored: Sequence[Scored], characters: int) -> None:
-        """Keep a text's windows, and none of earlier, shorter versions."""
+    def keep(self, scored: Iterable[tuple[str, Scored]], characters: int) -> None:
+        """Keep a text's windows by bundle, and none of earlier, shorter versions."""
         # A row of a batch's outputs would keep them all.
-        self._logits = {self._name(s.window): s.logits.copy() for s in scored}
+        self._logits = {self._name(s.window, bundle): s.logits.copy() for bundle, s in scored}
         self.characters = characters
 
-    def _name(self, window: Window) -> bytes:
-        digest = hashlib.blake2b(key=self._secret, digest_size=16)
+    def _name(self, window: Window, bundle: str) -> bytes:
+        digest = hashlib.blake2b(bundle.encode(), key=self._secret, digest_size=16)
         digest.update(array("i", [window.lead, window.count, len(window.ids)]))
         digest.update(array("i", window.ids))
         digest.update(bytes(window.types))

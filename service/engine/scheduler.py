@@ -49,9 +49,13 @@ class DeadlineError(RuntimeError):
 
 
 class Task(Protocol):
-    """A piece of work. ``cost`` is in tokens; ``open`` may correct it."""
+    """A piece of work. ``cost`` is in tokens, ``weight`` what one of these costs in ordinary ones.
+
+    ``open`` may correct both.
+    """
 
     cost: int
+    weight: int
 
 
 T = TypeVar("T", bound=Task)
@@ -74,7 +78,7 @@ class Events:
 class _Request:
     """The tasks of one caller, and who waits for them. ``left`` is tokens waiting or running.
 
-    ``weight`` is what a token of theirs costs; ``extra``: the caller can do without.
+    ``extra``: the caller can do without.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -82,7 +86,6 @@ class _Request:
     missing: int
     left: int
     deadline: float
-    weight: int
     extra: bool
     turn: float = 0.0
     started: float | None = None
@@ -175,7 +178,6 @@ class Scheduler(Generic[T]):
         tasks: Sequence[T],
         deadline: float | None = None,
         *,
-        weight: int = 1,
         extra: bool = False,
     ) -> float:
         """Do all tasks; returns the seconds until the first one started.
@@ -183,7 +185,6 @@ class Scheduler(Generic[T]):
         Args:
             tasks: done in any order, each by one worker.
             deadline: seconds from now. Without one, the scheduler's ``max_wait`` holds.
-            weight: what a token of these costs in tokens of an ordinary task.
             extra: of a caller who was let in already, and can do without: only a deadline refuses
                 it, and passing that one is no loss.
 
@@ -198,18 +199,17 @@ class Scheduler(Generic[T]):
             return 0.0
         loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
-        total = weight * sum(task.cost for task in tasks)
+        total = sum(map(_work, tasks))
         request = _Request(
             loop,
             loop.create_future(),
             missing=len(tasks),
             left=total,
             deadline=math.inf if deadline is None else arrived + deadline,
-            weight=weight,
             extra=extra,
         )
         with self._ready:
-            self._admit(total, total - weight * tasks[-1].cost, deadline, extra)
+            self._admit(total, total - _work(tasks[-1]), deadline, extra)
             request.turn = self._turn
             self._requests.add(request)
             self._queued += total
@@ -271,7 +271,7 @@ class Scheduler(Generic[T]):
         for task in tasks:
             bucket = min(task.cost.bit_length(), BUCKETS - 1) if self._batch_tokens else 0
             heapq.heappush(self._heaps[bucket], _Entry(turn, next(self._order), task, request))
-            turn += request.weight * task.cost
+            turn += _work(task)
         self._ready.notify(len(tasks))
 
     def _serve(self) -> None:
@@ -325,18 +325,18 @@ class Scheduler(Generic[T]):
 
     def _open(self, entry: _Entry[T]) -> None:
         """Open a task; the estimate of an unopened text covered all that follows from it."""
-        before = entry.task.cost
+        before = _work(entry.task)
         more = self._open_task(entry.task)
-        grown = entry.task.cost + sum(task.cost for task in more) - before
+        grown = _work(entry.task) + sum(map(_work, more)) - before
         if not more and not grown:
             return
         with self._ready:
             request = entry.request
             if not request.gone:
-                request.left += request.weight * grown
+                request.left += grown
                 request.missing += len(more)
-                self._queued += request.weight * grown
-                self._push(more, request, entry.turn + request.weight * entry.task.cost)
+                self._queued += grown
+                self._push(more, request, entry.turn + _work(entry.task))
 
     def _finish(self, batch: list[_Entry[T]], seconds: float, error: Exception | None) -> None:
         costs = [entry.task.cost for entry in batch]
@@ -344,7 +344,7 @@ class Scheduler(Generic[T]):
         with self._ready:
             if error is None and self._busy == len(self._threads):
                 # A worker without company has the machine to itself: not what a queue drains at.
-                done = sum(entry.request.weight * entry.task.cost for entry in batch)
+                done = sum(_work(entry.task) for entry in batch)
                 self._tokens = MEMORY * self._tokens + done
                 self._seconds = MEMORY * self._seconds + seconds
             self._busy -= 1
@@ -352,8 +352,8 @@ class Scheduler(Generic[T]):
                 request = entry.request
                 if request.gone:
                     continue
-                request.left -= request.weight * entry.task.cost
-                self._queued -= request.weight * entry.task.cost
+                request.left -= _work(entry.task)
+                self._queued -= _work(entry.task)
                 request.missing -= 1
                 if error is not None or not request.missing:
                     self._forget(request)
@@ -384,6 +384,11 @@ class Scheduler(Generic[T]):
         request.gone = True
         self._queued -= request.left
         self._requests.discard(request)
+
+
+def _work(task: Task) -> int:
+    """What a task takes, in tokens of an ordinary one."""
+    return task.weight * task.cost
 
 
 def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:

@@ -33,6 +33,7 @@ def add_to(commands: Commands) -> None:
     replay.add_argument("--texts", type=Path, help="*.jsonl of texts, found by their hashes")
     replay.add_argument("--bundle", type=Path, help="bundle (default: the shipped one)")
     replay.add_argument("--accurate", type=Path, help="bundle of the cascade's second opinions")
+    replay.add_argument("--multilingual", type=Path, help="bundle of other languages")
     replay.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
     replay.set_defaults(run=_replay)
     show = verb("show", "print records as JSON lines")
@@ -55,10 +56,10 @@ def _replay(args: argparse.Namespace) -> int:
 def _replayed(args: argparse.Namespace) -> "Report":
     from service.audit.replay import replay, texts_of, wanted
 
-    if args.texts is None and args.bundle is None and args.accurate is None:
+    others = [path for path in (args.accurate, args.multilingual) if path is not None]
+    if args.texts is None and args.bundle is None and not others:
         return replay(args.logs)  # the logs hold all that deciding takes
-    first = args.bundle or bundles.default_bundle()
-    paths = [first] if args.accurate is None else [first, args.accurate]
+    paths = [args.bundle or bundles.default_bundle(), *others]
     if args.texts is None:
         return replay(args.logs, bundles={bundles.load(path).fingerprint for path in paths})
     texts = texts_of(args.texts, wanted(args.logs), os.environ.get(SECRET))

@@ -5,11 +5,11 @@ import importlib
 from pathlib import Path
 
 from tamis import bundle as bundles
-from tamis.cli.common import CommandError, Commands
+from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "robustness"),
+    *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
 )
 
 
@@ -19,22 +19,45 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
     bench.add_argument("--bundle", type=Path)
     bench.add_argument(
-        "--data", type=Path, help="folder of real texts, for invariance and robustness"
+        "--data",
+        type=Path,
+        help="folder of real texts, for invariance, robustness, conversations and tiers",
     )
     bench.add_argument(
-        "--rows", type=int, default=60, help="harmful and benign ones, of robustness"
+        "--rows",
+        type=int,
+        default=60,
+        help="harmful and benign ones, of robustness and conversations",
     )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
+    bench.add_argument("--accurate", type=Path, help="tiers: bundle of the accurate one")
+    bench.add_argument(
+        "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
+        help="tiers: a further bundle, as it serves alone",
+    )  # fmt: skip
+    bench.add_argument("--rounds", type=whole, default=5, help="of tiers")
+    bench.add_argument("--rehearse", action="store_true", help="tiers: one round, nothing is kept")
     bench.set_defaults(run=_bench)
 
 
+def _named(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError("must be NAME=BUNDLE")
+    return name, Path(path)
+
+
 def _bench(args: argparse.Namespace) -> int:
-    if args.name in ("invariance", "robustness") and args.data is None:
+    if args.name in ("invariance", "robustness", "conversations") and args.data is None:
         raise CommandError(f"--data: {args.name} needs a folder of *.jsonl.gz")
     if args.rows < 1:
         raise CommandError("--rows: must be at least 1")
-    modules = {"peers": "compare", "robustness": "robustness.measure"}
+    modules = {
+        "peers": "compare",
+        "robustness": "robustness.measure",
+        "conversations": "robustness.conversations",
+    }
     module = modules.get(args.name, args.name)
     try:
         benchmark = importlib.import_module(f"benchmarks.{module}")
@@ -47,6 +70,8 @@ def _bench(args: argparse.Namespace) -> int:
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows],
+        "conversations": [args.data, args.rows],
+        "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
     return 0

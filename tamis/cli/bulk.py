@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from tamis.cli.common import CommandError, given, policy_of, whole
+from tamis.cli.common import CommandError, given, multilingual_of, policy_of, whole
 
 # Options that make no sense without a file.
 OPTIONS = (
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         bundle_path=args.bundle,
         tier=args.tier or "fast",
         accurate_path=args.accurate,
+        multilingual_path=multilingual_of(args.multilingual),
         columns=Columns(**columns, keep=tuple(args.keep.split(",")) if args.keep else ()),
         only=args.judge,
         evidence=args.explain == "evidence",

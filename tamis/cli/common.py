@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from tamis import bundle as bundles
 from tamis import reasoner as reasoners
+from tamis.bundle import MANIFEST
 from tamis.content import Side
 from tamis.policy import Policy, default_policy
-from tamis.tiers import TIERS, Tier, default_accurate, load_bands
+from tamis.tiers import ACCURATE, MULTILINGUAL, OFF, TIERS, Tier, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
     from service.engine.cascade import Cascade
     from service.engine.classifier import Classifier
+    from service.engine.languages import Languages
     from service.engine.reasoner import Reasoner
 
+Judging: TypeAlias = "Classifier | Languages | Cascade"
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 # Of policies that come one after the other only the last is asked for again.
 REASONER_CACHE: Final = 1 << 26
@@ -69,25 +72,44 @@ def add_tier(parser: argparse.ArgumentParser) -> None:
         "--tier", choices=TIERS, help="who judges (default: fast, the bundle of --bundle)"
     )
     parser.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
+    parser.add_argument(
+        "--multilingual",
+        metavar="DIR|off",
+        help="bundle that judges other languages than English (default: the one that is there)",
+    )
+
+
+def multilingual_of(given: str | None) -> Path | None:
+    """The bundle for other languages: the one that is named, else the one that is there, if any."""
+    if given is not None:
+        return None if given == OFF else Path(given)
+    there = MULTILINGUAL.wanted and (MULTILINGUAL.folder / MANIFEST).is_file()
+    return MULTILINGUAL.folder if there else None
 
 
 def load_tier(
-    tier: Tier | None, bundle: Path | None, accurate: Path | None, threads: int | None = None
-) -> "Classifier | Cascade":
+    tier: Tier | None,
+    bundle: Path | None,
+    accurate: Path | None,
+    threads: int | None = None,
+    multilingual: Path | None = None,
+) -> "Judging":
     """Who judges in a tier, on the CPU.
 
     Raises:
         BundleError: where a bundle or the bands of the cascade cannot be used.
     """
-    accurate = accurate or default_accurate()
-    if tier == "accurate":
-        return load_classifier(accurate, threads)
-    fast = load_classifier(bundle, threads)
-    if tier != "cascade":
-        return fast
     from service.engine.cascade import Cascade
+    from service.engine.languages import Languages
 
-    return Cascade(fast, load_classifier(accurate, threads), load_bands(accurate))
+    accurate = accurate or ACCURATE.folder
+    first = load_classifier(accurate if tier == "accurate" else bundle, threads)
+    reader: Classifier | Languages = first
+    if multilingual is not None:
+        reader = Languages(first, load_classifier(multilingual, threads))
+    if tier != "cascade":
+        return reader
+    return Cascade(reader, load_classifier(accurate, threads), load_bands(accurate))
 
 
 def load_reasoner(path: Path) -> "Reasoner":
@@ -114,7 +136,7 @@ def policy_of(path: Path | None) -> Policy:
     return policy
 
 
-def provenance_of(classifier: "Classifier | Cascade", policy: Policy) -> Provenance:
+def provenance_of(classifier: "Judging", policy: Policy) -> Provenance:
     """Who says so."""
     bundle = classifier.bundle
     return Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)

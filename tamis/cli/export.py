@@ -12,10 +12,10 @@ from subprocess import CalledProcessError
 from typing import Final
 
 from tamis import tiers
-from tamis.bundle import BundleError, default_bundle
+from tamis.bundle import MANIFEST, BundleError, default_bundle
 from tamis.cli.common import CommandError, Commands, load_classifier
 from tamis.reasoner import WHERE, default_reasoner
-from tamis.tiers import default_accurate, shipped_delta
+from tamis.tiers import ACCURATE, MULTILINGUAL, Companion
 
 CLASSIFIER: Final = ("int8", "fp16")
 REASONER: Final = ("int4", "int8", "fp32")
@@ -30,9 +30,9 @@ def add_to(commands: Commands) -> None:
         choices=list(WHAT),
         default="classifier",
         help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
-        "public base; accurate: the bundle from base and delta; cascade: when the fast bundle is "
-        "to ask the accurate one; reasoner; huggingface: a bundle as optimum and transformers "
-        "load it",
+        "public base; accurate, multilingual: the bundle from base and delta; cascade: when the "
+        "fast bundle is to ask the accurate one; reasoner; huggingface: a bundle as optimum and "
+        "transformers load it",
     )
     export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
     export.add_argument(
@@ -52,7 +52,9 @@ def add_to(commands: Commands) -> None:
         help="delta: an exported bundle, not a checkpoint; huggingface: what to write (default: "
         "the shipped one)",
     )
-    export.add_argument("--delta", type=Path, help="accurate: the delta (default: the shipped one)")
+    export.add_argument(
+        "--delta", type=Path, help="accurate, multilingual: the delta (default: the shipped one)"
+    )
     export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
     export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
     export.add_argument(
@@ -72,7 +74,8 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--if-needed",
         action="store_true",
-        help="reasoner, accurate: only where one is used, and none made of the same is there",
+        help="accurate, multilingual, reasoner: only where one is used, and none made of the same "
+        "is there",
     )
     export.set_defaults(run=_export)
 
@@ -115,18 +118,19 @@ def _delta(args: argparse.Namespace) -> int:
     if args.bundle is None:
         _needs(args, "checkpoint", "data")
     with tempfile.TemporaryDirectory() as scratch, _installed():
-        from export import accurate
+        from export import rebuild
 
         bundle = args.bundle
         if bundle is None:
             from export.bundle import build
 
-            bundle = Path(scratch) / tiers.NAME
-            report = build(args.checkpoint, args.data, bundle, args.name or tiers.NAME)
+            name = args.name or ACCURATE.name
+            bundle = Path(scratch) / name
+            report = build(args.checkpoint, args.data, bundle, name)
             print(json.dumps(report, indent=2))
         try:
-            size = accurate.write_delta(bundle, args.out)
-        except (BundleError, accurate.BaseMismatchError, OSError) as error:
+            size = rebuild.write_delta(bundle, args.out)
+        except (BundleError, rebuild.BaseMismatchError, OSError) as error:
             raise CommandError(f"no delta: {error}") from None
     print(json.dumps({"out": str(args.out), "bytes": size}))
     return 0
@@ -135,16 +139,31 @@ def _delta(args: argparse.Namespace) -> int:
 def _accurate(args: argparse.Namespace) -> int:
     if args.if_needed and args.out is None:
         tier = os.environ.get("TAMIS_TIER") or tiers.DEFAULT
-        if tier == "fast" or os.environ.get(tiers.WHERE) == "":
+        if tier == "fast" or not ACCURATE.wanted:
             print(f"no accurate bundle is wanted: the tier is {tier}", file=sys.stderr)
             return 0
+    return _rebuilt(args, ACCURATE)
+
+
+def _multilingual(args: argparse.Namespace) -> int:
+    if args.if_needed and args.out is None:
+        if not MULTILINGUAL.wanted:
+            print(f"no multilingual bundle is wanted: {MULTILINGUAL.variable}", file=sys.stderr)
+            return 0
+        if args.delta is None and not (MULTILINGUAL.delta / MANIFEST).is_file():
+            print(f"no multilingual bundle to make: {MULTILINGUAL.delta} is none", file=sys.stderr)
+            return 0
+    return _rebuilt(args, MULTILINGUAL)
+
+
+def _rebuilt(args: argparse.Namespace, companion: Companion) -> int:
     with _installed():
-        from export import accurate
-    out = args.out or default_accurate()
+        from export import rebuild
+    out = args.out or companion.folder
     try:
-        bundle = accurate.build(out, args.delta or shipped_delta(), if_needed=args.if_needed)
-    except (BundleError, accurate.BaseMismatchError, OSError, CalledProcessError) as error:
-        raise CommandError(f"no accurate bundle: {error}") from None
+        bundle = rebuild.build(out, args.delta or companion.delta, if_needed=args.if_needed)
+    except (BundleError, rebuild.BaseMismatchError, OSError, CalledProcessError) as error:
+        raise CommandError(f"no {args.what} bundle: {error}") from None
     print(json.dumps({"out": str(out), "bundle": f"{bundle.name}@{bundle.fingerprint[:12]}"}))
     return 0
 
@@ -163,7 +182,7 @@ def _cascade(args: argparse.Namespace) -> int:
     _needs(args, "data")
     if not 0 < args.share < 1:
         raise CommandError("--share: must be above 0 and below 1")
-    paths = args.fast or default_bundle(), args.accurate or default_accurate()
+    paths = args.fast or default_bundle(), args.accurate or ACCURATE.folder
     classifiers = [load_classifier(path, threads=1) for path in paths]
     _, held = mixing.split(mixing.load(args.data, "permissive"))
     drawn = np.random.default_rng(0).permutation(len(held))[: args.rows]
@@ -184,7 +203,7 @@ def _cascade(args: argparse.Namespace) -> int:
     } | chosen
     text = json.dumps(found, indent=2) + "\n"
     # Beside the delta to be committed, and in the bundle's folder to be used.
-    for folder in (args.out or shipped_delta(), accurate.path):
+    for folder in (args.out or ACCURATE.delta, accurate.path):
         (folder / tiers.BANDS).write_text(text, encoding="utf-8")
     print(text)
     return 0
@@ -192,7 +211,7 @@ def _cascade(args: argparse.Namespace) -> int:
 
 def _reasoner(args: argparse.Namespace) -> int:
     _one_of(args.precision, REASONER)
-    if args.if_needed and args.out is None and os.environ.get(WHERE) == "":
+    if args.if_needed and args.out is None and os.environ.get(WHERE) in tiers.NONE:
         print(f"no reasoner is wanted: {WHERE} is empty", file=sys.stderr)
         return 0
     with _installed():
@@ -235,6 +254,7 @@ WHAT: Final = {
     "classifier": _classifier,
     "delta": _delta,
     "accurate": _accurate,
+    "multilingual": _multilingual,
     "cascade": _cascade,
     "reasoner": _reasoner,
     "huggingface": _huggingface,

@@ -12,6 +12,7 @@ from tamis.cli.common import (
     add_tier,
     given,
     load_tier,
+    multilingual_of,
     policy_of,
     provenance_of,
     sides,
@@ -56,7 +57,8 @@ def _moderate(args: argparse.Namespace) -> int:
         contents = judged(contents, policy.judge if args.judge is None else args.judge)
     except NotThereError as error:
         raise CommandError(f"moderate: the text {error}; give it with --response") from None
-    classifier = load_tier(args.tier, args.bundle, args.accurate)
+    other = multilingual_of(args.multilingual)
+    classifier = load_tier(args.tier, args.bundle, args.accurate, multilingual=other)
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))
@@ -69,7 +71,8 @@ def _moderate(args: argparse.Namespace) -> int:
 
 def _field(name: str, field: FieldVerdict) -> str:
     declines = ", declines" if field.refusal is not None and field.refusal.flagged else ""
-    return f"  {name:<15}{field.score:5.2f}  {field.action}, {field.severity}{declines}"
+    by = "" if field.provenance is None else f", by {field.provenance.model}"
+    return f"  {name:<15}{field.score:5.2f}  {field.action}, {field.severity}{declines}{by}"
 
 
 def _readable(verdict: Verdict) -> str:

@@ -15,6 +15,9 @@ def add_to(commands: Commands) -> None:
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
     serve.add_argument("--tier", choices=TIERS, help="who judges (default fast)")
     serve.add_argument("--accurate", type=Path, help="folder of the accurate tier's bundle")
+    serve.add_argument(
+        "--multilingual", metavar="DIR|off", help="bundle for other languages than English"
+    )
     serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
     serve.add_argument("--keys", type=Path, help="file of API keys (see 'tamis keys new')")
     serve.add_argument("--mode", choices=("enforce", "score"), help="score: no policy acts")

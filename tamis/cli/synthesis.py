@@ -1,4 +1,4 @@
-"""``tamis train synthesize | similar``: rows that public data lacks."""
+"""``tamis train synthesize | contrasts | padded | similar``: rows that public data lacks."""
 
 import argparse
 from pathlib import Path
@@ -25,6 +25,18 @@ def add_to(stages: Commands) -> None:
     synthesize.add_argument("--seed", type=int)
     synthesize.set_defaults(run=_synthesize)
 
+    contrasts = stages.add_parser("contrasts", help="write out the rows that were written by hand")
+    contrasts.add_argument("--out", type=Path, required=True, help="folder of rows")
+    contrasts.add_argument("--exclude", type=Path, help="folder of rows that none may repeat")
+    contrasts.set_defaults(run=_contrasts)
+
+    padded = stages.add_parser("padded", help="put short rows that were read among calm sentences")
+    padded.add_argument("--data", type=Path, nargs="+", required=True, help="folders of rows")
+    padded.add_argument("--out", type=Path, required=True, help="folder of rows")
+    padded.add_argument("--count", type=whole, default=6000, help="rows at most (6000)")
+    padded.add_argument("--seed", type=int)
+    padded.set_defaults(run=_padded)
+
     similar = stages.add_parser("similar", help="keep synthetic rows that look like real ones")
     similar.add_argument("--real", type=Path, required=True, help="folder of real rows")
     similar.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic rows")
@@ -44,6 +56,21 @@ def _synthesize(args: argparse.Namespace) -> int:
     print(f"{report['rows']} rows in {report['seconds']} s; kept of what was made:")
     for task, share in report["kept_share"].items():
         print(f"  {task:<12} {share:.2f} of {report['candidates'][task]}")
+    return 0
+
+
+def _contrasts(args: argparse.Namespace) -> int:
+    from training.synthesis.contrasts import write
+
+    written, dropped = write(args.out, args.exclude)
+    print(f"{written} rows; {dropped} repeat what is excluded")
+    return 0
+
+
+def _padded(args: argparse.Namespace) -> int:
+    from training.synthesis.padded import write
+
+    print(f"{write(args.data, args.out, args.count, **chosen(args, 'seed'))} rows")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,12 @@ def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
     from training.datasets import feedback
 
-    names = (
-        "base", "init", "epochs", "steps", "encoder_lr", "head_lr", "seed", "teaching",
-        "cooldown", "check_every", "borderline",
-    )  # fmt: skip
-    chosen: dict[str, Any] = {
-        name: getattr(args, name) for name in names if getattr(args, name) is not None
-    }
-    recipe = trainer.Recipe(variant=args.variant, teachers=tuple(args.teacher), **chosen)
+    given = {field.name: getattr(args, field.name, None) for field in fields(trainer.Recipe)}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    recipe = trainer.Recipe(**chosen | {"teachers": tuple(args.teacher)})
     processes = trainer.processes()
-    given = {"per_reviewer": args.reviewer, "per_key": args.key}
-    limits = feedback.Limits(**{name: n for name, n in given.items() if n is not None})
+    counts = {"per_reviewer": args.reviewer, "per_key": args.key}
+    limits = feedback.Limits(**{name: n for name, n in counts.items() if n is not None})
     with processes.main_process_first():
         report = feedback.snapshot(args.feedback, args.out, limits, args.feedback_exclude)
     if args.feedback and processes.is_main_process:

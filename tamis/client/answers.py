@@ -25,6 +25,7 @@ class FieldAnswer:
     threshold: float | None
     severity: Severity
     refusal: Refusal | None = None
+    transforms: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,5 @@ def _field(raw: Mapping[str, Any]) -> FieldAnswer:
         threshold=raw["threshold"],
         severity=Severity(raw["severity"]),
         refusal=None if refusal is None else Refusal(refusal["score"], refusal["flagged"]),
+        transforms=tuple(raw.get("transforms", ())),
     )

@@ -96,6 +96,9 @@ def test_a_verdict_is_typed(client):
     assert found.categories["toxicity"].flagged
     assert list(found.fields) == ["prompt", "response"]
     assert found.fields["prompt"].action is Action.BLOCK
+    assert found.fields["prompt"].transforms == ()
+    coded = client.moderate({"prompt": "Hello!", "response": RUDE.encode().hex()})
+    assert [field.transforms for field in coded.fields.values()] == [(), ("hex",)]
     assert {RUDE[e.start : e.end] == e.text for e in found.evidence if e.field == "prompt"} == {
         True
     }

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from tamis import bundle as bundles
 from tamis import content
 from training.classifier import trainer
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import SPANS, Spans
 from training.classifier.trainer import Recipe
 from training.datasets.batches import INPUTS
+from training.evaluation.checkpoint import CheckpointJudge
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,8 @@ def model(tiny_base: Path) -> GuardClassifier:
     torch.manual_seed(1)
     model = GuardClassifier.from_base(tiny_base, 5).eval()
     torch.nn.init.normal_(model.attend.weight)
+    # Two heads of the five listen to runs of seven tokens.
+    model.read_spans(Spans(3, {"a": 0.0, "b": 0.2}), ["a", "b", "c", "d", "e"])
     return model
 
 
@@ -58,6 +63,13 @@ def test_the_graph_says_what_the_model_says_at_any_shape(model, graph, batch: in
     for name, value in zip(expected._fields, session(graph).run(None, given), strict=True):
         np.testing.assert_allclose(value, getattr(expected, name).numpy(), atol=1e-5)
     assert b".py" not in graph.SerializeToString()
+    if tokens > 7:
+        model.read_spans(None, ["a", "b", "c", "d", "e"])
+        with torch.inference_mode():
+            plain = model(**{k: torch.from_numpy(v) for k, v in given.items()})
+        model.read_spans(Spans(3, {"a": 0.0, "b": 0.2}), ["a", "b", "c", "d", "e"])
+        louder = (expected.logits > plain.logits + 1e-6).any(dim=0)
+        assert louder.tolist() == [True, True, False, False, False]
 
 
 def test_quantisation_takes_the_large_products_and_leaves_the_heads(graph):
@@ -90,6 +102,7 @@ def test_from_data_to_a_served_bundle(
     assert not names & {"sexual/minors", "misinformation"}
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     assert manifest["training"]["data_sha256"]
+    assert manifest["pooling"] == asdict(SPANS)
     by_name = {head.name: head.thresholds for head in bundle.heads}
     assert by_name["prompt"].at("strict").flag <= by_name["prompt"].flag
     (told,) = (head for head in manifest["heads"] if head["name"] == "prompt")
@@ -103,6 +116,24 @@ def test_from_data_to_a_served_bundle(
         for text in ("what a lovely garden", "you silly goose")
     )
     assert rude > 0.5 > kind
+
+    # A short core in a long calm text is pooled alike before the export and behind it, and evidence
+    # lies in what spoke.
+    calm = "what a lovely garden number 7 " * 2
+    long = content.plain(f"{calm} you silly goose {calm}")
+    served = classifier.judge(long, evidence=True)
+    (trained,) = CheckpointJudge(checkpoint).judge_all([long])
+    assert served.overall == pytest.approx(trained.overall, abs=0.05)
+    encoded = classifier.encode(long, evidence=True)
+    (scored,) = classifier.score(encoded.windows)
+    column = [head.name for head in bundle.heads].index("toxicity")
+    heard = np.flatnonzero(scored.attention[:, column])
+    assert len(heard) <= 2 * SPANS.radius + 1 or len(heard) == scored.window.count
+    assert encoded.views[0].encoding is not None
+    offsets = encoded.views[0].encoding.offsets
+    for found in served.evidence:
+        if found.category == "unsafe":
+            assert offsets[heard[0]][0] <= found.start < found.end <= offsets[heard[-1]][1]
 
     report = exporting.build(checkpoint, [data], tmp_path / "half", "tiny", "fp16")
     assert report["fp32 to fp16"]["flips"] == 0

@@ -21,6 +21,7 @@ from service.engine.classifier import INPUTS as SERVED
 from service.engine.cuda import CudaRuntime
 from service.engine.runtime import OUTPUTS
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import Spans
 from training.datasets.batches import INPUTS
 
 TOKENS = 400
@@ -57,6 +58,7 @@ def model(request: pytest.FixtureRequest) -> GuardClassifier:
     )
     model = GuardClassifier(AutoModel.from_config(config, attn_implementation="eager"), 5).eval()
     torch.nn.init.normal_(model.attend.weight)
+    model.read_spans(Spans(3, {"a": 0.0, "b": 0.2}), ["a", "b", "c", "d", "e"])
     with torch.no_grad():
         # A channel whose square is beyond fp16, as large decoders have them.
         next(model.encoder.parameters())[:, 3] = 300

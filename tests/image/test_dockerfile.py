@@ -140,6 +140,7 @@ def test_the_check_asks_all_who_judge(dockerfile, bundle, tiny_reasoner, tmp_pat
         (sys.executable, "/opt/tamis/env/bin/python"),
         (bundle.path, "/opt/tamis/bundle"),
         (write_second(bundle, tmp_path / "second").path, "/opt/tamis/accurate"),
+        (write_second(bundle, tmp_path / "other").path, "/opt/tamis/multilingual"),
         (tiny_reasoner, "/opt/tamis/reasoner"),
     ):
         assert there in command

@@ -179,6 +179,7 @@ def test_all_formats_hold_the_same(tmp_path: Path):
         for name, field in table["fields"].items():
             # Only a response can decline; a column holds a null for all others.
             assert field["refusal"] == plain["fields"][name].setdefault("refusal", None)
+            assert field["transforms"] == plain["fields"][name].setdefault("transforms", None)
         scores = {name: score for name, score in table["categories"].items() if score}
         identity = None if plain["id"] is None else str(plain["id"])
         kept = plain["kept"] | {"id": identity}

@@ -97,8 +97,9 @@ def test_the_field_says_which_content_is_meant(
     assert record.content.context == context
 
 
-def test_of_a_conversation_only_what_was_judged_is_kept(client, place):
+def test_of_a_conversation_what_was_judged_is_kept_and_what_it_was_read_behind(client, place):
     turns = ["old question", "old answer", "new question", "new answer", "and more"]
+    turns[0] += " of long ago" * 40
     messages = [
         {"role": "user" if n in (0, 2) else "assistant", "content": turn}
         for n, turn in enumerate(turns)
@@ -112,7 +113,11 @@ def test_of_a_conversation_only_what_was_judged_is_kept(client, place):
     ):
         record = kept(place, post(client, input=given, field=field, label="safe"))
         assert record.content.text == text
-        assert "old" not in f"{record.content}"
+        context = record.content.context
+        assert context is not None
+        assert "old answer" in context
+        assert "old question" not in context
+        assert ("new question" in context) == (text != "new question")
 
 
 def test_saying_it_again_replaces_what_was_said(client, place):

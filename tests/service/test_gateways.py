@@ -12,9 +12,9 @@ from service.dialects import llamaguard
 from service.dialects.chat import ChatRequest, ChatResponse, Message
 from service.moderation import Moderator
 from service.settings import Settings
-from tamis.content import Content, response
+from tamis.content import Asked, Content, response
 from tests.service.test_app import wait_until_ready
-from tests.service.wire import ATTACK, ENVOY, KIND, RUDE, user
+from tests.service.wire import ATTACK, ENVOY, KIND, LITELLM, RUDE, user
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,73 @@ def post(client: TestClient, path: str, body: Any, **headers: str) -> Any:
 
 def call(name: str = "read", arguments: Any = '{"page": "a"}') -> dict[str, Any]:
     return {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+# ---- conversations
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "By 'tea' I mean the pond."},
+    {"role": "assistant", "content": "Good, tea is the pond."},
+    {"role": "user", "content": "How deep is the tea?"},
+]
+ANSWERED = [*CHAT, {"role": "assistant", "content": "Two metres."}]
+EARLIER_TURNS = "By 'tea' I mean the pond.\nGood, tea is the pond."
+IN_ITS_LIGHT = ("prompt", "How deep is the tea?", EARLIER_TURNS)
+BOTH = f"{EARLIER_TURNS}\nHow deep is the tea?"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/moderate", {"input": {"messages": CHAT}}),
+        ("/v1/chat/moderations", {"input": CHAT}),
+        ("/v1/chat/completions", {"messages": CHAT}),
+        ("/api/v1/text/chat", {"messages": CHAT}),
+        (LITELLM, {"input_type": "request", "structured_messages": CHAT}),
+        ("/portkey", {"request": {"json": {"messages": CHAT}}, "eventType": "beforeRequestHook"}),
+        ("/request", {"body": {"messages": CHAT}}),
+        (ENVOY, {"messages": CHAT}),
+        (ENVOY.replace("chat/completions", "responses"), {"input": CHAT}),
+    ],
+)
+def test_every_dialect_of_chats_judges_the_last_request_in_the_light_of_the_others(
+    client, judged, path, body
+):
+    post(client, path, body)
+    assert [(c.question, c.text, c.context) for c in judged] == [IN_ITS_LIGHT]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/moderate", {"input": {"messages": ANSWERED}, "judge": ["response"]}),
+        ("/v1/chat/moderations", {"input": [ANSWERED]}),
+        ("/v1/chat/completions", {"messages": ANSWERED}),
+        ("/api/v1/text/chat", {"messages": ANSWERED}),
+        (
+            "/portkey",
+            {
+                "request": {"json": {"messages": CHAT}},
+                "response": {"json": {"choices": [{"message": ANSWERED[-1]}]}},
+                "eventType": "afterRequestHook",
+            },
+        ),
+        (
+            "/portkey",
+            {
+                "request": {"json": {"messages": CHAT}},
+                "response": {"text": "Two metres."},
+                "eventType": "afterRequestHook",
+            },
+        ),
+    ],
+)
+def test_every_dialect_of_chats_judges_an_answer_in_the_light_of_all_before(
+    client, judged, path, body
+):
+    post(client, path, body)
+    assert [(c.question, c.text, c.context) for c in judged] == [("response", "Two metres.", BOTH)]
 
 
 # ---- Portkey
@@ -345,5 +412,5 @@ def test_the_responses_apis_tools_are_documents():
     ids=["chat", "completion", "messages", "responses"],
 )
 def test_answers_of_every_api_are_judged_alone(body):
-    (found,) = ChatResponse.model_validate(body).answered("x")
-    assert (found.question, found.text, found.context) == ("response", KIND, "x")
+    (found,) = ChatResponse.model_validate(body).answered(Asked("x", ("w",)))
+    assert (found.question, found.text, found.context) == ("response", KIND, "w\nx")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from service.dialects.calls import Calls
 from service.masking import holdback, mask
-from tamis.content import plain
+from tamis.content import Asked, plain
 from tamis.policy import MaskRule
-from tests.service.test_gateways import call, client, judged, post
+from tests.service.test_gateways import BOTH, CHAT, EARLIER_TURNS, call, client, judged, post
 from tests.service.test_streams import counted, streams_of, written
 from tests.service.wire import ATTACK, KIND, LITELLM, RUDE, user
 
@@ -60,6 +60,19 @@ def test_litellm_output_judges_the_answer_alone_in_the_light_of_its_request(clie
     assert judged[0].context == ""
 
 
+def test_litellm_remembers_what_was_said_before_a_request(client, judged):
+    request = {"input_type": "request", "litellm_call_id": "deep", "structured_messages": CHAT}
+    post(client, LITELLM, request)
+    answer = {"input_type": "response", "texts": ["Two metres."], "litellm_call_id": "deep"}
+    post(client, LITELLM, answer | {"tool_calls": [call(arguments="{}")]})
+    assert [(c.question, c.context) for c in judged] == [
+        ("prompt", EARLIER_TURNS),
+        ("response", BOTH),
+        # A tool's side is judged by what was asked, not by what was said long ago.
+        ("attack", "How deep is the tea?"),
+    ]
+
+
 def test_litellm_texts_without_messages_are_prompts_and_those_of_mcp_documents(client, judged):
     body: dict[str, Any] = {"input_type": "request", "texts": [KIND, RUDE]}
     assert post(client, LITELLM, body)["action"] == "BLOCKED"
@@ -87,18 +100,18 @@ def test_litellm_names_a_policy(client):
 def test_calls_are_bounded_expire_and_belong_to_a_key():
     calls = Calls(seconds=60, max_characters=10_000)
     for n in range(100):
-        calls.keep(("key", f"{n}"), "x" * 1_000)
+        calls.keep(("key", f"{n}"), Asked("x" * 800, ("y" * 200,)))
     assert 5 < len(calls) < 11
-    assert calls.asked(("key", "99")) == "x" * 1_000
-    assert calls.asked(("key", "0")) == calls.asked(("other", "99")) == ""
-    calls.keep(("key", "long"), "a" * 50_000 + "b" * 50_000)
-    assert calls.asked(("key", "long")) == "a" * 2_000 + "b" * 2_000
-    calls.keep(("key", "long"), "short")
-    assert calls.asked(("key", "long")) == "short"
+    assert calls.asked(("key", "99")) == Asked("x" * 800, ("y" * 200,))
+    assert calls.asked(("key", "0")) == calls.asked(("other", "99")) == Asked()
+    calls.keep(("key", "long"), Asked("a" * 50_000 + "b" * 50_000, ("y",)))
+    assert calls.asked(("key", "long")) == Asked("a" * 2_000 + "b" * 2_000, ("y",))
+    calls.keep(("key", "long"), Asked("short"))
+    assert calls.asked(("key", "long")) == Asked("short")
     gone = Calls(seconds=-1)
-    gone.keep((None, "1"), "x")
-    assert gone.asked((None, "1")) == ""
-    gone.keep((None, "2"), "x")
+    gone.keep((None, "1"), Asked("x"))
+    assert gone.asked((None, "1")) == Asked()
+    gone.keep((None, "2"), Asked("x"))
     assert len(gone) == 0
 
 
@@ -243,6 +256,31 @@ def test_an_answer_that_comes_again_is_read_once(client, monkeypatch):
     assert len(streams_of(client)) == known + 2
     assert counted(client) > before + 2 * max(windows)
     assert "zebra" not in str(streams_of(client)._known.keys())
+
+
+def test_an_answer_that_comes_again_is_judged_in_the_light_of_all_before(
+    client, judged, monkeypatch
+):
+    monkeypatch.setattr(client.app.state.moderator.engine, "cache", None)
+    text = written(3_000, seed=5)
+    body = {"input_type": "response", "litellm_call_id": "pond"}
+
+    def read(length: int) -> int:
+        before = counted(client)
+        post(client, LITELLM, body | {"texts": [text[:length]]})
+        return counted(client) - before
+
+    request = {"input_type": "request", "litellm_call_id": "pond", "structured_messages": CHAT}
+    post(client, LITELLM, request)
+    del judged[:]
+    assert read(1_500) > 0
+    assert read(3_000) > 0
+    assert read(3_000) == 0
+    assert [c.context for c in judged] == [BOTH] * 3
+    # In another light it is another text, and is read anew.
+    post(client, LITELLM, request | {"structured_messages": CHAT[-1:]})
+    assert read(3_000) > 1
+    assert judged[-1].context == CHAT[-1]["content"]
 
 
 def test_a_harmful_end_is_blocked_however_little_is_new(client):

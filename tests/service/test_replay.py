@@ -38,8 +38,7 @@ TEXTS: list[dict[str, Any]] = [
     {"text": "What a stupid goose!"},
     {"id": "x", "prompt": "How do I bake bread?", "response": "You mix, you knead, you wait."},
     {"messages": [{"role": "assistant", "content": "Welcome to the garden."}, {"role": "user"}]},
-    {"prompt": "How are the geese?", "response": None},
-    {"response": "They are well."},
+    ITEMS[5],
     {"text": ITEMS[-1]},
 ]
 
@@ -142,7 +141,7 @@ def graded(graded_bundle, tmp_path) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
     for head in manifest["heads"]:
         if head["name"] == "prompt":
-            head["sensitivities"] = {"loose": {"flag": 0.99999, "block": 1}}
+            head["sensitivities"] = {"loose": {"flag": 1, "block": 1}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     path = tmp_path / "graded.jsonl"
     with running(audited(Settings(bundle=folder), path)) as client:

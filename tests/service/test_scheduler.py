@@ -14,6 +14,7 @@ class Job:
     name: str
     cost: int = 1
     parts: Sequence["Job"] = ()
+    weight: int = 1
 
 
 class Gate:
@@ -324,14 +325,16 @@ async def test_heavier_tokens_count_for_more_and_extra_work_is_never_out_of_room
     await settle()
     with pytest.raises(OverloadedError):
         await scheduler.submit([Job("ordinary", 40)])
-    extra = asyncio.create_task(scheduler.submit(jobs("x", "y", cost=10), weight=8, extra=True))
+    extra = asyncio.create_task(
+        scheduler.submit([Job("x", 10, weight=8), Job("y", 10, weight=8)], extra=True)
+    )
     await settle()
     assert scheduler.queued_tokens == 40 + 8 * 20
     # Only a deadline stops it, at once or in time; nobody calls that a loss.
     with pytest.raises(DeadlineError):
-        await scheduler.submit([Job("hopeless", 100)], 0.1, weight=8, extra=True)
+        await scheduler.submit([Job("hopeless", 100, weight=8)], 0.1, extra=True)
     with pytest.raises((DeadlineError, OverloadedError)):
-        await scheduler.submit([Job("late", 1)], 0.05, weight=8, extra=True)
+        await scheduler.submit([Job("late", 1, weight=8)], 0.05, extra=True)
     gate.open.set()
     await asyncio.gather(first, extra)
     assert scheduler.queued_tokens == 0

@@ -333,12 +333,14 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
 
     encoded = classifier.encode(response(written(1_500), "Hi"))
     scored = [s for window in encoded.windows for s in classifier.score([window])]
-    memory.keep(scored, 1_500)
-    assert [memory.get(w).logits.tolist() for w in encoded.windows] == [
+    memory.keep([("a", one) for one in scored], 1_500)
+    assert [memory.get(w, "a").logits.tolist() for w in encoded.windows] == [
         s.logits.tolist() for s in scored
     ]
     other = classifier.encode(response(written(1_500), "Ho"))
-    assert all(memory.get(window) is None for window in other.windows)
+    assert all(memory.get(window, "a") is None for window in other.windows)
+    # Another bundle says other things of the same ids.
+    assert all(memory.get(window, "b") is None for window in encoded.windows)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +353,9 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
         ("a", {"text": "", "final": "yes"}, "final"),
         ("a", {"text": "", "kind": "post"}, "kind"),
         ("a", {"text": "", "kind": "text", "prompt": "x"}, "prompt"),
+        ("a", {"text": "", "kind": "text", "messages": []}, "messages"),
+        ("a", {"text": "", "prompt": "x", "messages": []}, "prompt"),
+        ("a", {"text": "", "messages": [{"content": "x"}]}, "messages[0].role"),
         ("a", {"text": "tea " * 6_000}, "response.response"),
         ("a", {"text": "", "policy": "none"}, "policy"),
         ("a", {"text": "", "x": 1}, "x"),
@@ -360,6 +365,28 @@ def test_what_does_not_fit_is_refused(client, name, body, param):
     answer = client.post(f"/moderate/stream/{name}", json=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("kind", ["response", "prompt"])
+def test_the_next_turn_of_a_conversation_is_judged_in_its_light(client, kind):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "By tea I mean the pond."},
+        {"role": "assistant", "content": "Good, tea is the pond."},
+    ]
+    if kind == "response":
+        turns.append({"role": "user", "content": "How deep is the tea?"})
+    text = written(300)
+    for length in (100, 200, 300):
+        about = {"kind": kind, "messages": turns, "final": length == len(text)}
+        answer = send(client, kind, text[:length], **about)
+        role = "user" if kind == "prompt" else "assistant"
+        last = {"role": role, "content": text[: answer["decided_chars"]]}
+        whole = moderate(client, input={"messages": [*turns, last]}, judge=[kind])
+        for name in ("score", "categories", "attack", "windows", "tokens"):
+            assert answer[name] == whole[name]
+    assert answer["decided_chars"] == len(text)
+    assert answer["score"] != send(client, f"{kind}s", text, kind=kind, final=True)["score"]
 
 
 def events(body: str) -> list[tuple[str, dict[str, Any]]]:

@@ -312,7 +312,7 @@ def test_the_command_line_judges_in_a_tier(bundle, second: Bundle, tmp_path: Pat
 def test_without_bands_there_is_no_cascade(
     bundle, second: Bundle, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("tamis.tiers.shipped_delta", lambda: tmp_path)
+    monkeypatch.setattr("tamis.tiers.models", lambda: tmp_path)
     folder = tmp_path / "second"
     shutil.copytree(second.path, folder)
     (folder / BANDS).unlink()

@@ -1,16 +1,24 @@
 import pytest
 
 from tamis.content import (
+    EARLIER,
+    LIGHT,
+    Asked,
     Message,
     NotThereError,
+    behind,
     call_field,
     conversation,
     document,
     exchange,
     judged,
+    last_asked,
+    newest,
     of_sides,
     plain,
     prompt,
+    response,
+    said,
 )
 
 
@@ -20,7 +28,7 @@ def test_an_exchange_judges_the_prompt_and_the_response_in_its_light():
     assert (answered.question, answered.context) == ("response", "How are you?")
 
 
-def test_a_conversation_is_judged_by_its_latest_exchange():
+def test_a_conversation_is_judged_by_its_latest_exchange_in_the_light_of_the_others():
     turns = [
         Message("system", "Be kind."),
         Message("user", "old question"),
@@ -30,8 +38,78 @@ def test_a_conversation_is_judged_by_its_latest_exchange():
     ]
     asked, answered = conversation(turns)
     assert (asked.text, asked.field) == ("new question", "messages[3].content")
-    assert (answered.text, answered.context) == ("new answer", "new question")
-    assert answered.field == "messages[4].content"
+    assert asked.context == "old question\nold answer"
+    assert (answered.text, answered.field) == ("new answer", "messages[4].content")
+    assert answered.context == "old question\nold answer\nnew question"
+    assert last_asked(turns) == Asked("new question", ("old question", "old answer"))
+
+
+def test_earlier_turns_are_read_in_their_order_and_only_where_somebody_spoke():
+    turns = [
+        Message("user", "one"),
+        Message("system", "rule"),
+        Message("assistant", "two"),
+        Message("assistant", ""),
+        Message("tool", "page"),
+        Message("function", "page"),
+        Message("developer", "rule"),
+        Message("user", "three", (("content[1]", "page"),)),
+        Message("user", " "),
+        Message("user", "four"),
+    ]
+    asked = conversation(turns)[-1]
+    assert (asked.text, asked.context) == ("four", "one\ntwo\nthree")
+    swapped = conversation([*turns[2:3], *turns[:2], *turns[3:]])[-1]
+    assert swapped.context == "two\none\nthree"
+    assert said(turns[:4]) == ["one", "two", ""]
+
+
+def test_the_newest_words_of_earlier_turns_survive_the_cut():
+    turns = [f"word {n}" for n in range(1_000)]
+    found = newest(turns)
+    assert "\n".join(found).endswith("word 998\nword 999")
+    assert EARLIER / 2 < len("\n".join(found)) <= EARLIER
+    # Whole words, of which the first may be a turn's last ones.
+    assert newest(["an old apple pie", "x" * 30], 40) == ("pie", "x" * 30)
+    assert newest(["z" * 3 * EARLIER]) == ("z" * EARLIER,)
+    assert newest(["a", "b"], 0) == newest([]) == newest([" \n", ""]) == ()
+    # What was cut is not cut again.
+    for once in (found, newest(["tea " * 300, "and cake"]), newest(["tea" * 300, "cake"])):
+        assert behind(once) == behind([behind(once) or ""]) == "\n".join(once)
+
+
+def test_a_request_keeps_its_room_and_a_long_one_takes_all():
+    earlier = ["tea " * 300]
+    for length in (0, 20, 150, 300, 399, 400, 5_000):
+        request = "q" * length
+        found = behind(earlier, request)
+        assert found is not None
+        assert found.endswith(request)
+        before = len(found) - length
+        assert before <= min(EARLIER, max(LIGHT - length, 0)) + 1
+        assert (before > 1) == (length < 398)
+    assert behind(earlier, "q", room=0) == "q"
+    assert behind([], "") == ""
+    assert behind([]) is behind(["", " "]) is None
+
+
+def test_megabytes_before_the_last_turn_cost_no_more_than_a_few_words():
+    turns = [Message("user", "tea " * 500_000), Message("assistant", "sugar" * 200_000)] * 3
+    (asked,) = conversation([*turns, Message("user", "And milk?")])
+    assert asked.context is not None
+    assert len(asked.context) <= EARLIER
+    assert last_asked([*turns, Message("user", "And milk?")]).request == "And milk?"
+
+
+def test_one_text_has_one_light_whoever_builds_it():
+    turns = [Message("user", "one"), Message("assistant", "two"), Message("user", "three")]
+    assert conversation(turns) == (prompt("three", "messages[2].content", ["one", "two"]),)
+    asked = last_asked(turns)
+    answered = response("four", asked.request, "messages[3].content", asked.earlier)
+    assert conversation([*turns, Message("assistant", "four")])[-1] == answered
+    # A hook knows the answer, and what it kept of the request.
+    kept = conversation([turns[-1], Message("assistant", "four")], asked.earlier)[-1]
+    assert kept.context == answered.context == "one\ntwo\nthree"
 
 
 def test_an_opening_by_the_assistant_is_judged_on_its_own():

@@ -15,7 +15,7 @@ from tokenizers import (
 )
 
 from tamis.bundle import Bundle
-from tamis.tokens import plain_tokenizer
+from tamis.tokens import plain_tokenizer, unknown_of
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIGNS = "[]<>|/_.!"
@@ -124,6 +124,21 @@ def test_commands_in_a_text_are_text(kind: Callable[[], Tokenizer], tmp_path: Pa
     tokenizer = plain(kind(), tmp_path)
     check(tokenizer)
     check(plain(tokenizer, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(bert, "[UNK]"), (mpnet, "[UNK]"), (xlm_roberta, "<unk>"), (gemma, "<unk>")],
+)
+def test_the_token_for_what_has_none_is_known_by_each_models_own_name(
+    kind: Callable[[], Tokenizer], name: str, tmp_path: Path
+):
+    tokenizer = plain(kind(), tmp_path)
+    assert unknown_of(tokenizer) == tokenizer.token_to_id(name) is not None
+
+
+def test_a_tokenizer_of_bytes_has_a_token_for_everything(tmp_path: Path):
+    assert unknown_of(plain(byte_level(), tmp_path)) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,17 +1,23 @@
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tamis import content
+from tamis.corrections.record import Correction
 from tamis.taxonomy import taxonomy
 from tamis.windows import WindowShape
 from tests.conftest import row, write_rows
 from training.datasets import batches, mixing, readings, registry
 from training.datasets.batches import UNKNOWN, Example
+from training.datasets.contamination import Seen
+from training.datasets.feedback import Limits, curate
 from training.datasets.registry import BORDERLINE, CATEGORIES, HEADS, sources
 from training.datasets.schema import SchemaError, data_files, parse_row, read_rows
+from training.evaluation import checkpoint, suite
 
 
 def parsed(source: str, target: str = "prompt", label: int = 1, categories=(), **more):
@@ -127,6 +133,21 @@ def test_the_last_turn_of_a_conversation_is_judged_behind_the_earlier_ones():
     raw["messages"].pop()
     request = parse_row(json.dumps(raw | {"judge": "prompt"}), "here")
     assert (request.judged, request.behind, request.licence) == ("three", "one\ntwo", "permissive")
+
+
+def test_a_turn_is_taught_behind_the_very_words_that_it_is_served_behind():
+    turns = [("user", "old words " * 90), ("assistant", "newer words"), ("user", "three " * 30)]
+    turns.append(("assistant", "four"))
+    for judge, n in (("prompt", 3), ("response", 4)):
+        messages = [{"role": role, "content": text} for role, text in turns[:n]]
+        raw = {"id": "1", "source": "written_conversations", "label": 0, "judge": judge}
+        found = parse_row(json.dumps(raw | {"severity": 0, "messages": messages}), "here")
+        served = content.conversation([content.Message(*turn) for turn in turns[:n]])[-1]
+        assert found.behind == served.context == suite.content_of(found).context
+        assert len(found.behind or "") < 400
+        kept = Correction(content=served, time=datetime(2026, 1, 1, tzinfo=UTC), label="safe")
+        assert {k.row.behind for k in curate([kept], Limits(), Seen())[0]} == {served.context}
+        assert checkpoint._row_of(served).behind == served.context
 
 
 def test_a_document_is_judged_for_attack_alone_behind_what_was_asked():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from tamis.content import Content
 from tamis.policy import Thresholds, default_policy
-from tamis.verdict import Finding, Provenance
+from tamis.verdict import Finding, Provenance, Second
 from tests.conftest import row, write_rows
 from training.datasets import mixing
 from training.evaluation import held_out
@@ -12,6 +12,8 @@ OWN = {
     name: Thresholds(0.5, 0.9)
     for name in ("prompt", "response", "toxicity", "attack", "refusal", "severity")
 }
+
+OTHER = Second("multilingual", "0" * 64, OWN, "multilingual")
 
 
 def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
@@ -26,6 +28,7 @@ def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
             tokens=1,
             severity=0.7 if "mild" in content.text else 0.2,
             refusal=(0.6 if "no" in content.text else 0.1) if content.context else None,
+            second=OTHER if "eine" in content.text else None,
         )
 
 
@@ -58,6 +61,11 @@ def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
     assert found["targets"]["prompt"]["borderline"]["flagged"] == 0
     assert found["severities"]["borderline"]["borderline"] > 0
     assert found["severities"]["unsafe"]["unsafe"] == english["unsafe"]["rows"]
+    german = found["by_language"]["de"]["prompt"]
+    assert german["safe"] == found["languages"]["de"]["safe"]
+    assert german["multilingual"] == german["safe"]["rows"] > 0
+    assert found["by_language"]["en"]["prompt"]["multilingual"] == 0
+    assert set(found["by_language"]["en"]) == {"prompt", "response"}
     refusals = found["refusals"]
     assert (refusals["precision"], refusals["recall"], refusals["flagged"]) == (1.0, 1.0, 0)
     assert refusals["answers"] > refusals["refuse"] > 0

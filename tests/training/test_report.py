@@ -1,12 +1,18 @@
 import copy
+import re
+from pathlib import Path
 
 import pytest
 
+from export.delta import INDEX, read_index
+from tamis.bundle import Bundle
+from tamis.tiers import ACCURATE
 from training.datasets.schema import Row
-from training.evaluation.published import recall_of
+from training.evaluation.published import published, recall_of
 from training.evaluation.report import render
 from training.evaluation.suite import SetResult, question_of, table
 
+ROOT = Path(__file__).parents[2]
 LEVELS = ("safe", "borderline", "unsafe")
 RESULTS = {
     "bundle": "f" * 64,
@@ -38,7 +44,40 @@ def test_bundles_stand_side_by_side_and_beside_what_others_published():
     assert "| *Detoxify 110M* | 26.5 |  |  |  | 17.3 |  | 75.7 |" in text
     assert "| hatecheck | hate | 4 | 0.500 | 0.400 | 0.500 | 0.400 |" in text
     assert "| targets: prompt | 2/9 · 1/9 · 0/9 |" in text
-    assert "| flagged | 1 of 40 |" in text
+    assert "| flagged | 1 of 40 (2.5%) |" in text
+    assert "| refusal head: precision | 0.900 |" in text
+    assert "| refusal head: recall | 0.800 |" in text
+    assert "asked twice |" not in text
+
+
+def test_a_cascade_says_whom_it_asks_and_how_often():
+    cascade = copy.deepcopy(RESULTS)
+    cascade["about"] |= {"tier": "cascade", "second": "big@0123456789ab"}
+    cascade["asked_twice"] = {"hatecheck": 0.2222}
+    del cascade["sets"]["oktest"]
+    text = render({"fast": RESULTS, "cascade": cascade}, {"fast": HELD_OUT, "cascade": HELD_OUT})
+    assert "- **cascade**: `m`, L; bundle `ffffffffffff`, then `big@0123456789ab`, 2026" in text
+    assert "| set | n | unsafe | | fast | cascade | cascade: asked twice |" in text
+    assert "| hatecheck | 9 | 4 |  | 0.600 | 0.600 | 22.2% |" in text
+    # A set that one of them was not measured on.
+    assert "| oktest | 350 | 0 | fpr | 0.040 | – | 0.0% |" in text
+    assert "| **cascade** `m` |  |  |  |  |  |  | 60.0 |" in text
+
+
+def test_the_page_names_the_bundles_that_ship_and_every_rival(bundle: Bundle):
+    page = (ROOT / "docs" / "results.md").read_text()
+    about = dict(re.findall(r"^- \*\*(.+?)\*\*: .*?; bundle `([0-9a-f]{12})`", page, re.MULTILINE))
+    (columns,) = set(re.findall(r"^\| set \| n \| unsafe \| \| (.+) \|$", page, re.MULTILINE))
+    told = [name for name in columns.split(" | ") if not name.endswith("asked twice")]
+    assert list(about) == told
+    assert about["fast"] == bundle.fingerprint[:12]
+    if (ACCURATE.delta / INDEX).is_file():
+        assert about["accurate"] == read_index(ACCURATE.delta)["fingerprint"][:12]
+    beside = page.partition("## Beside what others published")[2].partition("\n## ")[0]
+    for name in about:
+        assert f"| **{name}** `" in beside
+    for other in published():
+        assert f"| *{other['model']}* |" in beside
 
 
 def test_recall_of_an_all_unsafe_set_follows_from_its_f1():

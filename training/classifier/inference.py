@@ -16,6 +16,7 @@ from tamis.tokens import plain_tokenizer
 from tamis.windows import WindowShape
 from training.classifier import bases
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import Spans
 from training.datasets import batches
 from training.datasets.batches import INPUTS, Batch, Example
 from training.datasets.registry import HEADS
@@ -57,8 +58,9 @@ def predict(
 ) -> np.ndarray:
     """Logits of shape (rows, H), pooled over a row's windows as in serving.
 
-    The highest window speaks for a row, but the lowest for its refusal: an answer declines only
-    where all of it does. ``fast=False`` computes in fp32, for calibration and parity.
+    Within a window the model itself pools (``pooling``), as does the graph that is made of it. The
+    highest window speaks for a row, but the lowest for its refusal: an answer declines only where
+    all of it does. ``fast=False`` computes in fp32, for calibration and parity.
     """
     model.eval()
     on = next(model.parameters()).device
@@ -74,12 +76,13 @@ def predict(
 
 
 def load_model(checkpoint: Path) -> GuardClassifier:
-    """The trained model, in evaluation mode on the CPU."""
+    """The trained model, in evaluation mode on the CPU, pooled as when it was calibrated."""
     report = json.loads((checkpoint / "training.json").read_text())
     base, path = bases.resolve(report["recipe"]["base"])
     model = GuardClassifier.from_base(path, len(report["heads"]), **base.load_arguments())
     state = torch.load(checkpoint / "model.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state)
+    model.read_spans(Spans.read(report.get("pooling")), report["heads"])
     return model.eval()
 
 

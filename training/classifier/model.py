@@ -1,14 +1,15 @@
 """The classifier: a transformer encoder with token-level scores pooled into each head."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-# A finite "minus infinity": survives fp16 and never yields 0 * inf in a fully masked row.
-MASKED = -1e4
+from training.classifier import pooling
+from training.classifier.pooling import Spans
 
 
 class Scores(NamedTuple):
@@ -19,7 +20,7 @@ class Scores(NamedTuple):
     token_logits: Tensor
     """(B, T, H): what each token says by itself."""
     attention: Tensor
-    """(B, T, H): how much each token counts; sums to 1 over the judged tokens."""
+    """(B, T, H): how much each token counts; sums to 1 over the judged tokens that speak."""
 
 
 class GuardClassifier(nn.Module):
@@ -32,6 +33,10 @@ class GuardClassifier(nn.Module):
 
     Attention starts at zero, so training begins from mean pooling, which is how the default base
     was pretrained.
+
+    What was taught so is read more closely where ``read_spans`` says it: once trained, a short run
+    of tokens may speak for a window (``pooling``). In training it may not: labels are of whole
+    texts.
     """
 
     def __init__(self, encoder: PreTrainedModel, heads: int) -> None:
@@ -44,6 +49,9 @@ class GuardClassifier(nn.Module):
         nn.init.zeros_(self.attend.weight)
         nn.init.zeros_(self.attend.bias)
         self._typed = "token_type_ids" in inspect.signature(encoder.forward).parameters
+        self._radius: int | None = None
+        # Of the pooling, not of the weights: which one was calibrated stands in ``training.json``.
+        self.register_buffer("_margins", torch.zeros(heads), persistent=False)
 
     @classmethod
     def from_base(cls, path: Any, heads: int, **load: Any) -> "GuardClassifier":
@@ -80,8 +88,15 @@ class GuardClassifier(nn.Module):
         self.encoder.requires_grad_(False)
         stack[layers:].requires_grad_(True)
 
+    def read_spans(self, spans: Spans | None, heads: Sequence[str]) -> None:
+        """Let runs of tokens speak for a window, or (None) the whole alone; ``heads`` by name."""
+        self._radius = spans and spans.radius
+        if spans is not None:
+            self._margins = spans.of(heads).to(self.score.weight.device)
+
     def keep_heads(self, kept: list[int]) -> None:
         """Drop all other heads, in place."""
+        self._margins = self._margins[kept]
         for name in ("score", "attend"):
             full: nn.Linear = getattr(self, name)
             few = nn.Linear(full.in_features, len(kept))
@@ -109,8 +124,7 @@ class GuardClassifier(nn.Module):
         hidden = hidden.float()
         with torch.autocast(hidden.device.type, enabled=False):
             token_logits = self.score(hidden)
-            weights = self.attend(hidden)
-            weights = weights.masked_fill(judged.unsqueeze(-1) == 0, MASKED)
-            attention = weights.softmax(dim=1)
-            logits = (attention * token_logits).sum(dim=1)
-        return Scores(logits, token_logits, attention)
+            found = pooling.whole(token_logits, self.attend(hidden), judged)
+            if self._radius is not None and not self.training:
+                found = pooling.best_run(token_logits, judged, found, self._radius, self._margins)
+        return Scores(found.logits, token_logits, found.attention)

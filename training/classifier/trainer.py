@@ -30,6 +30,7 @@ from training.classifier.inference import (
     to_tensors,
 )
 from training.classifier.model import GuardClassifier
+from training.classifier.pooling import SPANS
 from training.datasets import batches, feedback, mixing
 from training.datasets.batches import UNKNOWN, Example
 from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
@@ -115,7 +116,7 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
     """Mean average precision over (source, question) pairs that hold both labels.
 
     Only within one source does a label say where the boundary lies; across sources a model may
-    simply recognise the source.
+    simply recognise the source. NaN where no pair does.
     """
     labels = batches.settled(np.stack([example.labels for example in examples]))
     names = np.array([f"{row.source}/{row.target}" for row in rows])
@@ -126,7 +127,7 @@ def held_out_quality(rows: list[Row], examples: list[Example], logits: np.ndarra
             truth = labels[known, head]
             if min(truth.sum(), (1 - truth).sum()) >= 5:
                 values.append(average_precision(truth, logits[known, head]))
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else math.nan
 
 
 def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
@@ -152,6 +153,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         base, path = bases.resolve(recipe.base)
         tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments())
+    model.read_spans(SPANS, HEADS)
     if recipe.init:
         model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))
     shape = window_shape(tokenizer, recipe)
@@ -246,6 +248,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
             },
             "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
             "heads": list(HEADS),
+            "pooling": asdict(SPANS),
             "rows": {
                 "train": len(rows),
                 "held_out": len(held),
@@ -297,6 +300,10 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     keep_memory()
     checkpoint = Checkpoint(folder)
     report = checkpoint.training
+    # Thresholds belong to a pooling. A checkpoint that was calibrated before keeps its own until
+    # it is calibrated again.
+    checkpoint.model.read_spans(SPANS, report["heads"])
+    report["pooling"] = asdict(SPANS)
     _, held = _rows(data, folder, Recipe(**report["recipe"]))
     examples = checkpoint.encode(held)
     logits = predict(checkpoint.model, examples)

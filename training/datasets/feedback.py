@@ -181,7 +181,7 @@ def _row(winners: Sequence[_Answer]) -> Row:
         response=content.text if answered else None,
         categories=_categories(winners),
         licence=LICENCE,
-        context=(content.context,) if content.question == ATTACK and content.context else (),
+        context=(content.context,) if content.context and not answered else (),
     )
 
 

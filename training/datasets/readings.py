@@ -6,6 +6,8 @@ that of the rows with a severity (``schema.Row``); what was read outranks what t
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -16,6 +18,7 @@ from training.datasets.schema import Row, Stance
 
 FILE: Final = "readings.tsv"
 PROFANITY: Final = "profanity"
+_unread: ContextVar[bool] = ContextVar("unread", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,20 @@ def readings() -> Mapping[str, Reading]:
 
 def as_read(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows, those that were read with what the reading says in place of their labels."""
-    known = readings()
+    known = {} if _unread.get() else readings()
     for row in rows:
         reading = known.get(row.id)
         yield row if reading is None else _corrected(row, reading)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Within, rows keep their own labels: for ablations, which say what the readings are worth."""
+    token = _unread.set(True)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
 
 
 def _corrected(row: Row, reading: Reading) -> Row:

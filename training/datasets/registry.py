@@ -1,6 +1,8 @@
 """What each source's label and category names mean (data: ``sources.yaml``)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -115,6 +117,9 @@ def _labels_as_read(row: Row, borderline: float) -> dict[str, float]:
     return labels
 
 
+_otherwise: ContextVar[Mapping[str, Source] | None] = ContextVar("otherwise", default=None)
+
+
 def _tag(names: list[str]) -> Tag:
     tag = Tag(
         present=frozenset(n for n in names if not n.startswith("~")),
@@ -157,11 +162,44 @@ def _source(raw: Mapping[str, Any]) -> Source:
     )
 
 
-@cache
 def sources() -> Mapping[str, Source]:
     """Every registered source by name."""
+    return _otherwise.get() or _as_written()
+
+
+@contextmanager
+def meaning(changes: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Within, sources' labels mean something else: for ablations, which say what that is worth.
+
+    ``changes`` holds fields in place of those of ``sources.yaml``, by source; a None takes a field
+    away.
+
+    Raises:
+        UnknownSourceError, ValueError: where there is no such source, field, head or category.
+    """
+    found = dict(_as_written())
+    for name, fields in changes.items():
+        if name not in found:
+            raise UnknownSourceError(f"source {name!r} has no entry in sources.yaml")
+        raw = {**_raw()[name], **fields}
+        found[name] = _source({key: value for key, value in raw.items() if value is not None})
+    token = _otherwise.set(found)
+    try:
+        yield
+    finally:
+        _otherwise.reset(token)
+
+
+@cache
+def _raw() -> Mapping[str, Mapping[str, Any]]:
     text = files("training.datasets").joinpath("sources.yaml").read_text(encoding="utf-8")
-    return {name: _source(raw) for name, raw in yaml.safe_load(text)["sources"].items()}
+    found: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)["sources"]
+    return found
+
+
+@cache
+def _as_written() -> Mapping[str, Source]:
+    return {name: _source(raw) for name, raw in _raw().items()}
 
 
 def source_of(row: Row) -> Source:

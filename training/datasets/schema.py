@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tamis.content import behind
+
 Target = Literal["prompt", "response", "text", "document"]
 Stance = Literal["refuses", "deflects", "complies"]
 
@@ -48,9 +50,11 @@ class Row:
 
     @property
     def behind(self) -> str | None:
-        """What the judged text is read behind: earlier turns and the prompt that it answers."""
-        turns = [*self.context, self.prompt] if self.target == "response" else [*self.context]
-        return "\n".join(turns) if turns or self.target == "response" else None
+        """What the judged text is read behind, as serving makes it: ``tamis.content``."""
+        if self.target == "document":
+            # What the user had asked is read whole.
+            return "\n".join(self.context) or None
+        return behind(self.context, self.prompt if self.target == "response" else None)
 
     @property
     def judged(self) -> str:

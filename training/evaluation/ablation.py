@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,8 @@ from typing import Any, Final
 import yaml
 
 from training.curation import planted
+from training.evaluation import cumulative
+from training.evaluation.metrics import spread
 from training.evaluation.published import published
 
 FIGURES: Final = ("n", "positives", "f1", "recall", "fpr", "auprc")
@@ -91,16 +93,6 @@ def table(runs: Runs, columns: Mapping[str, tuple[str, tuple[str, ...]]]) -> str
             shown = " | ".join("" if value is None else f"{value:.1f}" for value in told)
             lines.append(f"| *{other['model']}* | | {shown} |")
     return "\n".join(lines)
-
-
-def spread(values: Iterable[float | None]) -> str:
-    """Mean ± standard deviation over seeds, in percent."""
-    known = [100 * value for value in values if value is not None]
-    if not known:
-        return "–"
-    if len(known) == 1:
-        return f"{known[0]:.1f}"
-    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
 
 
 def unseen_table(runs: Runs) -> str:
@@ -189,6 +181,8 @@ def render(measurements: Path) -> str:
     said = _spec()["text"]
     runs = saved("ablation.json")
     anyone = next(iter(runs.values()))[0]
+    # Later work, on other data: a section of its own, where there is one.
+    later = measurements / cumulative.FILE
     shown = [row for row in _spec()["rows"] if row["runs"] in runs]
     parts = [
         said["head"],
@@ -216,6 +210,7 @@ def render(measurements: Path) -> str:
         "\n## Wall-clock and memory\n",
         said["costs"],
         cost_table(runs, saved("stages.json")),
+        *(["", *cumulative.section(saved(later.name))] if later.exists() else []),
     ]
     return "\n".join(parts)
 

@@ -95,5 +95,5 @@ def _row_of(content: Content) -> Row:
     target = TARGET_OF[content.question]
     answer = content.text if target == "response" else None
     prompt = content.context or "" if target == "response" else content.text
-    asked = (content.context,) if target == "document" and content.context else ()
-    return Row("", "tamis_synthetic", target, 0, prompt, answer, (), None, context=asked)  # type: ignore[arg-type]
+    earlier = (content.context,) if target != "response" and content.context else ()
+    return Row("", "tamis_synthetic", target, 0, prompt, answer, (), None, context=earlier)  # type: ignore[arg-type]

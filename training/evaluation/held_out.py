@@ -6,7 +6,7 @@ On the held-out slice of rows that were read (``Row.severity``), with the engine
 of them was trained on; thresholds saw them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,10 +46,12 @@ def measure(
     alone = [pair for pair in judged if not pair[0].context]
     written = [pair for pair in alone if pair[0].source.startswith("written_")]
     answers = [(row, one) for row, one in zip(rows, found, strict=True) if row.stance is not None]
+    others = {row.id for row, one in zip(rows, found, strict=True) if _is_others(one)}
     return {
         "bundle": provenance.bundle,
         "targets": _by(alone, lambda row: row.target),
         "languages": _by(written, lambda row: row.lang or ENGLISH),
+        "by_language": by_language(written, others),
         "in_context": _by([p for p in judged if p[0].context], lambda row: row.target),
         "severities": severities(judged),
         "refusals": refusals(answers, own)
@@ -67,6 +69,29 @@ def _by(pairs: Iterable[Judged], key: Callable[[Row], str]) -> dict[str, dict[st
         cell["rows"] += 1
         cell["flagged"] += verdict.severity is Severity.UNSAFE
     return dict(sorted(table.items()))
+
+
+def _is_others(finding: Finding) -> bool:
+    """Whether it is that of the multilingual bundle."""
+    return finding.second is not None and finding.second.role == "multilingual"
+
+
+def by_language(
+    pairs: Sequence[Judged], others: Collection[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """As ``_by``, by language and target, and how many rows a multilingual bundle judged.
+
+    Those are the ``others``, by id.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for tongue in sorted({row.lang or ENGLISH for row, _ in pairs}):
+        mine = [(row, verdict) for row, verdict in pairs if (row.lang or ENGLISH) == tongue]
+        found[tongue] = _by(mine, lambda row: row.target)
+        for target, levels in found[tongue].items():
+            levels["multilingual"] = sum(
+                row.id in others for row, _ in mine if row.target == target
+            )
+    return found
 
 
 def refusals(

@@ -3,6 +3,9 @@
 Tested against scikit-learn.
 """
 
+import statistics
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -31,3 +34,13 @@ def roc_auc(truth: ArrayLike, scores: ArrayLike) -> float:
 def f1(precision: float, recall: float) -> float:
     """Harmonic mean; 0 where both are 0."""
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def spread(values: Iterable[float | None]) -> str:
+    """Mean ± standard deviation over seeds, in percent."""
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return f"{known[0]:.1f}"
+    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"

@@ -16,7 +16,8 @@ HEAD: Final = """# Results
 
 Generated from the output of `tamis evaluate`; do not edit.
 
-    tamis evaluate --data DATA/eval [--bundle BUNDLE] --json NAME.json
+    tamis evaluate --data DATA/eval [--bundle BUNDLE] --json NAME.json [--findings NAME.findings]
+    tamis evaluate --data DATA/eval --recorded FAST.findings ACCURATE.findings --json cascade.json
     tamis evaluate --held-out DATA/annotated DATA/contexts [--bundle BUNDLE] --json NAME.held.json
     python -m training.evaluation.report NAME=NAME.json … --held-out NAME=NAME.held.json …
 
@@ -31,6 +32,8 @@ Read with care:
 - ToxicChat comes in two row counts with different figures; never compare across them.
 - `beavertails_3k` has the distribution of the research variants' training rows.
 - `floor` is the F1 of calling everything unsafe.
+- `asked twice` is the share of a set of which a cascade's fast bundle was unsure; half of what most
+  sets hold is unsafe, so ordinary traffic is asked twice less often.
 """
 COLUMNS: Final = ("f1", "precision", "recall", "fpr", "auprc", "auroc")
 # Set -> heading and the figure shown beside what others published.
@@ -74,9 +77,10 @@ def render(results: Results, held_out: Results) -> str:
 def _about(name: str, results: Mapping[str, Any]) -> str:
     about = results["about"]
     rows = sum(row["n"] for row in results["sets"].values())
+    second = f", then `{about['second']}`" if about.get("second") else ""
     return (
-        f"- **{name}**: `{about['name']}`, {about['licence']}; bundle `{results['bundle'][:12]}`, "
-        f"{about['date']}, {about['machine']}, {rows:,} rows"
+        f"- **{name}**: `{about['name']}`, {about['licence']}; bundle `{results['bundle'][:12]}`"
+        f"{second}, {about['date']}, {about['machine']}, {rows:,} rows"
     )
 
 
@@ -91,19 +95,31 @@ def _beside(
     results: Results, figure: Callable[[Mapping[str, Any]], tuple[str, float] | None]
 ) -> str:
     first = next(iter(results.values()))
+    twice = {
+        name: one.get("asked_twice", {})
+        for name, one in results.items()
+        if one["about"].get("tier") == "cascade"
+    }
+    columns = [*results, *(f"{name}: asked twice" for name in twice)]
     lines = [
-        f"| set | n | unsafe | | {' | '.join(results)} |",
-        "|---|--:|--:|---|" + "--:|" * len(results),
+        f"| set | n | unsafe | | {' | '.join(columns)} |",
+        "|---|--:|--:|---|" + "--:|" * len(columns),
     ]
     for name, row in first["sets"].items():
         if (shown := figure(row)) is None:
             continue
-        found = [figure(one["sets"][name]) for one in results.values() if name in one["sets"]]
-        cells = " | ".join("–" if one is None else f"{one[1]:.3f}" for one in found)
-        lines.append(f"| {name} | {row['n']} | {row['positives']} | {shown[0]} | {cells} |")
+        # A bundle may have been measured on some of the sets.
+        found = [one["sets"].get(name) for one in results.values()]
+        told = [None if one is None else figure(one) for one in found]
+        cells = ["–" if one is None else f"{one[1]:.3f}" for one in told]
+        cells += [f"{shares.get(name, 0):.1%}" for shares in twice.values()]
+        lines.append(
+            f"| {name} | {row['n']} | {row['positives']} | {shown[0]} | {' | '.join(cells)} |"
+        )
         if row["fpr"] is not None and row["recall"] is not None and figure is _main_figure:
-            rates = " | ".join(f"{one['sets'][name]['fpr']:.3f}" for one in results.values())
-            lines.append(f"| | | | fpr | {rates} |")
+            rates = [_figure(None if one is None else one["fpr"]) for one in found]
+            rates += [""] * len(twice)
+            lines.append(f"| | | | fpr | {' | '.join(rates)} |")
     return "\n".join(lines)
 
 
@@ -141,7 +157,10 @@ def _held_out(found: Results) -> list[str]:
         "|---|" + "--:|" * len(found),
     ]
     for title, show in (
-        ("flagged", lambda r: f"{r['flagged']} of {r['refuse']}"),
+        (
+            "flagged",
+            lambda r: f"{r['flagged']} of {r['refuse']} ({r['flagged'] / max(r['refuse'], 1):.1%})",
+        ),
         ("refusal head: precision", lambda r: _figure(r.get("precision"))),
         ("refusal head: recall", lambda r: _figure(r.get("recall"))),
     ):

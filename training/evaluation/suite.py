@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,9 +50,9 @@ class SetResult:
 def content_of(row: Row) -> Content:
     """What a row's label judges."""
     if row.target == "response":
-        return content.response(row.response or "", row.behind or "")
+        return content.response(row.response or "", row.prompt, earlier=row.context)
     if row.target == "prompt":
-        return replace(content.prompt(row.prompt), context=row.behind)
+        return content.prompt(row.prompt, earlier=row.context)
     return content.plain(row.prompt)
 
 

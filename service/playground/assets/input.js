@@ -6,7 +6,7 @@ import { codePoints } from "./spans.js";
 const MODES = {
   prompt: { first: "Prompt", note: "A user’s request to a model." },
   exchange: { first: "Prompt", note: "The prompt is judged by itself, the response in its light." },
-  conversation: { first: null, note: "The latest exchange is judged: the last user turn, and what the assistant said to it." },
+  conversation: { first: null, note: "The latest exchange is judged, in the light of what was said before: the last user turn, and what the assistant said to it." },
   post: { first: "Post", note: "A post or comment, addressed to people: is it toxic?" },
 };
 export const MODE_NAMES = Object.keys(MODES);

@@ -1,4 +1,4 @@
-"""Public base and committed delta → the accurate tier's bundle, the same byte for byte anywhere."""
+"""Public base and committed delta → a bundle (accurate, multilingual), the same byte for byte."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -60,7 +60,7 @@ def build(out: Path, delta: Path, *, progress: bool = True, if_needed: bool = Fa
         with (
             replacing(out) as new,
             tqdm(
-                total=len(files) + STEPS, desc="accurate", disable=not progress, unit="step"
+                total=len(files) + STEPS, desc=index["name"], disable=not progress, unit="step"
             ) as bar,
         ):
             bar.set_postfix_str("base")

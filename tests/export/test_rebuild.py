@@ -1,4 +1,4 @@
-"""The accurate bundle out of base and delta: the same bytes, whole or not at all, without torch."""
+"""Bundles out of base and delta: the same bytes, whole or not at all, without torch."""
 
 import json
 import shutil
@@ -13,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from export import accurate
-from export.accurate import BaseMismatchError, build, write_delta
+from benchmarks.tiers import build_seconds
+from export import rebuild
+from export.rebuild import BaseMismatchError, build, write_delta
 from tamis.bundle import MANIFEST, Bundle, BundleError, load
 from tamis.cli import main
 from tamis.tiers import BANDS, load_bands
@@ -103,7 +104,7 @@ def test_another_base_makes_nothing(made: Made, delta: Path, tmp_path: Path, mon
         build(tmp_path / "accurate", delta, progress=False)
     # What is there is left alone where something goes wrong.
     (tmp_path / "accurate").mkdir()
-    monkeypatch.setattr(accurate, "decoded", lambda *_: b"x")
+    monkeypatch.setattr(rebuild, "decoded", lambda *_: b"x")
     with pytest.raises(BundleError):
         build(tmp_path / "accurate", delta, progress=False)
     assert list((tmp_path / "accurate").iterdir()) == []
@@ -129,12 +130,37 @@ def test_the_command_line(made: Made, tmp_path: Path, monkeypatch, capsys):
     assert "--checkpoint" in capsys.readouterr().err
 
 
+def test_the_multilingual_bundle_is_made_by_the_same_command(
+    made: Made, tmp_path: Path, monkeypatch, capsys
+):
+    models = tmp_path / "models"
+    monkeypatch.setattr("tamis.tiers.models", lambda: models)
+    out, command = tmp_path / "other", ["export", "multilingual", "--if-needed"]
+    for chosen in ("off", ""):
+        monkeypatch.setenv("TAMIS_MULTILINGUAL", chosen)
+        assert main(command) == 0
+        assert "no multilingual bundle is wanted" in capsys.readouterr().err
+    # One that is committed whole has no delta, and there is nothing to do.
+    monkeypatch.setenv("TAMIS_MULTILINGUAL", str(out))
+    assert main(command) == 0
+    assert "no multilingual bundle to make" in capsys.readouterr().err
+    assert not out.exists()
+    shutil.copytree(made.delta, models / "tamis-multilingual-delta")
+    assert main(command) == 0
+    inode = out.stat().st_ino
+    assert load(out).fingerprint == made.bundle.fingerprint
+    assert main(command) == 0
+    assert out.stat().st_ino == inode
+    assert main(["export", "multilingual", "--delta", str(tmp_path / "none")]) == 1
+    assert "no multilingual bundle: no delta at" in capsys.readouterr().err
+
+
 def test_building_takes_neither_torch_nor_onnx(delta: Path, tmp_path: Path):
     said = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from export.accurate import build\n"
+            "import sys; from pathlib import Path; from export.rebuild import build\n"
             "build(Path(sys.argv[1]), Path(sys.argv[2]), progress=False)\n"
             "print({'torch', 'transformers', 'onnx', 'onnxruntime'} & set(sys.modules))",
             str(tmp_path / "accurate"),
@@ -146,6 +172,13 @@ def test_building_takes_neither_torch_nor_onnx(delta: Path, tmp_path: Path):
         check=True,
     )
     assert said.stdout.strip() == "set()"
+
+
+def test_the_time_that_a_build_takes_is_that_of_the_command(made: Made, tmp_path: Path):
+    first, again = build_seconds(made.delta)
+    assert min(first, again) > 0.1
+    with pytest.raises(subprocess.CalledProcessError):
+        build_seconds(tmp_path / "none")
 
 
 def test_bands_are_chosen_for_two_bundles(bundle: Bundle, data: Path, tmp_path: Path, capsys):

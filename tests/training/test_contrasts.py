@@ -1,0 +1,63 @@
+"""Rows written by hand: in the schema, under the guide, and nothing that a test measures on."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tamis.taxonomy import taxonomy
+from tests.conftest import row, write_rows
+from training.datasets import mixing
+from training.datasets.contamination import words
+from training.datasets.registry import source_of
+from training.datasets.schema import Row, parse_row, read_rows
+from training.synthesis import contrasts
+
+BENIGN = Path(__file__).parents[1] / "data" / "benign"
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts()]
+
+
+def test_every_row_holds_together(rows: list[Row]):
+    assert len({each.id for each in rows}) == len(rows)
+    for each in rows:
+        taxonomy().check(each.categories)
+        assert source_of(each).labels_of(each), each.id
+        assert (each.severity is None) == (each.target == "document"), each.id
+        assert not (each.severity == 0 and each.categories), each.id
+        assert (each.stance is not None) == (each.target == "response"), each.id
+        assert (each.attack is not None) == (each.target in ("prompt", "document")), each.id
+
+
+def test_every_group_holds_a_safe_row_and_most_an_unsafe_one(rows: list[Row]):
+    groups: dict[str | None, set[int]] = defaultdict(set)
+    for each in rows:
+        groups[each.group].add(each.label * 2 if each.severity is None else each.severity)
+    assert None not in groups
+    assert all(0 in severities for severities in groups.values())
+    assert sum(2 in severities for severities in groups.values()) > len(groups) / 2
+
+
+def test_none_is_a_row_that_tests_measure_on(rows: list[Row]):
+    lines = (line for file in BENIGN.glob("*.jsonl") for line in file.read_text().splitlines())
+    measured = [json.loads(line) for line in lines]
+    texts = {tuple(words(each.get("response") or each["prompt"])) for each in measured}
+    assert not [each.id for each in rows if tuple(words(each.judged)) in texts]
+
+
+def test_a_row_that_meets_what_is_excluded_takes_its_group_along(rows: list[Row], tmp_path: Path):
+    met = next(each for each in rows if each.target == "prompt")
+    (tmp_path / "eval").mkdir()
+    write_rows(tmp_path / "eval" / "set.jsonl.gz", [row(1, "harmbench", "prompt", 1, met.prompt)])
+    whole, none = contrasts.write(tmp_path / "whole")
+    kept, dropped = contrasts.write(tmp_path / "kept", tmp_path / "eval")
+    assert (whole, none) == (len(rows), 0)
+    assert kept + dropped == whole
+    assert dropped > 1
+    left = list(read_rows(tmp_path / "kept" / contrasts.FILE))
+    assert met.group not in {each.group for each in left}
+    assert mixing.load([tmp_path / "kept"], "permissive") == left
