@@ -286,7 +286,7 @@ def test_the_estimate_of_a_stream_without_a_finding_is_not_too_low(client):
     """Such are those of gateways, whose texts are judged to their end each time."""
     classifier = client.app.state.moderator.engine.classifier
     (window,) = classifier.encode(plain(written(300))).windows
-    scored = classifier.score([window])
+    scored = [("a", one) for one in classifier.score([window])]
     gc.collect()
     tracemalloc.start()
     known = OrderedDict()
