@@ -1,6 +1,7 @@
 """From which scores on to flag: by false alarms on benign rows, within reach of the best F1."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tamis.bundle import head_of
 from training.classifier import calibration
 from training.classifier.calibration import calibrate
 from training.classifier.thresholds import (
+    PLATEAU,
     TARGETS,
     USUAL,
     Benign,
@@ -92,6 +94,19 @@ def test_strict_and_loose_have_their_own_shares(mixed):
     sets = choose(rows, ordinary, targets).sets
     for name, target in targets.items():
         assert target.alarms - 0.002 < alarming(ordinary, sets[name].flag) < target.alarms + 1e-9
+
+
+def test_an_early_question_spends_what_is_left_of_its_share_on_recall(mixed):
+    rows, _ = mixed
+    quiet = Benign(np.linspace(0, 0.05, 100), np.full(100, 0.01))
+    early = {**USUAL, "balanced": replace(USUAL["balanced"], early=True)}
+    usual, sooner = (choose(rows, quiet, targets) for targets in (USUAL, early))
+    assert sooner.sets["balanced"].flag < usual.sets["balanced"].flag
+    assert sooner.f1 >= max(f1_at(rows, flag) for flag in rows.score) - PLATEAU
+    # No more than its share, all the same.
+    loud = Benign(np.linspace(0, 1, 100), np.full(100, 0.01))
+    costly = {**USUAL, "balanced": Target(0.02, 1.0, early=True)}
+    assert choose(rows, loud, costly).alarms <= 0.02 + 1e-9
 
 
 def test_where_f1_is_best_is_quiet_enough_it_stays(mixed):

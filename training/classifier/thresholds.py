@@ -9,7 +9,7 @@ earlier where that leaves part of its share of alarms unused.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -28,10 +28,14 @@ FEWEST_BENIGN: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A share of false alarms among benign rows, for at most so much of the best F1."""
+    """A share of false alarms among benign rows, for at most so much of the best F1.
+
+    ``early`` spends what is left of the share on recall, as far as F1 hardly changes.
+    """
 
     alarms: float
     cost: float
+    early: bool = False
 
 
 USUAL: Final[Mapping[Name, Target]] = {
@@ -41,7 +45,10 @@ USUAL: Final[Mapping[Name, Target]] = {
 }
 # By question. What is borderline is common, and only acted upon where a policy says so.
 TARGETS: Final[Mapping[str, Mapping[Name, Target]]] = {
-    **dict.fromkeys(("prompt", "response", "toxicity", "attack"), USUAL),
+    **dict.fromkeys(("prompt", "toxicity", "attack"), USUAL),
+    # Ordinary answers hardly ever alarm (0.9 % at the plateau's middle, refusals among them), and
+    # nobody looks at an answer again once it is out.
+    "response": {**USUAL, "balanced": replace(USUAL["balanced"], early=True)},
     "severity": {
         "strict": Target(alarms=0.1, cost=0.05),
         "balanced": Target(alarms=0.04, cost=0.05),
@@ -97,7 +104,8 @@ def benign(score: np.ndarray, sources: np.ndarray) -> Benign:
 def choose(scored: Scored, ordinary: Benign, targets: Mapping[Name, Target]) -> Chosen:
     """The three sets of a question.
 
-    All begin at the middle of the plateau around the best F1. ``balanced`` is raised until no more
+    All begin at the middle of the plateau around the best F1, or, where ``balanced`` is to be
+    early, at its low end. ``balanced`` is raised until no more
     than its share of benign rows alarms, ``loose`` further, and ``strict`` is lowered as far as its
     share allows. None of them leaves the range in which F1 is within the target's cost of the best.
     """
@@ -110,11 +118,11 @@ def choose(scored: Scored, ordinary: Benign, targets: Mapping[Name, Target]) -> 
         at = int(np.searchsorted(alarms, targets[name].alarms + 1e-12, side="right")) - 1
         return min(max(at, high), low)
 
-    middle = _middle(grid, f1)
+    begin = _around_best(f1, PLATEAU)[1] if targets["balanced"].early else _middle(grid, f1)
     # The grid falls, so what is further on is lower.
-    balanced = min(middle, quiet("balanced"))
+    balanced = min(begin, quiet("balanced"))
     places: dict[Name, int] = {
-        "strict": max(middle, quiet("strict")),
+        "strict": max(begin, quiet("strict")),
         "balanced": balanced,
         "loose": min(balanced, quiet("loose")),
     }
