@@ -18,30 +18,30 @@ from benchmarks.record import render
 from service.engine.classifier import Classifier
 
 # Share of all rows but other languages'. Aim: 0.01.
-TOTAL: Final = 0.095
+TOTAL: Final = 0.058
 # Share of each group. Aim: 0.04, which is two rows.
 GROUPS: Final = {
-    "alarming": 0.40,
+    "alarming": 0.30,
     "answers": 0.03,
-    "banter": 0.19,
-    "everyday": 0.07,
-    "fiction": 0.09,
-    "health": 0.09,
-    "homonyms": 0.15,
-    "identity": 0.13,
+    "banter": 0.13,
+    "everyday": 0.05,
+    "fiction": 0.07,
+    "health": 0.03,
+    "homonyms": 0.11,
+    "identity": 0.04,
     "languages": 0.21,
     "machine": 0.09,
-    "names": 0.13,
+    "names": 0.09,
     "public": 0.03,
-    "quoting": 0.13,
-    "rules": 0.13,
-    "security": 0.13,
+    "quoting": 0.15,
+    "rules": 0.11,
+    "security": 0.07,
 }
 # Of the twenty everyday requests with alarming words. Aim: 1.
-TWENTY: Final = 8
+TWENTY: Final = 5
 # Between the highest and the lowest score of twins: the mean of all sets, aim 0.05, and the widest.
-MEAN_GAP: Final = 0.16
-WIDEST_GAP: Final = 0.57
+MEAN_GAP: Final = 0.145
+WIDEST_GAP: Final = 0.34
 
 
 @pytest.fixture(scope="module")

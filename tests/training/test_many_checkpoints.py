@@ -62,6 +62,22 @@ def test_a_runs_last_step_counts_beside_its_best(seeds: tuple[Path, Path], tmp_p
     assert report["seconds"] == json.loads((run / "training.json").read_text())["seconds"]
 
 
+def test_a_run_is_averaged_with_what_went_on_from_it_and_with_no_other(
+    seeds: tuple[Path, Path], tmp_path: Path
+):
+    later = tmp_path / "later"
+    shutil.copytree(seeds[1], later)
+    report = json.loads((later / "training.json").read_text())
+    for init, began_as_one in ((seeds[0].name, True), ("elsewhere", False)):
+        report["recipe"]["init"] = init
+        (later / "training.json").write_text(json.dumps(report))
+        if began_as_one:
+            assert soup.average([seeds[0], later], tmp_path / "mean")
+        else:
+            with pytest.raises(RecipeError, match="differ in init"):
+                soup.average([seeds[0], later], tmp_path / "none")
+
+
 def test_unlike_checkpoints_are_not_averaged(seeds: tuple[Path, Path], tmp_path: Path):
     other = tmp_path / "other"
     other.mkdir()

@@ -28,6 +28,9 @@ def average(checkpoints: Sequence[Path], out: Path, last: Sequence[Path] = ()) -
     reports = [json.loads((folder / "training.json").read_text()) for folder in folders]
     for name in ("base", "variant", "init"):
         values = {str(report["recipe"][name]) for report in reports}
+        if name == "init":
+            # One may have gone on from another.
+            values -= {folder.name for folder in folders}
         if len(values) > 1:
             raise RecipeError(f"checkpoints differ in {name}: {', '.join(sorted(values))}")
     states = [torch.load(folder / "model.pt", weights_only=True) for folder in checkpoints]
