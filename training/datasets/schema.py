@@ -124,7 +124,7 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
     if "document" in raw:
         asked = [{"content": raw["user"]}] if raw.get("user") else []
         judged = {"target": "document", "prompt": raw["document"], "context": asked}
-        return {"licence": "own", "label": int(bool(raw.get("attack"))), **raw, **judged}
+        return {"licence": "permissive", "label": int(bool(raw.get("attack"))), **raw, **judged}
     return raw
 
 
