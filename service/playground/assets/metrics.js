@@ -6,7 +6,7 @@ const ESCAPED = { "\\n": "\n", '\\"': '"', "\\\\": "\\" };
 // Routes whose requests are texts to judge, as the dashboard has them.
 const MODERATED = new RegExp(
   "^(?:/moderate|/v1/moderations|/v1/chat/.+|/beta/.+|/portkey|/request|/response|" +
-    "/ext-authz/.+|/api/v1/text/.+|/classify|/predict|/contentsafety/.+|" +
+    "/ext-authz/.+|/api/v1/text/.+|/classify|/predict|/contentsafety/text:analyze|" +
     "/moderate/stream/.+|/v1alpha1/comments:analyze)$",
 );
 
