@@ -117,7 +117,9 @@ def test_calls_are_bounded_expire_and_belong_to_a_key():
 
 # ---- masking
 
-HIDING = {"name": "hiding", "overall": {}, "categories": {"toxicity": {}}}
+# Far above what an address in a request may score, and below an insult.
+SURE = {"flag": 0.82, "block": 0.82}
+HIDING = {"name": "hiding", "overall": SURE, "categories": {"toxicity": SURE}}
 PII = HIDING | {"mask": {"pii": ["email", "ip"]}}
 MAIL = "Write to ana@garden.example.org or to 192.168.0.12, please."
 HIDDEN = "Write to [EMAIL] or to [IP], please."
