@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
     from training.datasets import feedback
 
-    given = {field.name: getattr(args, field.name, None) for field in fields(trainer.Recipe)}
+    given = {name: getattr(args, name, None) for name in trainer.OPTIONS}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = trainer.Recipe(**chosen | {"teachers": tuple(args.teacher)})
     processes = trainer.processes()

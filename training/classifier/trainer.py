@@ -5,7 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +96,9 @@ class Recipe:
             raise RecipeError(f"borderline must be between 0 and 1, not {self.borderline}")
         if not 0 <= self.teaching <= 1:
             raise RecipeError(f"teaching must be a share between 0 and 1, not {self.teaching}")
+
+
+OPTIONS: Final = tuple(field.name for field in fields(Recipe))
 
 
 def processes() -> PartialState:
