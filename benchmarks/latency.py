@@ -12,7 +12,7 @@ import random
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -88,16 +88,20 @@ def measure(classifier: Classifier, wide_from: float, client: Client, tokens: in
     for _ in range(TURNS):
         raw += timed(bare)
         http += timed(served)
+    figures = {name: round(value, 2) for name, value in compared(raw, http).items()}
+    return {"tokens": tokens, "windows": len(windows), **figures}
+
+
+def compared(raw: Sequence[float], http: Sequence[float]) -> dict[str, float]:
+    """Milliseconds of the bare runtime beside those over HTTP."""
     p50, http50 = statistics.median(raw), statistics.median(http)
     return {
-        "tokens": tokens,
-        "windows": len(windows),
-        "raw p50": round(p50, 2),
-        "raw p95": round(load.percentile(raw, 95), 2),
-        "HTTP p50": round(http50, 2),
-        "HTTP p95": round(load.percentile(http, 95), 2),
-        "added p50": round(http50 - p50, 2),
-        "ratio p50": round(http50 / p50, 2),
+        "raw p50": p50,
+        "raw p95": load.percentile(raw, 95),
+        "HTTP p50": http50,
+        "HTTP p95": load.percentile(http, 95),
+        "added p50": http50 - p50,
+        "ratio p50": http50 / p50,
     }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from benchmarks import load, overblocking, traffic
-from benchmarks.latency import LENGTHS, Client
+from benchmarks.latency import LENGTHS, Client, compared
 from benchmarks.record import Record, Row
 from benchmarks.server import Server
 from export.delta import INDEX
@@ -203,15 +203,7 @@ def measure(client: Client, bare: Sequence[Bare], tokens: int) -> dict[str, floa
     for _ in range(TURNS):
         alone += _timed(raw)
         http += _timed(served)
-    p50, http50 = statistics.median(alone), statistics.median(http)
-    return {
-        "raw p50": p50,
-        "raw p95": load.percentile(alone, 95),
-        "HTTP p50": http50,
-        "HTTP p95": load.percentile(http, 95),
-        "added p50": http50 - p50,
-        "ratio p50": http50 / p50,
-    }
+    return compared(alone, http)
 
 
 def mix(data: Path | None) -> tuple[list[Content], str]:

@@ -20,7 +20,7 @@ from tamis.verdict import Finding
 from training.datasets import mixing
 from training.datasets.schema import Row
 from training.evaluation.suite import JudgeAll, content_of
-from training.synthesis.padded import CALM, SENTENCE
+from training.synthesis.padded import CALM, SENTENCE, drawn
 
 LENGTHS: Final = (10, 100, 1_000, 8_000)
 PLACES: Final = ("start", "middle", "end")
@@ -69,7 +69,7 @@ def texts_of(rows: Sequence[Row], count: Count, lengths: Sequence[int] = LENGTHS
     ]
     if not harmful or not pool:
         raise ValueError("padding: the data has no short harmful rows, or none that are calm")
-    calm = {n: [_calm(pool, n, count, draw) for _ in harmful] for n in lengths}
+    calm = {n: [drawn(pool, n, count, draw) for _ in harmful] for n in lengths}
     return Texts(harmful, calm)
 
 
@@ -99,15 +99,6 @@ def _short(row: Row, count: Count) -> bool:
     text = row.judged.strip()
     single = "\n" not in text and len(SENTENCE.split(text)) == 1
     return single and not row.context and SHORTEST <= count(text) <= LONGEST
-
-
-def _calm(pool: Sequence[str], tokens: int, count: Count, draw: np.random.Generator) -> list[str]:
-    """Sentences in random order until there are enough tokens."""
-    found: list[str] = []
-    while tokens > 0:
-        found.append(pool[int(draw.integers(len(pool)))])
-        tokens -= count(found[-1])
-    return found
 
 
 def _padded(row: Row, calm: Sequence[str], place: str) -> Content:

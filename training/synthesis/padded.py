@@ -13,8 +13,7 @@ harmful one were flagged. An old topic says nothing of a new one.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,21 +37,6 @@ LEAST, MOST = 8, 150
 BEHIND: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Calm:
-    """Sentences to draw from."""
-
-    sentences: Sequence[str]
-
-    def words(self, wanted: int, draw: np.random.Generator) -> list[str]:
-        """Sentences with that many words in all, or a few more."""
-        found: list[str] = []
-        while wanted > 0:
-            found.append(self.sentences[int(draw.integers(len(self.sentences)))])
-            wanted -= len(found[-1].split())
-        return found
-
-
 def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
     """Write ``out/padded.jsonl.gz``; returns how many rows there are.
 
@@ -63,9 +47,9 @@ def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
     """
     rows, _ = mixing.split(mixing.load(data, "permissive"))
     rows = [row for row in rows if row.lang in (None, "en") and not row.context]
-    calm = Calm([*_sentences(rows)])
+    calm = [*_sentences(rows)]
     cores = [row for row in rows if _is_core(row)]
-    if not cores or not calm.sentences:
+    if not cores or not calm:
         raise ValueError("padded: the data has no short rows that were read, or none that are calm")
     draw = np.random.default_rng(seed)
     exchanges = [(row.prompt, row.judged) for row in rows if row.target == "response"]
@@ -83,6 +67,17 @@ def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
     return len(made)
 
 
+def drawn(
+    sentences: Sequence[str], wanted: int, count: Callable[[str], int], draw: np.random.Generator
+) -> list[str]:
+    """Sentences in random order until ``count`` of them (words, tokens) is ``wanted`` or more."""
+    found: list[str] = []
+    while wanted > 0:
+        found.append(sentences[int(draw.integers(len(sentences)))])
+        wanted -= count(found[-1])
+    return found
+
+
 def _sentences(rows: Sequence[Row]) -> Iterator[str]:
     shortest, longest = SENTENCE_WORDS
     for row in rows:
@@ -97,9 +92,9 @@ def _is_core(row: Row) -> bool:
     return read and 0 < len(row.prompt.split()) <= CORE
 
 
-def _among(row: Row, calm: Calm, draw: np.random.Generator) -> str:
+def _among(row: Row, calm: Sequence[str], draw: np.random.Generator) -> str:
     wanted = round(float(np.exp(draw.uniform(np.log(LEAST), np.log(MOST)))))
-    around = calm.words(wanted, draw)
+    around = drawn(calm, wanted, lambda sentence: len(sentence.split()), draw)
     at = int(draw.integers(len(around) + 1))
     core = row.prompt.strip()
     core = core if core[-1] in ".!?…\"'" else f"{core}."
