@@ -117,7 +117,9 @@ class Streams:
         """
         key = _key(request, name)
         self._forget_idle()
-        about = self._hash(f"{content.question}\0{content.context}")
+        # Under other rules, what was found of them is nothing to go by.
+        rules = policy.rules if policy.own else ()
+        about = self._hash(f"{content.question}\0{rules}\0{content.context}")
         stream = self._known.get(key)
         place = "new" if stream is None or stream.about != about else self._place(stream, content)
         # The last text is judged as it is, whatever came before.

@@ -4,15 +4,20 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
+from service.engine.encoder import Encoder, RuleScore
 from service.engine.memory import Memory, Work
+from service.engine.pairs import PairTask
+from service.engine.rulings import Rulings, run_pairs
+from service.engine.runtime import available_threads
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
+from tamis.reasoning import Guideline
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding, Role, Second, louder
 
@@ -30,6 +35,9 @@ class EngineEvents(Events):
 
     def looked_up(self, result: Lookup) -> None:
         """A content was sought in the cache and among those being judged."""
+
+    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
+        """Contents were judged by rules, in so much time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,9 @@ class WindowTask:
     index: int = 0
 
 
+Task: TypeAlias = WindowTask | PairTask
+
+
 @dataclass(slots=True)
 class _Judged:
     """Findings; seconds queued and tokenising; when the last score was known."""
@@ -158,8 +169,12 @@ class Engine:
     """A classifier behind a fair queue, and a memory of what it said.
 
     Behind the same queue, on the same cores, may be others: one that is asked of texts in ``other``
-    languages, and, where it is told to ``consult``, one of what the first one is unsure of.
+    languages, where it is told to ``consult``, one of what the first one is unsure of, and one of
+    ``rules`` that are a policy's own.
     """
+
+    rules: Rulings | None = None
+    """Who judges rules that are a policy's own; None while nobody does."""
 
     def __init__(
         self,
@@ -187,7 +202,8 @@ class Engine:
         self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
-        self.scheduler: Scheduler[WindowTask] = Scheduler(
+        self._limits = max_queued_tokens, max_wait
+        self.scheduler: Scheduler[Task] = Scheduler(
             self._open,
             self._score,
             workers=workers,
@@ -223,6 +239,30 @@ class Engine:
         """
         self._other = self._model(other, pace, "multilingual")
 
+    def rule_by(self, encoder: Encoder, speed: float) -> None:
+        """From now on judge rules by an encoder of so many tokens a second on a core.
+
+        Where the classifier has a GPU, the encoder has the cores, and a queue of its own.
+        """
+        scheduler, weight = cast("Scheduler[PairTask]", self.scheduler), 1
+        if not self.classifier.runtime.batch_tokens:
+            weight = max(1, round(self._speed / speed))
+        elif self.rules is not None:
+            scheduler = self.rules.scheduler
+        else:
+            (tokens, wait), cores = self._limits, available_threads()
+            scheduler = Scheduler(
+                PairTask.open,
+                run_pairs,
+                workers=cores,
+                max_tokens=tokens,
+                max_wait=wait,
+                speed=speed * cores,
+            )
+        self.rules = Rulings(
+            encoder, scheduler, weight=weight, tokens=self._estimate, tell=self._events.ruled
+        )
+
     def _model(self, classifier: Classifier, pace: Pace, role: Role) -> Model:
         weight = max(1, round(self._speed / pace.speed))
         return Model(classifier, pace.wide_from, weight, second_of(classifier.bundle, role))
@@ -232,8 +272,11 @@ class Engine:
         items: Sequence[Sequence[Content]],
         evidence: bool = False,
         deadline: float | None = None,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[list[Finding]], Timings]:
         """Findings for each content of each item, in order; ``deadline`` in seconds from now.
+
+        ``rules`` are judged, too, where there is somebody to judge them.
 
         Cancelling the caller drops what has not started.
 
@@ -246,6 +289,7 @@ class Engine:
         readings = [Reading(self._first, self._other, one, evidence) for one in contents]
         found = await self._judged(readings, deadline)
         await self._consulted(found, contents, evidence, began, deadline)
+        await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
@@ -254,6 +298,7 @@ class Engine:
         texts: Sequence[tuple[Content, Memory]],
         deadline: float | None = None,
         whole: bool = False,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[Finding], Timings, list[Work]]:
         """Findings of texts that may have been seen shorter, each with its memory.
 
@@ -285,6 +330,7 @@ class Engine:
         judged = _Judged([found[n] for n in range(len(texts))], queued, tokenize, scored)
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
+        await self._ruled(judged, contents, rules, began, deadline)
         work = [
             reading.work if n in fresh else Work(found[n].windows)
             for n, reading in enumerate(readings)
@@ -294,6 +340,25 @@ class Engine:
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
+        if self.rules is not None:
+            self.rules.scheduler.close()
+
+    async def _ruled(
+        self,
+        found: _Judged,
+        contents: Sequence[Content],
+        rules: Sequence[Guideline],
+        began: float,
+        deadline: float | None,
+    ) -> None:
+        """Add what is to be said of rules."""
+        if self.rules is not None and rules:
+            await self.rules.add(found.findings, contents, rules, began, deadline)
+            found.scored = time.perf_counter()
+
+    def _estimate(self, text: str) -> int:
+        """How many tokens a text has, by those that were tokenised."""
+        return 1 + int(len(text) * self._tokens / self._characters)
 
     def _recalled(self, readings: Sequence[Reading]) -> dict[int, Finding]:
         """By place, what those who are asked are remembered to have said."""
@@ -442,8 +507,10 @@ class Engine:
             tasks.append(WindowTask(reading, cost, reading.model.weight))
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
-    def _open(self, task: WindowTask) -> Sequence[WindowTask]:
+    def _open(self, task: Task) -> Sequence[Task]:
         """Tokenise a text when its first window's turn has come; the other windows follow."""
+        if isinstance(task, PairTask):
+            return task.open()
         reading = task.reading
         if task.part is not None:
             return ()
@@ -489,10 +556,12 @@ class Engine:
             parts.append(Part(model, encoded, scored, run))
         return parts
 
-    def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
+    def _score(self, tasks: Sequence[Task], alone: bool) -> None:
         by_model: dict[int, list[tuple[Part, int]]] = {}
         for task in tasks:
-            if task.part is not None:
+            if isinstance(task, PairTask):
+                task.run()
+            elif task.part is not None:
                 by_model.setdefault(id(task.part.model), []).append((task.part, task.index))
         for full in by_model.values():
             model = full[0][0].model
