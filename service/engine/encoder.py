@@ -21,6 +21,7 @@ from tamis.reading import read
 from tamis.reasoning import Guideline
 from tamis.rules import PolicyEncoder, Text
 from tamis.tokens import plain_tokenizer
+from tamis.verdict import Second
 from tamis.windows import Window
 
 # Rules whose tokens are kept: 40 MB where all are as long as may be, two for ordinary ones.
@@ -58,6 +59,8 @@ class Encoder:
         outputs = [one.name for one in self._session.get_outputs()]
         if outputs != [rules.OUTPUT]:
             raise BundleError(f"{bundle.graph}: outputs are {outputs}")
+        thresholds = {name: head.thresholds for name, head in bundle.heads.items()}
+        self.who = Second(bundle.name, bundle.fingerprint, thresholds, "rules")
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
         self.memory = Logits(cache_bytes)
         # Of rules nothing but their tokens is kept, so that equal ones of two policies are one.

@@ -10,7 +10,7 @@ from service.engine.scheduler import DeadlineError, Scheduler
 from tamis.content import Content
 from tamis.reasoning import Guideline
 from tamis.taxonomy import ATTACK
-from tamis.verdict import Finding, Ruled, Second
+from tamis.verdict import Finding, Ruled
 
 
 class Rulings:
@@ -36,9 +36,6 @@ class Rulings:
         """
         self.encoder, self.scheduler = encoder, scheduler
         self._weight, self._tokens, self._tell = weight, tokens, tell
-        bundle = encoder.bundle
-        thresholds = {name: head.thresholds for name, head in bundle.heads.items()}
-        self.who = Second(bundle.name, bundle.fingerprint, thresholds, "rules")
 
     async def judge(
         self,
@@ -92,11 +89,8 @@ class Rulings:
             needed = error.needed
             raise DeadlineError(None if needed is None else spent + needed) from None
         for n, scores in zip(asked, found, strict=True):
-            findings[n] = replace(findings[n], ruled=self.ruled(scores))
-
-    def ruled(self, scores: dict[Guideline, RuleScore]) -> Ruled:
-        """Scores as a finding has them."""
-        return Ruled(self.who, {rule: score.probability for rule, score in scores.items()})
+            probabilities = {rule: score.probability for rule, score in scores.items()}
+            findings[n] = replace(findings[n], ruled=Ruled(self.encoder.who, probabilities))
 
 
 def run_pairs(tasks: Sequence[PairTask], _: bool) -> None:
