@@ -139,7 +139,7 @@ def warm_up(encoder: Encoder) -> float:
         pair = Window(ids=ids, types=[0] * tokens, lead=1, first=0, count=tokens - 2)
         for _ in range(REPEATS):
             began = time.perf_counter()
-            encoder.score([pair])
+            encoder.score(pair)
             speeds.append(tokens / (time.perf_counter() - began))
     encoder.memory.clear()
     return max(speeds)

@@ -24,7 +24,7 @@ from tamis.tokens import plain_tokenizer
 from tamis.verdict import Second
 from tamis.windows import Window
 
-# Rules whose tokens are kept: 40 MB where all are as long as may be, two for ordinary ones.
+# Rules whose tokens are kept, by what they say: 20 MB where all are as long as may be.
 MOST_RULES: Final = 4_096
 # Measured with tracemalloc (tests/service/test_rules.py): a logit, its key, its place in the order.
 PAIR_BYTES: Final = 210
@@ -63,7 +63,6 @@ class Encoder:
         self.who = Second(bundle.name, bundle.fingerprint, thresholds, "rules")
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
         self.memory = Logits(cache_bytes)
-        # Of rules nothing but their tokens is kept, so that equal ones of two policies are one.
         self.rule = lru_cache(MOST_RULES)(self._rule)
 
     def texts(self, content: Content) -> list[Text]:
@@ -86,11 +85,11 @@ class Encoder:
         ids, shape = self.rule(rule), self.bundle.shape
         return [window for text in texts for window in rules.pairs(ids, text, shape)]
 
-    def score(self, pairs: Sequence[Window]) -> list[float]:
-        """The logits of pairs, run as one batch padded to the longest, and remembered."""
-        logits = self._run(pairs)
-        self.memory.keep(pairs, logits)
-        return logits
+    def score(self, pair: Window) -> float:
+        """The logit of a pair, which is run, and remembered."""
+        logit = self._run(pair)
+        self.memory.keep(pair, logit)
+        return logit
 
     def probability(self, question: Question, logits: Sequence[float]) -> float:
         """What the logits of a rule's pairs come to: the likeliest window speaks for the content.
@@ -110,21 +109,19 @@ class Encoder:
             pairs = self.pairs(rule, texts)
             known = self.memory.get(pairs)
             logits = [
-                self.score([pair])[0] if logit is None else logit
+                self.score(pair) if logit is None else logit
                 for pair, logit in zip(pairs, known, strict=True)
             ]
             found[rule] = self.probability(content.question, logits)
         return found
 
-    def _run(self, pairs: Sequence[Window]) -> list[float]:
-        longest = max(len(pair.ids) for pair in pairs)
-        ids, mask, types = (np.zeros((len(pairs), longest), dtype=np.int64) for _ in range(3))
-        for row, pair in enumerate(pairs):
-            n = len(pair.ids)
-            ids[row, :n], types[row, :n], mask[row, :n] = pair.ids, pair.types, 1
-        feed = dict(zip(rules.INPUTS, (ids, mask, types), strict=True))
+    def _run(self, pair: Window) -> float:
+        ids = np.array([pair.ids])
+        feed = dict(
+            zip(rules.INPUTS, (ids, np.ones_like(ids), np.array([pair.types])), strict=True)
+        )
         logits: NDArray[np.float32] = self._session.run([rules.OUTPUT], feed)[0]
-        return [float(logit) for logit in logits[:, 0]]
+        return float(logits[0, 0])
 
     def _rule(self, rule: Guideline) -> tuple[int, ...]:
         return tuple(rules.read_rule(rule, self._ids, self.bundle.shape))
@@ -162,14 +159,14 @@ class Logits:
                     self._known.move_to_end(name)
             return [self._known.get(name) for name in names]
 
-    def keep(self, pairs: Sequence[Window], logits: Sequence[float]) -> None:
-        """Keep what pairs came to."""
+    def keep(self, pair: Window, logit: float) -> None:
+        """Keep what a pair came to."""
         if not self._most:
             return
-        names = [self._name(pair) for pair in pairs]
+        name = self._name(pair)
         with self._lock:
-            self._known.update(zip(names, logits, strict=True))
-            while len(self._known) > self._most:
+            self._known[name] = logit
+            if len(self._known) > self._most:
                 self._known.popitem(last=False)
 
     def clear(self) -> None:

@@ -52,8 +52,7 @@ class Rulings:
             OverloadedError, DeadlineError: as ``Scheduler.submit``.
         """
         began = time.perf_counter()
-        workers = self.scheduler.workers
-        rulings = [Ruling(self.encoder, content, rules, workers) for content in contents]
+        rulings = [Ruling(self.encoder, content, rules) for content in contents]
         tasks = [task_of(ruling, self._tokens, self._weight) for ruling in rulings]
         await self.scheduler.submit(tasks, deadline)
         found = [ruling.scores for ruling in rulings]

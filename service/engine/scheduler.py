@@ -164,11 +164,6 @@ class Scheduler(Generic[T]):
             thread.start()
 
     @property
-    def workers(self) -> int:
-        """How many tasks run at the same time."""
-        return len(self._threads)
-
-    @property
     def queued_tokens(self) -> int:
         """Tokens waiting or running."""
         return self._queued

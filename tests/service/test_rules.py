@@ -94,7 +94,7 @@ def test_what_is_hidden_is_read(encoder: Encoder):
 def test_a_rule_is_tokenised_once_and_a_pair_run_once(encoder: Encoder, monkeypatch):
     runs: list[int] = []
     run = encoder._run
-    monkeypatch.setattr(encoder, "_run", lambda pairs: runs.append(len(pairs)) or run(pairs))
+    monkeypatch.setattr(encoder, "_run", lambda pair: runs.append(len(pair.ids)) or run(pair))
     first = encoder.judge(content.prompt(BUY), RULES)
     assert encoder.judge(content.prompt(BUY), RULES) == first
     # Whoever else asks for the same rule, by another name of the policy: it is the same.
@@ -116,7 +116,7 @@ def test_the_memory_of_pairs_is_as_large_as_it_says():
     memory = Logits(PAIR_BYTES * 3_000)
     before = tracemalloc.get_traced_memory()[0]
     for n, one in enumerate(window):
-        memory.keep([one], [n + 0.5])
+        memory.keep(one, n + 0.5)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(memory) == 3_000
@@ -175,12 +175,17 @@ async def test_findings_say_what_rules_say_and_documents_are_left_alone(engine: 
 
 
 async def test_a_deadline_holds_for_rules(engine: Engine):
-    text = [[content.prompt("so it goes " * 300)]]
+    contents = [content.prompt("so it goes " * 300)]
+    findings, _ = await engine.judge([contents])
     many = tuple(Guideline(f"rule {n}", "tea or milk") for n in range(64))
+    assert engine.rules is not None
     with pytest.raises(DeadlineError) as refused:
-        await engine.judge(text, deadline=2.0, rules=many)
+        await engine.rules.add(findings[0], contents, many, time.perf_counter(), 0.5)
     assert refused.value.needed is not None
-    assert refused.value.needed > 2.0 * MARGIN
+    assert refused.value.needed > 0.5 * MARGIN
+    with pytest.raises(DeadlineError) as late:
+        await engine.rules.add(findings[0], contents, many, time.perf_counter() - 1, 0.5)
+    assert late.value.needed is None
 
 
 async def test_a_gpu_leaves_rules_the_cores(classifier: Classifier, encoder: Encoder):

@@ -166,17 +166,11 @@ def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
     assert said.reading.tokens > 100
 
 
-def test_where_there_is_nothing_to_name_nothing_is_worded(client, told, bundle):
-    """The overall question alone, under a policy whose one category the bundle was not taught."""
-    policy = {"name": "p", "overall": {"flag": 0.0001}, "categories": {"sexual_minors": {}}}
-    taught = {head.name for head in bundle.heads}
-    from tamis.taxonomy import taxonomy
-
-    untaught = [name for name in taxonomy().categories if name not in taught]
-    if not untaught:
-        pytest.skip("the bundle was taught everything")
-    policy["categories"] = {untaught[0]: {}}
-    found = ask(client, input="Hello there.", policy=policy)["explanation"]
+def test_where_there_is_no_category_to_name_nothing_is_worded(client, told):
+    """Of an answer nobody asks how toxic it is: the overall question alone speaks."""
+    policy = {"name": "p", "overall": {"flag": 0.0001}, "categories": {"toxicity": {}}}
+    asked = {"prompt": "Hello.", "response": "Hello there."}
+    found = ask(client, input=asked, policy=policy, judge=["response"])["explanation"]
     assert told == []
     assert (found["safety"], found["category"], found["reason"]) == ("unsafe", None, None)
 
