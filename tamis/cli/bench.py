@@ -9,7 +9,8 @@ from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
+    *("rolling", "observability", "reasoner", "rules", "robustness", "conversations"),
+    "tiers",
 )
 
 
@@ -37,7 +38,12 @@ def add_to(commands: Commands) -> None:
         help="tiers: a further bundle, as it serves alone",
     )  # fmt: skip
     bench.add_argument("--rounds", type=whole, default=5, help="of tiers")
-    bench.add_argument("--rehearse", action="store_true", help="tiers: one round, nothing is kept")
+    bench.add_argument("--policy-encoder", type=Path, help="bundle of rules (default: ours)")
+    bench.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="tiers, rules: a short run, of which nothing is kept",
+    )
     bench.set_defaults(run=_bench)
 
 
@@ -69,6 +75,7 @@ def _bench(args: argparse.Namespace) -> int:
         "invariance": [args.data],
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
+        "rules": [args.policy_encoder, args.rehearse],
         "robustness": [args.data, args.rows],
         "conversations": [args.data, args.rows],
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
