@@ -95,6 +95,10 @@ class Judge:
                 found[text][rule] = max(found[text][rule], logit)
         return found
 
+    def count(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._ids(text))
+
     def forget(self) -> None:
         """Forget the tokens of rules, as before any policy was seen."""
         self._rules.clear()

@@ -1,14 +1,14 @@
 """Fine-tune a body into the policy encoder: one loop, resumable, deterministic given a seed."""
 
-import hashlib
 import json
+import math
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,30 +17,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from tamis import rules
-from tamis.rules import Encode, PairShape
 from tamis.tokens import plain_tokenizer
-from tamis.windows import Window
 from training.classifier import bases, calibration
 from training.classifier.inference import autocast, device, keep_memory
 from training.classifier.trainer import parameter_groups, save
 from training.datasets.mixing import Variant
-from training.reasoner.cases import Pool, read_sourced
-from training.reasoner.policies import Library, library
-from training.rules.banks import Bank, banks_of
+from training.reasoner.policies import Library
+from training.rules.batching import Batch, batches
 from training.rules.calibration import calibrate, figures
-from training.rules.drawing import Item, Mixture, draw
-from training.rules.judge import WIDTH_STEP, Judge, feed_of, pair_shape
+from training.rules.data import Data, genuine, held_out_trials
+from training.rules.judge import Judge, pair_shape
 from training.rules.model import RuleEncoder
-from training.rules.organisations import ORGANISATIONS, name_of, part_of, read_organisations
 from training.rules.trials import Trial, trials
 
 # At most so much work is lost by an interruption.
 SAVE_SECONDS: Final = 240
-# Batches are cut from so many texts sorted by length: little padding, random enough.
-POOL: Final = 1024
-# Texts of either label a policy: early figures look at few, calibration at more.
+# Texts of either label a policy that early figures look at.
 EARLY: Final = 8
-LATE: Final = 40
 
 
 class RecipeError(ValueError):
@@ -81,55 +74,6 @@ class Recipe:
         """Of a pair."""
         names = ("max_tokens", "overlap", "rule_tokens", "context_tokens")
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What a run learns from, and what it is stopped and calibrated by."""
-
-    train: list[Bank]
-    held_out: list[Bank]
-    organisations: dict[str, list[str]]
-    """By part: their names. ``test`` was neither trained on nor calibrated with."""
-
-    @classmethod
-    def read(
-        cls,
-        folders: Sequence[Path],
-        policies: Sequence[Path],
-        recipe: Recipe,
-        given: Library | None = None,
-    ) -> "Data":
-        """Rows of folders, and organisations; raises as their readers do."""
-        known = given or library()
-        rows = read_sourced(folders, recipe.variant)
-        found = read_organisations(policies)
-        train, held = (
-            banks_of(rows, found, known, held_out, recipe.seed) for held_out in (False, True)
-        )
-        return cls(train, held, _by_part(found))
-
-    def report(self) -> dict[str, Any]:
-        """Counts and names for ``training.json``; no text."""
-        return {
-            "taxonomies": sorted(
-                bank.pool.taxonomy.name for bank in self.train if bank.kind != ORGANISATIONS
-            ),
-            "organisations": {p: n for p, n in self.organisations.items() if p != "test"},
-            "rows": {
-                part: sum(bank.pool.size + sum(map(len, bank.pool.safe.values())) for bank in banks)
-                for part, banks in (("train", self.train), ("held_out", self.held_out))
-            },
-            "data_sha256": _fingerprint(self.train + self.held_out),
-        }
-
-
-class Batch(NamedTuple):
-    """Some texts' pairs: the graph's arrays, and of each pair its text and its label."""
-
-    feed: dict[str, np.ndarray]
-    texts: np.ndarray
-    labels: np.ndarray
 
 
 def loss_of(logits: Tensor, batch: Batch, listwise: float) -> Tensor:
@@ -185,8 +129,8 @@ def train(
     if recipe.init:
         model.go_on_from(Path(recipe.init))
     model.to(on)
-    found = Data.read(data, policies, recipe, given)
-    early = trials(found.held_out, EARLY, defined=True, seed=recipe.seed)
+    found = Data.read(data, policies, recipe.variant, recipe.seed, given)
+    early = trials(genuine(found.held_out), EARLY, defined=True, seed=recipe.seed)
     optimizer, schedule = _optimizer(model, recipe)
 
     start, best, seconds = 0, {"step": 0, "quality": -1.0}, 0.0
@@ -201,7 +145,8 @@ def train(
 
     began = time.monotonic() - seconds
     saved = time.monotonic()
-    steps = islice(_batches(found.train, ids, shape, recipe), start, recipe.steps)
+    endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed)
+    steps = islice(endless, start, recipe.steps)
     bar = tqdm(steps, initial=start, total=recipe.steps, desc="train rules", unit="step")
     pairs = 0
     for step, batch in enumerate(bar, start):
@@ -225,8 +170,9 @@ def train(
             said = Judge.of_model(model, ids, shape, fast=True).logits(
                 [(trial.content, trial.rules) for trial in early]
             )
-            quality = _quality(figures(early, said))
-            bar.write(f"step {done}: {_told(early, said)}")
+            told = early_figures(early, said)
+            quality = sum(told.values()) / max(1, len(told))
+            bar.write(f"step {done}: " + ", ".join(f"{n} {v:.3f}" for n, v in told.items()))
             if quality > best["quality"]:
                 best = {"step": done, "quality": quality}
                 torch.save(model.reader.state_dict(), out / "model.pt")
@@ -264,35 +210,17 @@ def train(
     return report
 
 
-def held_out_trials(data: Data, seed: int) -> list[Trial]:
-    """What calibrates: every held-out policy, with and without its definitions.
+def early_figures(early: Sequence[Trial], said: Sequence[np.ndarray]) -> dict[str, float]:
+    """Of policies that were trained on and of organisations that were not; none that is not known.
 
-    By the names alone an organisation's exceptions cannot be known: those are shown defined.
+    What a customer writes is new: either side counts half for which step is best.
     """
-    written = [bank for bank in data.held_out if bank.kind == ORGANISATIONS]
-    others = [bank for bank in data.held_out if bank.kind != ORGANISATIONS]
-    return [
-        *trials(written, LATE, defined=True, seed=seed),
-        *trials(others, LATE // 2, defined=True, seed=seed),
-        *trials(others, LATE // 4, defined=False, seed=seed + 1),
-    ]
-
-
-def _quality(found: dict[str, float]) -> float:
-    known = [value for value in found.values() if value == value]
-    return float(np.mean(known)) if known else 0.0
-
-
-def _told(early: Sequence[Trial], said: Sequence[np.ndarray]) -> str:
-    """Early figures on organisations that are not trained on, and on all held-out policies."""
-    written = [n for n, trial in enumerate(early) if trial.written]
-    new = figures([early[n] for n in written], [said[n] for n in written])
-    everything = figures(early, said)
-    return (
-        f"held-out policies: verdict {everything['verdict']:.3f}, category "
-        f"{everything['category']:.3f}; new organisations: {new['verdict']:.3f}, "
-        f"{new['category']:.3f}"
-    )
+    found = {}
+    for side, written in (("known policies", False), ("new organisations", True)):
+        mine = [n for n, trial in enumerate(early) if trial.written == written]
+        of_side = figures([early[n] for n in mine], [said[n] for n in mine])
+        found |= {f"{side}: {name}": v for name, v in of_side.items() if not math.isnan(v)}
+    return found
 
 
 def _optimizer(
@@ -310,74 +238,3 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (recipe.steps - step) / left, 1.0)
     )
-
-
-def _batches(
-    banks: Sequence[Bank], ids: Encode, shape: PairShape, recipe: Recipe
-) -> Iterator[Batch]:
-    """Batches without end: of at most ``batch_tokens`` tokens, all pairs of a text together."""
-    items = draw(Mixture(banks), recipe.seed)
-    order = np.random.default_rng([recipe.seed, 1])
-    while True:
-        some = [_encoded(item, ids, shape) for item in islice(items, POOL)]
-        some.sort(key=lambda item: -_widest(item[0]))
-        cut = list(_cut(some, recipe.batch_tokens))
-        for n in order.permutation(len(cut)):
-            yield _collate(cut[int(n)])
-
-
-Encoded = tuple[list[Window], tuple[float, ...]]
-
-
-def _encoded(item: Item, ids: Encode, shape: PairShape) -> Encoded:
-    """The pairs of a text; of a long one its beginning: the label is of the whole."""
-    text = rules.read_text(item.content, ids, shape)
-    read = (rules.read_rule(rule, ids, shape) for rule in item.rules)
-    return [rules.pairs(rule, text, shape)[0] for rule in read], item.labels
-
-
-def _widest(windows: Sequence[Window]) -> int:
-    return -(-max(len(window.ids) for window in windows) // WIDTH_STEP) * WIDTH_STEP
-
-
-def _cut(items: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:
-    """Texts sorted by their longest pair → batches."""
-    batch: list[Encoded] = []
-    width = height = 0
-    for item in items:
-        if batch and width * (height + len(item[0])) > tokens:
-            yield batch
-            batch, height = [], 0
-        if not batch:
-            width = _widest(item[0])
-        batch.append(item)
-        height += len(item[0])
-    if batch:
-        yield batch
-
-
-def _collate(items: Sequence[Encoded]) -> Batch:
-    windows = [window for found, _ in items for window in found]
-    return Batch(
-        feed_of(windows),
-        np.repeat(np.arange(len(items)), [len(found) for found, _ in items]),
-        np.array([label for _, labels in items for label in labels], np.float32),
-    )
-
-
-def _by_part(pools: Sequence[Pool]) -> dict[str, list[str]]:
-    names = [name_of(pool) for pool in pools]
-    return {part: [n for n in names if part_of(n) == part] for part in ("train", "dev", "test")}
-
-
-def _fingerprint(banks: Sequence[Bank]) -> str:
-    """SHA-256 over the ids and labels of the texts, in order."""
-    digest = hashlib.sha256()
-    for bank in banks:
-        pool = bank.pool
-        for cases in (*pool.unsafe.values(), *pool.safe.values()):
-            for case in cases:
-                digest.update(
-                    f"{pool.taxonomy.name}\t{case.source}\t{case.id}\t{case.key}\n".encode()
-                )
-    return digest.hexdigest()
