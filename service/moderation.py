@@ -173,7 +173,9 @@ class Moderator:
         if asked is None:
             asked = request.headers.get(POLICY)
         policy = self.configuration.policy(asked, request.state.caller)
-        self.rules.check(policy, self.rulings is not None, reasoned)
+        # While the model is loading, what is asked of it is not refused for good.
+        judged = self.engine is None or self.rulings is not None
+        self.rules.check(policy, judged, reasoned)
         for kind in () if policy.mask is None else policy.mask.pii:
             if (package := missing(kind)) is not None:
                 raise RequestError(
@@ -459,9 +461,9 @@ class Moderator:
         deadline = deadline_of(request.headers, None)
         began = time.perf_counter()
         found: list[Explanation] = []
-        rulings = self.rulings
-        rules = tuple(dict.fromkeys(rule for one in asked for rule in rules_of(one)))
+        rulings, rules = self.rulings, ()
         if rulings is not None:
+            rules = tuple(dict.fromkeys(rule for one in asked for rule in rules_of(one)))
             self.rules.check_work([("input", [content])], rules)
         self.configuration.access.charge(request.state.caller, len(asked))
 

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         description="Folder of the bundle that judges policies' own categories; empty: none.",
     )
     rules_max_characters: int = Field(
-        # Some 20 s on two cores, as a body of texts alone may take.
+        # A quarter of what a body of texts alone may hold.
         1_048_576,
         ge=1,
         description="Most to read in one request of rules with texts, each beside each.",

@@ -8,11 +8,6 @@ const CUT = {
   unfinished: "The reason grew longer than the service allows, and was cut off.",
   late: "Time was over before the reason was written.",
 };
-const AGREES = new Map([
-  [true, "says the same"],
-  [false, "says otherwise"],
-  [null, "has no verdict to compare"],
-]);
 
 /**
  * An explanation for the page.
@@ -32,8 +27,9 @@ export function told(explanation, streamed) {
     ["safety", safety],
     ["category", category ?? "none"],
     ["probability", `${probability.toFixed(2)} that it is unsafe`],
-    ["classifier", AGREES.get(agrees)],
   ];
+  // Null where the verdict is not the reasoner's own, or is nobody else's to compare with.
+  if (agrees !== null) facts.push(["classifier", agrees ? "says the same" : "says otherwise"]);
   if (reason !== null) return { facts, reason, note: null };
   return { facts, reason: streamed.trim() && `${streamed.trim()} …`, note: CUT[status] ?? null };
 }
