@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
-from service.engine.runtime import load_runtime
+from service.engine.providers import load_runtime
 from service.engine.warmup import Pace, warm_up
 from service.moderation.arrival import Arrival, State
 from service.observing.metrics import Metrics
