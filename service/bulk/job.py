@@ -12,8 +12,8 @@ from service.bulk.rows import Columns, Row
 from service.bulk.sources import PARQUET, Source
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
-from service.engine.encoder import Encoder
 from service.engine.languages import Languages
+from service.engine.policy_encoder import Encoder
 from service.engine.ruled import WithRules
 from service.engine.runtime import CpuRuntime, available_threads
 from tamis import __version__, rules

@@ -8,10 +8,9 @@ from typing import Final, Literal, TypeAlias, cast
 
 from service.engine.cache import Cache, quoting
 from service.engine.classifier import Classifier, Encoded, Scored
-from service.engine.encoder import Encoder, RuleScore
 from service.engine.memory import Memory, Work
-from service.engine.pairs import PairTask
-from service.engine.rulings import Rulings, run_pairs
+from service.engine.pairs import PairTask, Rulings, run_pairs
+from service.engine.policy_encoder import Encoder, RuleScore
 from service.engine.runtime import available_threads
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier
-from service.engine.encoder import Encoder
 from service.engine.languages import Languages
+from service.engine.policy_encoder import Encoder
 from tamis.content import Content
 from tamis.reasoning import Guideline
 from tamis.taxonomy import ATTACK

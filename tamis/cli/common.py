@@ -162,7 +162,7 @@ def with_rules(classifier: "Judging", policy: Policy) -> "Judging | WithRules":
     folder = encoder_there()
     if folder is None or not policy.own:
         return classifier
-    from service.engine.encoder import Encoder
+    from service.engine.policy_encoder import Encoder
     from service.engine.ruled import WithRules
 
     return WithRules(classifier, Encoder(rules.load(folder)), policy.rules)

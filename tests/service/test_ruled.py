@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from service.audit.replay import replay
 from service.bulk.job import Job
 from service.engine.cache import RULE_BYTES, Cache
+from service.observing.audit.replay import replay
 from service.settings import Settings
 from tamis.cli import main
 from tamis.content import prompt

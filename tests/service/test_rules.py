@@ -12,11 +12,11 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.engine.classifier import Classifier
-from service.engine.encoder import PAIR_BYTES, Encoder, Logits
 from service.engine.engine import Engine
+from service.engine.policy_encoder import PAIR_BYTES, Encoder, Logits
 from service.engine.scheduler import MARGIN, DeadlineError
 from service.engine.warmup import Pace
-from service.rules import warm_up
+from service.moderation.rules import warm_up
 from service.settings import Settings
 from tamis import content, rules
 from tamis.bundle import BundleError, sha256_of
@@ -417,7 +417,7 @@ def test_without_a_bundle_everything_is_as_it_was_and_says_so(bundle, tmp_path: 
 
 
 def test_a_bundle_that_comes_later_is_taken_up(bundle, folder: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("service.arrival.LOOK", 0.02)
+    monkeypatch.setattr("service.moderation.arrival.LOOK", 0.02)
     settings = Settings(bundle=bundle.path, policy_encoder=tmp_path / "encoder")
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)

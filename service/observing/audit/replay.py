@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from service.audit.reading import Log, Recorded
-from service.audit.record import AuditError, finding_json, finding_of, outcome_json
-from service.observation import Digest
+from service.observing.answered import Digest
+from service.observing.audit.log import Log, Recorded
+from service.observing.audit.record import AuditError, finding_json, finding_of, outcome_json
 from tamis.content import Content, Message, behind, last_asked
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Ruled, decide
 
 if TYPE_CHECKING:
     from service.engine.classifier import Classifier
-    from service.engine.encoder import Encoder
+    from service.engine.policy_encoder import Encoder
 
 # What records did not always have is compared where they do.
 ADDED: Final = {"severity", "fields", "refusal"}

@@ -8,11 +8,11 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from service.arrival import Arrival, State
-from service.engine.encoder import Encoder
 from service.engine.engine import Engine
+from service.engine.policy_encoder import Encoder
 from service.errors import RequestError
-from service.metrics import Metrics
+from service.moderation.arrival import Arrival, State
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import rules
 from tamis.content import Content

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from service.engine.encoder import RuleScore
+from service.engine.policy_encoder import RuleScore
 from service.engine.reasoner import Explanation, Given, Reading
 from service.reasoning import Asked
 from tamis.reasoning import Guideline

@@ -8,13 +8,13 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from service.engine.encoder import RuleScore
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
 from service.engine.explainer import ExplainerEvents
+from service.engine.policy_encoder import RuleScore
 from service.engine.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
-from service.observation import Answered
+from service.observing.answered import Answered
 from tamis.bundle import BundleError
 from tamis.policy import Mode
 from tamis.reading import TRANSFORMS
