@@ -162,7 +162,7 @@ class Policy:
     judge: tuple[Side, ...] | None = None
     """The sides of an exchange that are judged, the other being context; None judges both."""
 
-    @property
+    @cached_property
     def own(self) -> tuple[str, ...]:
         """Categories that the taxonomy does not have: no classifier knows them."""
         known = taxonomy().categories

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect
-from service.moderation.moderator import moderator_of
+from service.moderation.moderator import POLICY, moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy
@@ -27,9 +27,10 @@ async def policies(request: Request) -> JSONResponse:
     bundle, rulings = moderator.loaded().bundle, moderator.rulings
     encoder = None if rulings is None else rulings.encoder.bundle
     offered = moderator.configuration.policies
+    asked = moderator.configuration.policy(request.headers.get(POLICY), request.state.caller)
     return JSONResponse(
         {
-            "default": moderator.policy(request, reasoned=True).name,
+            "default": asked.name,
             "policies": [policy_json(policy, bundle, encoder) for policy in offered.values()],
         }
     )
