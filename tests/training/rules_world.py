@@ -18,12 +18,7 @@ RULES = {
     "Kites": ("Speaks of kites. Strings are fine.", "kites"),
     "Drums": ("Speaks of drums. Sticks are fine.", "drums"),
 }
-CALM = (
-    "the weather is mild",
-    "the door is open",
-    "the path is long",
-    "crumbs and strings are here",
-)
+CALM = ("the weather is mild", "the door is open", "the path is long")
 
 
 def named(part: str, count: int) -> list[str]:

