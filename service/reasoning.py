@@ -300,7 +300,8 @@ class Reasoning:
 def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any] | None:
     """An explanation in the native contract; null for an item without text.
 
-    What the model did not write in the agreed form is null, and ``status`` says why.
+    What the model did not write in the agreed form is null, and ``status`` says why; a verdict that
+    it was given stands whatever it wrote.
     """
     if explained is None:
         return None
@@ -308,7 +309,7 @@ def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any
         return NOTHING | {"status": explained}
     found = explained.explanation
     reading = found.reading
-    stands = found.status != "malformed"
+    stands = found.status != "malformed" or reading.given is not None
     return {
         "status": found.status,
         "safety": reading.safety if stands else None,

@@ -21,6 +21,7 @@ from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
 
+from service.engine.cache import RULE_BYTES
 from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
 from service.moderation.disconnect import UntilDisconnect
@@ -62,7 +63,11 @@ class Stream:
     @property
     def size(self) -> int:
         """Estimated bytes."""
-        return (BARE_BYTES if self.finding is None else STREAM_BYTES) + self.memory.size
+        if self.finding is None:
+            return BARE_BYTES + self.memory.size
+        ruled = self.finding.ruled
+        rules = 0 if ruled is None else RULE_BYTES * len(ruled.scores)
+        return STREAM_BYTES + rules + self.memory.size
 
     def moved(self, to: int, mark: bytes, finding: Finding) -> None:
         """The text was judged up to a point further on."""

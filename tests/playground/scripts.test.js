@@ -379,6 +379,9 @@ test("an explanation is told with what stands of it", () => {
   assert.deepEqual(safe.facts.map(([name]) => name), ["safety", "category", "probability"]);
   assert.equal(safe.reason, "It goes on …");
   assert.match(safe.note, /cut off/);
+  const given = told({ ...found, status: "malformed", agrees: null, reason: null, fault: "repetition" }, "It says it says");
+  assert.deepEqual([given.facts[0], given.reason], [["safety", "unsafe"], ""]);
+  assert.match(given.note, /is no reason/);
   const malformed = told({ ...found, status: "malformed", safety: null, reason: null, fault: "no_reason" }, "It says");
   assert.deepEqual([malformed.facts, malformed.reason], [[], ""]);
   assert.match(malformed.note, /\(no reason\), so nothing is taken/);

@@ -137,6 +137,14 @@ def test_a_stream_says_the_probabilities_at_once_and_the_reason_after(client, to
     assert events[-1][1]["category"] == SHARES
 
 
+def test_a_verdict_stands_whatever_the_model_writes(client, monkeypatch):
+    written = ("malformed", None, "repetition", 9)
+    monkeypatch.setattr(Reasoner, "_write", lambda *_: written)
+    found = ask(client, input=BUY)["explanation"]
+    assert (found["status"], found["fault"], found["reason"]) == ("malformed", "repetition", None)
+    assert (found["safety"], found["category"]) == ("unsafe", SHARES)
+
+
 def test_what_the_model_writes_is_the_reason_or_a_fault(client):
     """Random weights write nothing worth reading, within the limit."""
     found = ask(client, input=BUY)["explanation"]

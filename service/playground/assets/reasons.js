@@ -19,7 +19,7 @@ const CUT = {
 export function told(explanation, streamed) {
   if (explanation === null) return { facts: [], reason: "", note: "There was nothing to read." };
   const { status, safety, category, probability, agrees, reason, fault } = explanation;
-  if (status === "malformed") {
+  if (status === "malformed" && safety === null) {
     const why = fault ? ` (${fault.replaceAll("_", " ")})` : "";
     return { facts: [], reason: "", note: `The reasoner did not answer in the form that was asked for${why}, so nothing is taken from it.` };
   }
@@ -31,6 +31,7 @@ export function told(explanation, streamed) {
   // Null where the verdict is not the reasoner's own, or is nobody else's to compare with.
   if (agrees !== null) facts.push(["classifier", agrees ? "says the same" : "says otherwise"]);
   if (reason !== null) return { facts, reason, note: null };
+  if (status === "malformed") return { facts, reason: "", note: "What the reasoner wrote is no reason, so nothing is taken from it." };
   return { facts, reason: streamed.trim() && `${streamed.trim()} …`, note: CUT[status] ?? null };
 }
 
