@@ -4,7 +4,7 @@ import re
 from itertools import islice, product
 from typing import Final
 
-from tamis.reading.lexicon import known
+from tamis.reading.lexicon import known, telling
 from tamis.reading.text import Edit
 
 SIGNS: Final = {
@@ -65,8 +65,10 @@ def leet(text: str) -> list[Edit]:
             (strong if telling else weak).append(Edit(start, end, word))
         elif LETTER.search(core) is not None and INSIDE.search(core) is not None:
             rest.append(Edit(start, start + len(core), _plain(core)))
-    if not strong or (len(strong) + len(weak) < 2 and len(strong[0].text) < 5):
+    if not strong:
         return []
+    if len(strong) + len(weak) < 2 and len(word := strong[0].text.lower()) < 5:
+        return strong if word in telling() else []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
     return sorted([*strong, *weak, *(rest + digits if sure else [])])
 
