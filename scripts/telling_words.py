@@ -8,7 +8,6 @@ DICTIONARY is a list of words, one a line (``/usr/share/dict/words`` of the pack
 that a word stands in many harmful ones.
 """
 
-import gzip
 import re
 import sys
 from collections import Counter

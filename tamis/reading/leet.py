@@ -61,14 +61,14 @@ def leet(text: str) -> list[Edit]:
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
             end = start + len(word)
-            telling = len(word) > 3 and INSIDE.search(token) is not None
-            (strong if telling else weak).append(Edit(start, end, word))
+            inside = len(word) > 3 and INSIDE.search(token) is not None
+            (strong if inside else weak).append(Edit(start, end, word))
         elif LETTER.search(core) is not None and INSIDE.search(core) is not None:
             rest.append(Edit(start, start + len(core), _plain(core)))
     if not strong:
         return []
-    if len(strong) + len(weak) < 2 and len(word := strong[0].text.lower()) < 5:
-        return strong if word in telling() else []
+    if len(strong) + len(weak) < 2 and len(strong[0].text) < 5:
+        return strong if strong[0].text.lower() in telling() else []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
     return sorted([*strong, *weak, *(rest + digits if sure else [])])
 

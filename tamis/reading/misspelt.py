@@ -46,7 +46,7 @@ class Keys(NamedTuple):
 
 
 def keys(found: Iterable[str]) -> Keys:
-    """An index of words for ``candidates``, as in SymSpell (Garbe 2012): no search, few look-ups."""
+    """An index of words for ``candidates``, as in SymSpell (Garbe 2012): a few look-ups."""
     without: dict[str, list[str]] = {}
     chosen = frozenset(found)
     for word in sorted(chosen):
@@ -70,35 +70,51 @@ def candidates(word: str, index: Keys) -> Iterator[str]:
 
 def misspelt(text: str) -> list[Edit]:
     """Words of harm as they are spelt, and with them the other words that are none."""
-    found = list(WORD.finditer(text))
-    lower = [m[0].lower() for m in found]
-    strange = [_strange(word) for word in lower]
-    if not any(strange) or sum(strange) > (1 - ENGLISH) * len(strange):
+    spelt = WORD.findall(text.lower())
+    odd = {word for word in set(spelt) if word not in words() and _strange(word)}
+    if not odd or not _promising(spelt, odd):
         return []
+    found = list(WORD.finditer(text))
+    strange = [m[0].lower() in odd for m in found]
+    if sum(strange) > (1 - ENGLISH) * len(strange) or language(text) == "foreign":
+        return []
+    sure = _joined(text, found, strange)
+    for n, m in enumerate(found):
+        said = _slip(m[0].lower()) if strange[n] and n not in sure else None
+        if said is not None and (len(said) >= LONG or not _name(text, m)):
+            sure[n] = Edit(*m.span(), _as(m[0], said))
+    left = MOST if sure else 0
+    for n, m in enumerate(found):
+        if left and strange[n] and n not in sure and len(m[0]) >= SURE and m[0].islower():
+            left -= 1
+            if (usual := _common(m[0])) is not None:
+                sure[n] = Edit(*m.span(), usual)
+    return sorted(set(sure.values()))
+
+
+def _promising(spelt: list[str], odd: set[str]) -> bool:
+    """Whether a strange word may be one of harm, alone or with a neighbour; most texts end here."""
+    if any(_slip(word) is not None for word in odd):
+        return True
+    at = [n for n, word in enumerate(spelt) if word in odd]
+    pairs = {"".join(spelt[m : m + 2]) for n in at for m in (n - 1, n) if m >= 0}
+    return not telling().isdisjoint(pairs)
+
+
+def _joined(text: str, found: list[re.Match[str]], strange: list[bool]) -> dict[int, Edit]:
+    """Words of harm that were cut in two, by the number of either part."""
     sure: dict[int, Edit] = {}
     for n, (one, other) in enumerate(pairwise(found)):
         cut = text[one.end() : other.start()]
+        if n in sure or not (strange[n] or strange[n + 1]) or cut not in CUT:
+            continue
+        joined = (one[0] + other[0]).lower()
+        # "e-mail" and "x-ray" are spelt so; behind an apostrophe no word begins.
+        lone = cut == "-" and 1 in (len(one[0]), len(other[0]))
         own = text[max(one.start() - 1, 0)] not in "'\u2019"
-        if cut in CUT and own and (strange[n] or strange[n + 1]) and n not in sure:
-            joined = lower[n] + lower[n + 1]
-            # "e-mail" and "x-ray" are spelt so.
-            lone = cut == "-" and 1 in (len(lower[n]), len(lower[n + 1]))
-            if len(joined) >= LEAST and not lone and joined in telling():
-                sure[n] = Edit(one.start(), other.end(), _as(text[one.start()], joined))
-                sure[n + 1] = sure[n]
-    for n, m in enumerate(found):
-        if strange[n] and n not in sure and (said := _slip(lower[n])) is not None:
-            if len(said) >= LONG or not _name(text, m):
-                sure[n] = Edit(*m.span(), _as(m[0], said))
-    if not sure or language(text) == "foreign":
-        return []
-    left = MOST
-    for n, m in enumerate(found):
-        if strange[n] and n not in sure and len(m[0]) >= SURE and not m[0][0].isupper() and left:
-            left -= 1
-            if (said := _common(lower[n])) is not None:
-                sure[n] = Edit(*m.span(), said)
-    return sorted(set(sure.values()))
+        if own and not lone and len(joined) >= LEAST and joined in telling():
+            sure[n] = sure[n + 1] = Edit(one.start(), other.end(), _as(one[0], joined))
+    return sure
 
 
 def _strange(word: str) -> bool:
@@ -126,7 +142,7 @@ def _same_start(word: str, other: str) -> bool:
 def _name(text: str, m: re.Match[str]) -> bool:
     """Whether a word has a capital of its own, which is not its sentence's nor the whole text's."""
     before = text[max(m.start() - 9, 0) : m.start()].rstrip()
-    begins = before[-1:] in ("", ".", "!", "?", ":", "\"", "'") and not m[0].isupper()
+    begins = before[-1:] in ("", ".", "!", "?", ":", '"', "'") and not m[0].isupper()
     return m[0][0].isupper() and not begins and not text.isupper()
 
 
