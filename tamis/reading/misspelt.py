@@ -85,7 +85,7 @@ def misspelt(text: str) -> list[Edit]:
             sure[n] = Edit(*m.span(), _as(m[0], said))
     left = MOST if sure else 0
     for n, m in enumerate(found):
-        if left and strange[n] and n not in sure and len(m[0]) >= SURE and m[0].islower():
+        if left and strange[n] and n not in sure and len(m[0]) >= LEAST and m[0].islower():
             left -= 1
             if (usual := _common(m[0])) is not None:
                 sure[n] = Edit(*m.span(), usual)
