@@ -1,11 +1,11 @@
 """Write the tables of misspelt words: words of harm, and words that only look like misspelt ones.
 
-    python -m scripts.telling_words DATA DICTIONARY
+    python -m scripts.telling_words DATA DICTIONARY...
 
 DATA is the folder of data sets that training reads: only prompts under permissive licences count.
-DICTIONARY is a list of words, one a line (``/usr/share/dict/words`` of the package wamerican
-2020.12.07, which is SCOWL): it says which strange words are words. Nothing of a row is kept but
-that a word stands in many harmful ones.
+A DICTIONARY is a list of words, one a line (``/usr/share/dict/*-english`` of Debian's packages
+wamerican and wbritish 2020.12.07, which are SCOWL): it says which strange words are words.
+Nothing of a row is kept but that a word stands in many harmful ones.
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import Final
 
 from scripts.reading_tables import write_words
 from tamis.reading.lexicon import known, words
-from tamis.reading.misspelt import LEAST, candidates, keys
+from tamis.reading.misspelt import LEAST, candidates, keys, usual
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import read_rows
 
@@ -62,16 +62,18 @@ def telling(data: Path, dictionary: set[str]) -> tuple[list[str], Counter[str]]:
 
 
 def alike(chosen: list[str], dictionary: set[str], harmless: Counter[str]) -> Iterator[str]:
-    """Words, and names, that a slip of the pen makes of a word of harm, and that are meant."""
+    """Words, and names, that look like misspelt ones and are meant."""
     index = keys(chosen)
     for word in sorted(dictionary | {word for word, n in harmless.items() if n >= TWICE}):
-        if not known(word) and word not in index.words and any(candidates(word, index)):
+        if known(word) or word in index.words:
+            continue
+        if any(candidates(word, index)) or usual(word) is not None:
             yield word
 
 
-def main(data: Path, dictionary: Path) -> None:
+def main(data: Path, *dictionaries: Path) -> None:
     """Write both."""
-    lines = dictionary.read_text(encoding="utf-8").splitlines()
+    lines = [line for path in dictionaries for line in path.read_text("utf-8").splitlines()]
     listed = {line.lower() for line in lines if line.isascii() and line.isalpha()}
     chosen, harmless = telling(data, listed)
     write_words("telling.txt.gz", chosen)

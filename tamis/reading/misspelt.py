@@ -1,20 +1,17 @@
-"""Words of harm with a slip of the pen in them: ``exlposive``, ``expl osive``, ``explosve``.
+"""Words with a slip of the pen in them: ``exlposive``, ``expl osive``, ``explosve``.
 
-Whoever sees a classifier's scores gets past it with typing errors: one in a word that counts is
-enough (docs/robustness.md). People err all over a text, so correcting every error would have
-every third text judged twice. Only words that stand in harmful requests far more often than in
-others are looked for, one slip away from what is no word; where one is found, the other strange
-words beside it are corrected as well.
+Whoever sees a classifier's scores gets past it with one typing error in a word that counts
+(docs/robustness.md). Corrected is what is no word and one slip away from one that stands in
+harmful requests far more often than in others, or from a common one: one text in thirty.
 
-``scripts/telling_words.py`` makes the tables: those words, and the words and names that look like
-misspelt ones and are meant ("heroine").
+``scripts/telling_words.py`` makes the tables: the words of harm, and those that look like misspelt
+ones and are meant ("heroine").
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import pairwise
-from string import ascii_lowercase
 from typing import Final, NamedTuple
 
 from tamis.reading.language import language
@@ -27,12 +24,10 @@ CUT: Final = frozenset(" -_.*~|/\\+=^")
 LEAST: Final = 4
 # Of four letters one that is another leaves too little: "bomb" is not "tomb". So does a first one.
 SURE: Final = 5
-# A name has a capital: only a long word is told from one.
+# A name has a capital: only a long word of harm is told from one.
 LONG: Final = 6
 LONGEST: Final = 20
-# So many further words are corrected: each takes a look at some 300 others.
-MOST: Final = 32
-# Further words are corrected to those that are common.
+# Words of no harm are corrected to by this rank.
 COMMON: Final = 8_000
 # No slip is told from another language where less of the words than this are English.
 ENGLISH: Final = 0.5
@@ -57,7 +52,7 @@ def keys(found: Iterable[str]) -> Keys:
 
 def candidates(word: str, index: Keys) -> Iterator[str]:
     """The words that a slip may have made this of: the likeliest first."""
-    if not LEAST - 1 <= len(word) <= LONGEST:
+    if not LEAST <= len(word) <= LONGEST:
         return
     parts = [word[:n] + word[n + 1 :] for n in range(len(word))]
     alike = [w for part in parts for w in index.without.get(part, ())]
@@ -69,7 +64,7 @@ def candidates(word: str, index: Keys) -> Iterator[str]:
 
 
 def misspelt(text: str) -> list[Edit]:
-    """Words of harm as they are spelt, and with them the other words that are none."""
+    """Words as they are spelt."""
     spelt = WORD.findall(text.lower())
     odd = {word for word in set(spelt) if word not in words() and _strange(word)}
     if not odd or not _promising(spelt, odd):
@@ -78,41 +73,35 @@ def misspelt(text: str) -> list[Edit]:
     strange = [m[0].lower() in odd for m in found]
     if sum(strange) > (1 - ENGLISH) * len(strange) or language(text) == "foreign":
         return []
-    sure = _joined(text, found, strange)
+    said = _joined(text, found, strange)
     for n, m in enumerate(found):
-        said = _slip(m[0].lower()) if strange[n] and n not in sure else None
-        if said is not None and (len(said) >= LONG or not _name(text, m)):
-            sure[n] = Edit(*m.span(), _as(m[0], said))
-    left = MOST if sure else 0
-    for n, m in enumerate(found):
-        if left and strange[n] and n not in sure and len(m[0]) >= LEAST and m[0].islower():
-            left -= 1
-            if (usual := _common(m[0])) is not None:
-                sure[n] = Edit(*m.span(), usual)
-    return sorted(set(sure.values()))
+        if strange[n] and n not in said:
+            word = slip(m[0].lower())
+            if word is not None and not _name(text, m, word):
+                said[n] = Edit(*m.span(), _as(m[0], word))
+    return sorted(set(said.values()))
 
 
 def _promising(spelt: list[str], odd: set[str]) -> bool:
-    """Whether a strange word may be one of harm, alone or with a neighbour; most texts end here."""
-    if any(_slip(word) is not None for word in odd):
+    """Whether there may be a slip to correct; most texts end here."""
+    if any(slip(word) is not None for word in odd):
         return True
     at = [n for n, word in enumerate(spelt) if word in odd]
-    pairs = {"".join(spelt[m : m + 2]) for n in at for m in (n - 1, n) if m >= 0}
-    return not telling().isdisjoint(pairs)
+    return any(_whole("".join(spelt[m : m + 2]), True) for n in at for m in (n - 1, n) if m >= 0)
 
 
 def _joined(text: str, found: list[re.Match[str]], strange: list[bool]) -> dict[int, Edit]:
-    """Words of harm that were cut in two, by the number of either part."""
+    """Words that were cut in two, by the number of either part."""
     sure: dict[int, Edit] = {}
     for n, (one, other) in enumerate(pairwise(found)):
         cut = text[one.end() : other.start()]
         if n in sure or not (strange[n] or strange[n + 1]) or cut not in CUT:
             continue
         joined = (one[0] + other[0]).lower()
-        # "e-mail" and "x-ray" are spelt so; behind an apostrophe no word begins.
-        lone = cut == "-" and 1 in (len(one[0]), len(other[0]))
-        own = text[max(one.start() - 1, 0)] not in "'\u2019"
-        if own and not lone and len(joined) >= LEAST and joined in telling():
+        # "e-mail" is spelt so; behind an apostrophe no word begins.
+        own = text[max(one.start() - 1, 0)] not in "'\u2019" and (cut != "-" or one[0] not in "eE")
+        torn = cut != " " or strange[n] and (strange[n + 1] or len(one[0]) == 1)
+        if own and _whole(joined, torn):
             sure[n] = sure[n + 1] = Edit(one.start(), other.end(), _as(one[0], joined))
     return sure
 
@@ -121,10 +110,24 @@ def _strange(word: str) -> bool:
     return not known(word) and word not in ("a", "i")
 
 
-@lru_cache(maxsize=4096)
-def _slip(word: str) -> str | None:
-    """The word of harm that one slip made this of."""
-    return None if word in _alike() else next(candidates(word, _telling()), None)
+def _whole(joined: str, torn: bool) -> bool:
+    """Whether two parts make a word of harm, or a common one where they look ``torn``."""
+    if joined in telling():
+        return len(joined) >= LEAST
+    return torn and len(joined) >= SURE and words().get(joined, COMMON) < COMMON
+
+
+@lru_cache(maxsize=16_384)
+def slip(word: str) -> str | None:
+    """The word that one slip made this strange one of: one of harm, or else the commonest."""
+    if word in _alike():
+        return None
+    return next(candidates(word, _telling()), None) or usual(word)
+
+
+def usual(word: str) -> str | None:
+    """The commonest word that is one slip away, if it is a common one."""
+    return min(candidates(word, _common()), key=words().__getitem__, default=None)
 
 
 def _near(word: str, other: str) -> bool:
@@ -139,11 +142,13 @@ def _same_start(word: str, other: str) -> bool:
     return word[0] == other[0] or len(other) >= LONG
 
 
-def _name(text: str, m: re.Match[str]) -> bool:
-    """Whether a word has a capital of its own, which is not its sentence's nor the whole text's."""
+def _name(text: str, m: re.Match[str], said: str) -> bool:
+    """Whether a word that may be misspelt has a capital of its own, as names have."""
+    if m[0].islower() or (said in telling() and len(said) >= LONG):
+        return False
     before = text[max(m.start() - 9, 0) : m.start()].rstrip()
     begins = before[-1:] in ("", ".", "!", "?", ":", '"', "'") and not m[0].isupper()
-    return m[0][0].isupper() and not begins and not text.isupper()
+    return not text.isupper() and not (begins and said in telling())
 
 
 def _as(like: str, said: str) -> str:
@@ -153,24 +158,15 @@ def _as(like: str, said: str) -> str:
     return said.capitalize() if like[0].isupper() else said
 
 
-@lru_cache(maxsize=4096)
-def _common(word: str) -> str | None:
-    """The commonest word that this is with a letter too few or many, or two in each other's place.
-
-    As Norvig, "How to write a spelling corrector" (2007).
-    """
-    ranks = words()
-    cuts = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
-    guesses = {a + b[1:] for a, b in cuts}
-    guesses |= {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
-    guesses |= {a + c + b for a, b in cuts for c in ascii_lowercase}
-    best = min((guess for guess in guesses if guess in ranks), key=ranks.__getitem__, default=None)
-    return best if best is not None and ranks[best] < COMMON else None
-
-
 @cache
 def _telling() -> Keys:
     return keys(telling())
+
+
+@cache
+def _common() -> Keys:
+    """Some 60,000 keys; 40 ms once."""
+    return keys(w for w, rank in words().items() if rank < COMMON and len(w) >= LEAST)
 
 
 @cache
