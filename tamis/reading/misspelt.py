@@ -100,7 +100,7 @@ def _joined(text: str, found: list[re.Match[str]], strange: list[bool]) -> dict[
         joined = (one[0] + other[0]).lower()
         # "e-mail" is spelt so; behind an apostrophe no word begins.
         own = text[max(one.start() - 1, 0)] not in "'\u2019" and (cut != "-" or one[0] not in "eE")
-        torn = cut != " " or strange[n] and (strange[n + 1] or len(one[0]) == 1)
+        torn = cut != " " or (strange[n] and (strange[n + 1] or len(one[0]) == 1))
         if own and _whole(joined, torn):
             sure[n] = sure[n + 1] = Edit(one.start(), other.end(), _as(one[0], joined))
     return sure
