@@ -387,9 +387,9 @@ def test_the_responses_apis_tools_are_documents():
         {"type": "reasoning", "summary": []},
     ]
     assert asked({"input": items}) == [
-        ("prompt", KIND, "messages[0].content"),
-        ("attack", "{}", "messages[1].arguments"),
-        ("attack", ATTACK, "messages[2].content"),
+        ("prompt", KIND, "input[0].content"),
+        ("attack", "{}", "input[1].arguments"),
+        ("attack", ATTACK, "input[2].content"),
     ]
 
 
