@@ -85,11 +85,16 @@ def main(names: list[str]) -> int:
         bundle, exported = default_bundle(), folder / "exported"
         if "huggingface" in chosen:
             _run(sys.executable, "-m", "tamis", "export", "huggingface", exported)
+        (folder / "policies").mkdir()
+        (folder / "policies" / "hiding.yaml").write_text("{name: hiding, overall: {}, mask: {pii: [email]}}")
         limited = {"keys": folder / "keys.yml", "reasoner": ""}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
             "TAMIS_URL": Server(
-                bundle, feedback=folder / "feedback.sqlite", blocklists=folder / "blocklists"
+                bundle,
+                feedback=folder / "feedback.sqlite",
+                blocklists=folder / "blocklists",
+                policies=folder / "policies",
             ),
             "TAMIS_FULL": Server(bundle, feedback="", **limited),
             "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),
