@@ -16,7 +16,7 @@ from service.dialects.chat import ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from service.dialects.rewriting import response, rewritten
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis.content import Asked, Content
 
 router = Dialect(hook=True)

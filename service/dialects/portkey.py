@@ -15,7 +15,7 @@ from service.dialects.chat import ChatRequest, ChatResponse, words_of
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, data_of, verdict_of
 from service.dialects.rewriting import response, rewritten
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
 

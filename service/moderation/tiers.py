@@ -7,12 +7,12 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from service.arrival import Arrival, State
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
-from service.engine.runtime import load_runtime
+from service.engine.providers import load_runtime
 from service.engine.warmup import Pace, warm_up
-from service.metrics import Metrics
+from service.moderation.arrival import Arrival, State
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import bundle as bundles
 from tamis.bundle import BundleError
