@@ -24,6 +24,12 @@ from tamis.bundle import default_bundle
 ROOT: Final = Path(__file__).parents[1]
 ENVIRONMENTS: Final = ROOT / ".contract"
 SCRIPTS: Final = ROOT / "tests" / "contract" / "clients"
+# What clients may name: one that masks, and those that say what a text without a side is.
+POLICIES: Final = {
+    "hiding": "overall: {flag: 0.99, block: 0.99}, mask: {pii: [email]}",
+    "answers": "overall: {}, categories: {attack: {}}, judge: [response]",
+    "documents": "overall: {}, categories: {attack: {}}, judge: [document]",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ def main(names: list[str]) -> int:
         if "huggingface" in chosen:
             _run(sys.executable, "-m", "tamis", "export", "huggingface", exported)
         (folder / "policies").mkdir()
-        (folder / "policies" / "hiding.yaml").write_text("{name: hiding, overall: {}, mask: {pii: [email]}}")
+        for name, policy in POLICIES.items():
+            (folder / "policies" / f"{name}.yaml").write_text(f"{{name: {name}, {policy}}}")
         limited = {"keys": folder / "keys.yml", "reasoner": ""}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
