@@ -4,7 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness import ATTACK, CLIENT, DECLINED, FULL, KIND, RUDE, URL, ask, free_port, run, serving
+from harness import (
+    ATTACK,
+    CLIENT,
+    DECLINED,
+    FULL,
+    KEY,
+    KIND,
+    RUDE,
+    URL,
+    ask,
+    free_port,
+    run,
+    serving,
+)
 
 PORT = free_port()
 CHECKS = f"http://127.0.0.1:{PORT}/v1/checks"
@@ -14,13 +27,11 @@ LABELS = [
 ]
 
 
-def classifier(
-    engine: str, labels: list[str], url: str = URL, model: str = "tamis"
-) -> dict[str, object]:
+def classifier(engine: str, labels: list[str], model: str = "tamis") -> dict[str, object]:
     return {
         "engine": engine,
         "model": model,
-        "base_url": url,
+        "base_url": URL,
         "threshold": 0.0,  # the policy's thresholds hold
         "blocked_labels": labels,
     }
@@ -32,7 +43,6 @@ CLASSIFIERS = {
     # The names of policies, which say what these texts are.
     "answers": classifier("vllm", LABELS, model="answers"),
     "documents": classifier("vllm", LABELS, model="documents"),
-    "full": classifier("vllm", LABELS, url=FULL),
 }
 
 
@@ -45,16 +55,10 @@ TASK = "[INST] Check if there is unsafe content in '{whom}' messages.\n<BEGIN CO
 ASKED = "User: {{ user_input }}\n\n"
 ANSWERED = "Agent: {{ bot_response }}\n\n"
 END = "<END CONVERSATION>\n\nProvide your assessment for {whom}: [/INST]"
-GUARD = {
-    "type": "llama_guard",
-    "engine": "openai",
-    "model": "tamis",
-    "parameters": {"base_url": f"{URL}/v1", "api_key": "any"},
-}
 CHECKED = 'hf classifier check {side} $classifier="{name}"'
 CONFIGS: dict[str, dict[str, object]] = {
     name: {"models": [], "rails": rails(input=CHECKED.format(side="input", name=name))}
-    for name in ("vllm", "fms", "full")
+    for name in ("vllm", "fms")
 }
 CONFIGS["answers"] = {
     "models": [],
@@ -64,20 +68,24 @@ CONFIGS["documents"] = {
     "models": [],
     "rails": rails(input=CHECKED.format(side="input", name="documents")),
 }
-CONFIGS["llama_guard"] = {
-    "models": [GUARD],
-    "rails": rails(input="llama guard check input", output="llama guard check output"),
-    "prompts": [
-        {
-            "task": "llama_guard_check_input",
-            "content": TASK.format(whom="User") + ASKED + END.format(whom="User"),
-        },
-        {
-            "task": "llama_guard_check_output",
-            "content": TASK.format(whom="Agent") + ASKED + ANSWERED + END.format(whom="Agent"),
-        },
-    ],
-}
+# A key goes over plain HTTP to a model alone; this one's is used up.
+for name, url, key in (("llama_guard", URL, "any"), ("full", FULL, KEY)):
+    parameters = {"base_url": f"{url}/v1", "api_key": key}
+    guard = {"type": "llama_guard", "engine": "openai", "model": "tamis", "parameters": parameters}
+    CONFIGS[name] = {
+        "models": [guard],
+        "rails": rails(input="llama guard check input", output="llama guard check output"),
+        "prompts": [
+            {
+                "task": "llama_guard_check_input",
+                "content": TASK.format(whom="User") + ASKED + END.format(whom="User"),
+            },
+            {
+                "task": "llama_guard_check_output",
+                "content": TASK.format(whom="Agent") + ASKED + ANSWERED + END.format(whom="Agent"),
+            },
+        ],
+    }
 IN = ("vllm", "fms", "llama_guard")
 OUT = ("answers", "llama_guard")
 
@@ -131,9 +139,9 @@ def check_documents_are_judged_for_attacks_and_nothing_else() -> None:
 
 
 def check_no_room_is_a_failed_check_and_no_pass() -> None:
-    asked("full", KIND)
+    ask(f"{FULL}/policies", None, x_api_key=KEY)  # uses up what the key may
     status, said = asked("full", KIND)
-    assert status >= 400 or said["status"] == "blocked", said
+    assert status >= 500, said
 
 
 for name, config in CONFIGS.items():
