@@ -57,6 +57,7 @@ CLIENTS: Final = {
     "huggingface": Real(
         "with_huggingface.py", ("-r", str(ROOT / "benchmarks" / "peers" / "infinity.txt"))
     ),
+    "kong": Real("with_kong.py", ("lupa==2.8", "pyyaml==6.0.3")),
     "langchain": Real("with_langchain.py", ("langchain==1.5.2", "langchain-openai==1.7.4")),
 }
 

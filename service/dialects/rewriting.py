@@ -4,7 +4,7 @@ Not the judged texts alone: the model is sent the history, too. What tools are a
 rewritten: marks in their arguments would ask for something else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.errors import RequestError
 from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
@@ -22,6 +23,8 @@ from tamis.verdict import Evidence, Verdict
 TOP: Final = frozenset(
     ("messages", "prompt", "input", "instructions", "system", "choices", "content", "output")
 )
+# Some half a second's work.
+MOST_PLACES: Final = 1_000_000
 BELOW: Final = frozenset(("message", "content", "text", "output", "source"))
 
 
@@ -40,6 +43,9 @@ async def rewritten(
         judged: the contents of the verdict, whose evidence may be masked.
         policy: which says what is masked; one that scores alone masks nothing.
         verdict: what was found in those contents.
+
+    Raises:
+        RequestError: as ``shown_evidence``.
     """
     if policy.mask is None or policy.mode == "score":
         return None
@@ -68,24 +74,53 @@ def shown_evidence(
     """The evidence of what was judged, where it stands in the texts that are sent on.
 
     A message is judged as one text; its parts, each a line or more of it, are sent one by one.
+
+    Raises:
+        RequestError: where there are too many.
     """
+    fields: dict[str, list[str]] = {}
+    for part in shown:
+        fields.setdefault(part.text, []).append(part.field)
+    evidence: dict[str, list[Evidence]] = {}
     for found in verdict.evidence:
-        whole = next(one.text for one in judged if one.field == found.field)
-        for part in shown:
-            for at in _lines(whole, part.text):
-                start, end = max(found.start - at, 0), min(found.end - at, len(part.text))
-                if start < end:
-                    yield replace(found, start=start, end=end, field=part.field)
+        evidence.setdefault(found.field, []).append(found)
+    # A text may come many times: it is looked for once, and its places are told once.
+    places: dict[tuple[str, int, int, str], Evidence] = {}
+    for one in judged:
+        within = evidence.get(one.field, ())
+        parts = _parts(one.text, fields) if within else []
+        if len(parts) * len(within) > MOST_PLACES:
+            raise RequestError(
+                f"{one.field}: of {len(parts)} parts, which is too many to mask evidence in",
+                param=one.field,
+                code="too_many_items",
+            )
+        for found in within:
+            for part, at in _over(found, one.text, parts):
+                start, end = max(found.start - at, 0), min(found.end - at, len(part))
+                places.setdefault((part, start, end, found.category), found)
+    for (part, start, end, _), found in places.items():
+        for field in fields[part]:
+            yield replace(found, start=start, end=end, field=field)
 
 
-def _lines(whole: str, part: str) -> Iterator[int]:
-    """Where a text has another as whole lines."""
-    at = whole.find(part) if part else -1
-    while at >= 0:
-        end = at + len(part)
-        if whole[at - 1 : at] in ("", "\n") and whole[end : end + 1] in ("", "\n"):
-            yield at
-        at = whole.find(part, at + 1)
+def _parts(whole: str, shown: Iterable[str]) -> list[str]:
+    """Those of some texts that may be lines of another."""
+    lines = set(whole.split("\n"))
+    return [part for part in shown if part and part.partition("\n")[0] in lines]
+
+
+def _over(found: Evidence, whole: str, parts: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The parts that stand as whole lines in a text over some evidence, and where."""
+    for part in parts:
+        # Looked for no further than where it would not reach the evidence any more.
+        last = min(found.end - 1 + len(part), len(whole))
+        at = whole.find(part, max(found.start - len(part) + 1, 0), last)
+        while at >= 0:
+            end = at + len(part)
+            if whole[at - 1 : at] in ("", "\n") and whole[end : end + 1] in ("", "\n"):
+                yield part, at
+            at = whole.find(part, at + 1, last)
 
 
 def _texts(node: Any, names: frozenset[str]) -> Iterator[tuple[Any, Any]]:
