@@ -22,6 +22,8 @@ OTHERS: Final = TOOLS | OPERATORS | {"assistant"}
 # docs/robustness.md: of more words harmful last turns get lost, and old topics taint calm ones.
 EARLIER: Final = 200
 LIGHT: Final = 400
+# How a call without arguments is written. Signs alone look like an attack to a model.
+NOTHING: Final = frozenset({"", "{}", "[]", "null"})
 # What a cut left of a word.
 TORN: Final = re.compile(r"\A\S{0,20}\s+")
 
@@ -209,8 +211,13 @@ def _came_back(index: int, message: Message, asked: Asked) -> Iterator[Content]:
     if message.content and message.role in TOOLS:
         yield document(message.content, asked.request, _field(index))
     for field, text in message.tools:
-        if text:
+        if says_something(text):
             yield document(text, asked.request, f"messages[{index}].{field}")
+
+
+def says_something(asked: str) -> bool:
+    """Whether what is asked of a tool has anything in it."""
+    return asked.strip() not in NOTHING
 
 
 def _field(index: int) -> str:

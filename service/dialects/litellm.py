@@ -83,7 +83,7 @@ def contents_of(
             if text
         ]
         for n, made in enumerate(body.tool_calls or ()):
-            if made.asked:
+            if content.says_something(made.asked):
                 found.append(content.document(made.asked, last.request, content.call_field(n)))
         return tuple(found)
     if body.structured_messages:

@@ -232,7 +232,7 @@ async def suggest(request: Request) -> JSONResponse:
 def sentences(text: str) -> list[tuple[int, int]]:
     """Where the sentences of a text are, without the white space around them; at most 100."""
     found, at = [], 0
-    for end in (*(match.end() for match in END.finditer(text) if match.end() > 1), len(text)):
+    for end in (*(match.end() for match in END.finditer(text)), len(text)):
         piece = text[at:end]
         start, stop = at + len(piece) - len(piece.lstrip()), at + len(piece.rstrip())
         if start < stop:

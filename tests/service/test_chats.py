@@ -66,8 +66,8 @@ def documents(body: dict[str, Any]) -> list[tuple[str, str]]:
     [
         ({"type": "custom_tool_call", "input": "a"}, [("a", "input[0].arguments")]),
         (
-            {"type": "mcp_call", "arguments": "{}", "output": ATTACK},
-            [("{}", "input[0].arguments"), (ATTACK, "input[0].output")],
+            {"type": "mcp_call", "arguments": "{1}", "output": ATTACK},
+            [("{1}", "input[0].arguments"), (ATTACK, "input[0].output")],
         ),
         ({"type": "shell_call_output", "output": [{"stdout": "a", "stderr": "b"}]}, ["a\nb"]),
         (
