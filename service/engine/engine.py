@@ -78,8 +78,8 @@ class _Judged:
 class Engine:
     """A classifier behind fair queues, and a memory of what it said.
 
-    Behind the same queues, on the same cores, may be others: one that is asked of texts in ``other``
-    languages, and, where it is told to ``consult``, one of what the first one is unsure of.
+    Behind the same queues, on the same cores, may be others: one that is asked of texts in other
+    languages (``read_by``), and one of what the first one is unsure of (``consult``).
     """
 
     def __init__(

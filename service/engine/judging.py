@@ -132,20 +132,20 @@ class Part:
         """Of all windows, once they are scored."""
         scored = [one for one in self.scored if one is not None]
         assert len(scored) == len(self.encoded.windows)
-        found = _of(self.model).finding(self.encoded, scored)
+        found = classifier_of(self.model).finding(self.encoded, scored)
         return found if self.model.who is None else replace(found, second=self.model.who)
 
 
 def parts_of(reading: Reading) -> list[Part]:
     """A content as each of those has it who can read it."""
     first, other = reading.model, reading.other
-    said = _of(first).read(reading.content)
+    said = classifier_of(first).read(reading.content)
     models = [first]
     if other is not None and said.language != "english":
         models = [other] if said.language == "foreign" else [first, other]
     known, parts = reading.memory, []
     for model in models:
-        encoded = _of(model).encode(reading.content, reading.evidence, said)
+        encoded = classifier_of(model).encode(reading.content, reading.evidence, said)
         scored = [
             None if known is None else known.get(window, model.fingerprint)
             for window in encoded.windows
@@ -233,7 +233,7 @@ class InProcess(Hands):
             model = full[0][1].part.model
             windows = [place.part.encoded.windows[place.index] for _, place in full]
             wide = alone and len(windows[0].ids) >= model.wide_from
-            scored = _of(model).score(windows, wide)
+            scored = classifier_of(model).score(windows, wide)
             for (reading, place), one in zip(full, scored, strict=True):
                 place.part.scored[place.index] = one
                 with self._lock:
@@ -252,6 +252,6 @@ def take_place(task: WindowTask, first: WindowTask) -> None:
     task.place, task.cost, task.weight = first.place, first.cost, first.weight
 
 
-def _of(model: Model) -> Classifier:
+def classifier_of(model: Model) -> Classifier:
     """The classifier, where it is in this process."""
     return cast("Classifier", model.classifier)
