@@ -134,7 +134,7 @@ class Pool:
     def __call__(self, models: Models) -> Judged:
         """See ``Call``."""
         held: list[tuple[Key, Encoded, list[Scored | None], list[int]]]
-        held = pickle.loads(self.held)  # noqa: S301: what a worker of ours made
+        held = pickle.loads(self.held)  # noqa: S301 (what a worker of ours made)
         parts = [Part(models[key], encoded, scored, run) for key, encoded, scored, run in held]
         for at, n, arrays in self.scored:
             parts[at].scored[n] = Scored(parts[at].encoded.windows[n], *arrays)
@@ -163,8 +163,7 @@ def _judged(reading: Reading, parts: Sequence[Part], tokenize: float, cost: int)
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A call that went wrong: how, and where, without what the error says, which may quote a text.
-    """
+    """A call that went wrong: how, and where. What the error says may quote a text."""
 
     error: Exception
     where: str

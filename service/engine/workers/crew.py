@@ -83,7 +83,7 @@ class Template:
         """Start it; it has nothing loaded yet."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603: this very program
+            self._process = subprocess.Popen(  # noqa: S603 (this very program)
                 [sys.executable, "-m", "service.engine.workers", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -370,6 +370,7 @@ class Crew(Hands):
             OSError, LostError: where none could be made.
         """
         worker = seat.worker
+        lost = worker is None and seat.failures > 0
         if worker is not None:
             if worker.models == self._loads:
                 return worker
@@ -383,7 +384,7 @@ class Crew(Hands):
         for pid, status in forked.ended.items():
             if status:
                 logger.warning("an inference worker, process %d, ended (%s)", pid, _how(status))
-        if seat.failures:
+        if lost:
             self._events.replaced()
         self._events.manned(self.alive)
         return worker
