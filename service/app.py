@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service import admin
 from service.access import KeysError
 from service.blocklists import Blocklists
 from service.dialects.calls import Calls
@@ -18,14 +17,15 @@ from service.dialects.dialect import refuse
 from service.dialects.registry import DIALECTS
 from service.errors import RequestError
 from service.feedback import Feedback
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.middleware import Envelope
-from service.moderation import Moderator
-from service.observability import Observability
-from service.openapi import Application
+from service.moderation.moderator import Moderator
+from service.observing.metrics import Metrics
+from service.observing.observers import Observers
 from service.playground import page
 from service.settings import Settings
+from service.web import admin
+from service.web.lifecycle import Lifecycle
+from service.web.middleware import Envelope
+from service.web.openapi import Application
 from tamis import __version__
 from tamis.policy import PolicyError
 
@@ -42,13 +42,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     moderator = Moderator(settings, Metrics())
     lifecycle = Lifecycle(settings.linger_seconds, settings.drain_seconds, moderator.leave)
-    observability = Observability(settings, moderator.metrics)
+    observers = Observers(settings, moderator.metrics)
     aside = None if settings.admin_port is None else Starlette()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(observability.running())
+            await stack.enter_async_context(observers.running())
             stack.push_async_callback(asyncio.to_thread, moderator.close)
             if aside is not None and settings.admin_port is not None:
                 listener = admin.listening(aside, settings.host, settings.admin_port)
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.calls = Calls()
     app.state.blocklists = Blocklists(settings.blocklists)
     app.state.feedback = Feedback(settings.feedback, moderator.metrics)
-    _complete(app, moderator, lifecycle, observability)
+    _complete(app, moderator, lifecycle, observers)
     if aside is None:
         app.add_route("/metrics", admin.scrape)
         if settings.keys is not None:  # without keys anybody could ask
@@ -82,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     else:
         aside.add_route("/metrics", admin.scrape)
         aside.add_route("/admin/reload", admin.reload, methods=["POST"])
-        _complete(aside, moderator, lifecycle, observability, keys=False)
+        _complete(aside, moderator, lifecycle, observers, keys=False)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -97,7 +97,7 @@ def _complete(
     app: Starlette,
     moderator: Moderator,
     lifecycle: Lifecycle,
-    observability: Observability,
+    observers: Observers,
     keys: bool = True,
 ) -> None:
     """What every application of the process has: health, errors in JSON, the envelope."""
@@ -114,7 +114,7 @@ def _complete(
         max_body_bytes=moderator.settings.max_body_bytes,
         enter=moderator.enter if keys else None,
         lifecycle=lifecycle,
-        observability=observability,
+        observers=observers,
         overload_status=moderator.settings.hook_overload_status,
     )
 

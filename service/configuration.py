@@ -10,7 +10,7 @@ from typing import Any
 
 from service.access import Access, Key, KeysError, read_keys
 from service.errors import RequestError
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.policy import Mode, Policy, PolicyError, default_policy, load_policies
 

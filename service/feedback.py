@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.errors import RequestError
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 from tamis.corrections.record import Correction
 from tamis.corrections.store import Store, StoreError, open_store
 

@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 
 from starlette.concurrency import run_in_threadpool
 
-from service.arrival import LOOK, Arrival, State
 from service.engine.explainer import Explainer
 from service.engine.labels import SameLabelsError
 from service.engine.reasoner import Emit, Explanation, Policy, Reasoner, TooLongError
 from service.engine.runtime import background_threads
 from service.errors import RequestError, retry_after
-from service.metrics import Metrics
+from service.moderation.arrival import LOOK, Arrival, State
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
 from tamis import reasoner

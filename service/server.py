@@ -8,10 +8,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from service import logs
 from service.app import create_app
 from service.engine.runtime import available_threads
-from service.metrics import SHARED
+from service.observing import logs
+from service.observing.metrics import SHARED
 from service.settings import PREFIX, Settings
 
 # Longer than clients and balancers keep idle connections (httpx 5 s, which is uvicorn's default,

@@ -7,13 +7,14 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine.runtime import Provider
-from service.logs import Format, Level
 from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
 from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 
+Format = Literal["text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
 PREFIX: Final = "TAMIS_"
 
 

@@ -15,7 +15,7 @@ from service.dialects.answers import ANALYSIS
 from service.dialects.blocklists import matches
 from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.policy import Policy, Rule, Thresholds
 from tamis.taxonomy import taxonomy

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy

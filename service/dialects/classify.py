@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from service.dialects.detectors import flagged
 from service.dialects.dialect import Dialect, Loose, body_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
 from tamis.taxonomy import ATTACK

@@ -18,7 +18,7 @@ from service.dialects.chat import Message
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.mistral import last_of
 from service.errors import RequestError
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
 from tamis.policy import Policy, Rule

@@ -17,7 +17,7 @@ from service.dialects.chat import ChatRequest
 from service.dialects.dialect import Dialect
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from service.errors import RequestError, from_validation
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 
 router = Dialect(hook=True)
 

@@ -13,7 +13,7 @@ from service.dialects.dialect import Dialect, documented
 from service.dialects.native import TAGS, Item, Strict, contents_of, verdict_json
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis.content import Content
 from tamis.corrections.record import CATEGORIES, Correction, CorrectionError, Label
 from tamis.policy import Policy

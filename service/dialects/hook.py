@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 
 from service.dialects.crosswalk import reason_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis.content import Content
 from tamis.policy import Policy
 from tamis.verdict import Action, Verdict

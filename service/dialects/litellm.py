@@ -20,9 +20,9 @@ from service.dialects.calls import Calls, Key, calls_of
 from service.dialects.chat import Call, ChatRequest, Message, said
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
-from service.masking import holdback
-from service.moderation import moderator_of
-from service.streams import settled
+from service.moderation.masking import holdback
+from service.moderation.moderator import moderator_of
+from service.moderation.streams import settled
 from tamis import content
 from tamis.content import Asked, Content
 from tamis.policy import Policy

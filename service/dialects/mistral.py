@@ -11,7 +11,7 @@ from service.dialects.answers import MODERATIONS
 from service.dialects.chat import Message
 from service.dialects.crosswalk import require, standing_in, told
 from service.dialects.dialect import Dialect, Loose, body_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
 from tamis.taxonomy import taxonomy

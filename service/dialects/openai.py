@@ -15,7 +15,7 @@ from service.dialects.answers import MODERATIONS
 from service.dialects.crosswalk import require, told
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.errors import RequestError
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.taxonomy import taxonomy
 from tamis.verdict import Verdict

@@ -18,7 +18,7 @@ from service.dialects.dialect import Dialect, T, documented
 from service.dialects.feedback import keep
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
 from tamis import perspective
 from tamis.bundle import Bundle
 from tamis.content import plain

@@ -13,8 +13,8 @@ from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.native import Message, Strict, turn_of, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
 from service.errors import RequestError, from_validation
-from service.moderation import moderator_of
-from service.streams import Followed, Stream
+from service.moderation.moderator import moderator_of
+from service.moderation.streams import Followed, Stream
 from tamis import content
 from tamis.content import Content
 from tamis.policy import Policy

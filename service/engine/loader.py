@@ -8,7 +8,8 @@ from typing import Final, Literal
 
 from service.engine.classifier import Classifier
 from service.engine.judging import Hands, InProcess, Served
-from service.engine.runtime import Provider, available_memory, available_threads, load_runtime
+from service.engine.providers import load_runtime
+from service.engine.runtime import Provider, available_memory, available_threads
 from service.engine.warmup import Pace, warm_up
 from service.engine.workers.calls import Slot
 from service.engine.workers.crew import Crew, CrewEvents

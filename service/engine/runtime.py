@@ -89,19 +89,6 @@ class Runtime(Protocol):
         """Score windows; arrays of shape (B, T). Releases the GIL while it computes."""
 
 
-def load_runtime(graph: Path, provider: Provider = "cpu", threads: int | None = None) -> Runtime:
-    """The runtime of a provider.
-
-    Raises:
-        ProviderError: where the session fell back to another provider.
-    """
-    if provider == "cuda":
-        from service.engine.cuda import CudaRuntime
-
-        return CudaRuntime(graph)
-    return CpuRuntime(graph, threads)
-
-
 class CpuRuntime:
     """One graph on the CPU, for runs on one thread side by side or for a run on all threads.
 

@@ -12,7 +12,7 @@ from tamis.cli.common import Commands, load_classifier
 from tamis.verdict import Action
 
 if TYPE_CHECKING:
-    from service.audit.replay import Report
+    from service.observing.audit.replay import Report
 
 SECRET = "TAMIS_AUDIT_SECRET"  # noqa: S105
 
@@ -54,7 +54,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _replayed(args: argparse.Namespace) -> "Report":
-    from service.audit.replay import replay, texts_of, wanted
+    from service.observing.audit.replay import replay, texts_of, wanted
 
     others = [path for path in (args.accurate, args.multilingual) if path is not None]
     if args.texts is None and args.bundle is None and not others:
@@ -69,7 +69,7 @@ def _replayed(args: argparse.Namespace) -> "Report":
 
 
 def _show(args: argparse.Namespace) -> int:
-    from service.audit.reading import Log
+    from service.observing.audit.log import Log
 
     asked = {"caller": args.caller, "action": args.action, "request_id": args.request}
     wished = {name: value for name, value in asked.items() if value is not None}

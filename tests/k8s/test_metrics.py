@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import monitoring
 from service.app import create_app
 from service.dialects.registry import DIALECTS
-from service.metrics import outcome
-from service.middleware import ROUTES
-from service.moderation import REFUSALS
+from service.moderation.moderator import REFUSALS
+from service.observing.metrics import outcome
 from service.settings import Settings
+from service.web.middleware import ROUTES
 from tests.k8s.rendered import K8S, one, render, rules
 
 # What Prometheus adds to every series: from the target, and from the service monitor.

@@ -20,7 +20,7 @@ from service.access import new_key
 from service.app import create_app
 from service.dialects.perspective import ANALYZE
 from service.engine.scheduler import OverloadedError, Scheduler
-from service.moderation import Moderator
+from service.moderation.moderator import Moderator
 from service.settings import Settings
 from tests.service.test_app import wait_until_ready
 from tests.service.test_streams import events

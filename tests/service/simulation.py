@@ -1,7 +1,7 @@
 """The scheduler's queues on a machine of paper: cores, priorities and a clock of one's own.
 
 What runs is a fluid: at each moment every core is shared out among those who run, by their weights
-under Linux (a nice level of 10 is 110 to 1024), and nobody gets more than a core.
+under Linux (a nice level of 13 is 56 to 1024), and nobody gets more than a core.
 """
 
 import heapq
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from service.engine.queue import STEP, Entry, Queue, Request, work
 
-WEIGHTS = {False: 1024.0, True: 110.0}
+WEIGHTS = {False: 1024.0, True: 56.0}
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from service.app import create_app
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.scheduler import OverloadedError, Scheduler
-from service.moderation import Moderator
+from service.moderation.moderator import Moderator
 from service.settings import Settings
 
 CANARY = "zebra-canary-9f3"

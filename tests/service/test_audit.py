@@ -19,12 +19,12 @@ import pytest
 
 from benchmarks.server import free_port
 from service.app import create_app
-from service.audit.files import Files
-from service.audit.reading import Log
-from service.audit.record import Entry
-from service.logs import json_line
+from service.observing.audit.files import Files
+from service.observing.audit.log import Log
+from service.observing.audit.record import Entry
+from service.observing.logs import json_line
+from service.observing.spool import RefusedError, Spool, SpoolEvents
 from service.settings import Settings
-from service.spool import RefusedError, Spool, SpoolEvents
 from tamis.policy import Policy, default_policy
 from tests import postgres
 from tests.service.observed import INSULT, lines_of, post, running, until, verdicts_of
@@ -519,7 +519,7 @@ def test_nobody_gets_out_of_the_log_by_a_name_that_it_cannot_hold(settings, empt
 
 
 def test_a_batch_that_came_twice_is_there_once(empty, entry):
-    from service.audit.postgres import Postgres
+    from service.observing.audit.postgres import Postgres
 
     sink = Postgres(empty.url)
     assert sink.write([entry]) == 1
@@ -530,7 +530,7 @@ def test_a_batch_that_came_twice_is_there_once(empty, entry):
 
 
 def test_a_role_that_may_only_insert_does_with_a_table_that_is_there(empty, entry):
-    from service.audit.postgres import Postgres
+    from service.observing.audit.postgres import Postgres
 
     first = Postgres(empty.url)
     first.write([entry])
@@ -562,10 +562,10 @@ def test_the_password_is_in_no_message(settings, caplog):
 
 
 def test_without_psycopg_the_extra_is_named(settings, monkeypatch):
-    import service.audit
+    import service.observing.audit
 
-    monkeypatch.setitem(sys.modules, "service.audit.postgres", None)
-    monkeypatch.delattr(service.audit, "postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "service.observing.audit.postgres", None)
+    monkeypatch.delattr(service.observing.audit, "postgres", raising=False)
     settings.audit = "postgresql://x/y"
     with pytest.raises(ValueError, match=r"tamis\[postgres\]"):
         create_app(settings)

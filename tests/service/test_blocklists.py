@@ -93,7 +93,7 @@ def test_a_text_is_compared_with_the_lists_it_names(client, monkeypatch):
     assert len(both["categoriesAnalysis"]) == 4
     assert matched(client, "Nothing of it.", "one", haltOnBlocklistHit=True)["categoriesAnalysis"]
     # Nothing else is judged where it is to halt.
-    monkeypatch.setattr("service.moderation.Moderator.judge", None)
+    monkeypatch.setattr("service.moderation.moderator.Moderator.judge", None)
     halted = matched(client, KIND, "two", haltOnBlocklistHit=True)
     assert (len(halted["blocklistsMatch"]), halted["categoriesAnalysis"]) == (1, [])
     missing = client.post(ANALYZE, json={"text": KIND, "blocklistNames": ["three"]})

@@ -7,7 +7,7 @@ import yaml
 from service.access import KeysError, new_key
 from service.configuration import Configuration
 from service.errors import RequestError
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.policy import PolicyError
 

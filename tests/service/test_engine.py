@@ -12,7 +12,8 @@ from service.engine import evidence
 from service.engine.classifier import Classifier, Scored
 from service.engine.cuda import CudaRuntime
 from service.engine.engine import Engine, EngineEvents, WindowTask
-from service.engine.runtime import CpuRuntime, ProviderError, available_threads, load_runtime
+from service.engine.providers import load_runtime
+from service.engine.runtime import CpuRuntime, ProviderError, available_threads
 from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace, warm_up
 from tamis import content

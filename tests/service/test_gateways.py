@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.dialects import llamaguard
 from service.dialects.chat import ChatRequest, ChatResponse, Message
-from service.moderation import Moderator
+from service.moderation.moderator import Moderator
 from service.settings import Settings
 from tamis.content import Asked, Content, response
 from tests.service.test_app import wait_until_ready

@@ -61,7 +61,7 @@ def test_second_opinions_of_eight_times_the_weight_hardly_move_first_ones():
 
 
 def test_nobody_starves_behind_prompt_work():
-    # More than the machine can do, for ever: what can wait still gets its tenth of the cores.
+    # More than the machine can do, for ever: what can wait still gets its twentieth of the cores.
     rate = 1.5 * 2 * 15_000 / (sum(SHORT) / len(SHORT))
     machine = Machine()
     machine.play([*shorts(rate), long(1.0, 31)])

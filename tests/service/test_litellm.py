@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.dialects.calls import Calls
-from service.masking import holdback, mask
+from service.moderation.masking import holdback, mask
 from tamis.content import Asked, plain
 from tamis.policy import MaskRule
 from tests.service.test_gateways import BOTH, CHAT, EARLIER_TURNS, call, client, judged, post

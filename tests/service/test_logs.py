@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.server import free_port
-from service import logs
 from service.engine.engine import Engine
-from service.logs import JsonFormatter, LineSink, SpoolHandler, TextFormatter
+from service.observing import logs
+from service.observing.logs import JsonFormatter, LineSink, SpoolHandler, TextFormatter
 from tests.service.observed import INSULT, post, running, until
 
 SECRET = "zebra-canary-4c1"
@@ -244,8 +244,9 @@ def test_who_does_not_read_the_log_holds_up_nobody_and_is_told_what_was_lost(mon
             text += stream.read(65_536)
         handler.close()
         os.close(writer)
-    (said,) = [line for line in text.decode().splitlines() if "dropped" in line]
-    assert 1_000 < int(said.split()[0]) < 3_000
+    # Said once, or twice where this thread had to wait for a core in between.
+    said = [line for line in text.decode().splitlines() if "dropped" in line]
+    assert 1_000 < sum(int(line.split()[0]) for line in said) < 3_000
 
 
 def test_the_real_command_logs_json_without_a_terminal_and_nothing_is_lost(tmp_path: Path):

@@ -6,9 +6,9 @@ from typing import Any, get_args
 import pytest
 from fastapi.testclient import TestClient
 
-from service import masking
 from service.app import create_app
-from service.masking import FINDERS, Span, mask
+from service.moderation import masking
+from service.moderation.masking import FINDERS, Span, mask
 from service.settings import Settings
 from tamis.content import plain
 from tamis.policy import NATIONAL_IDS, MaskRule, Personal, Policy, PolicyError
@@ -153,7 +153,7 @@ def test_evidence_is_hidden_where_the_policy_asks(client):
 
 
 def test_a_package_that_is_missing_is_named(client, monkeypatch):
-    monkeypatch.setattr("service.moderation.missing", lambda _: "phonenumbers")
+    monkeypatch.setattr("service.moderation.moderator.missing", lambda _: "phonenumbers")
     answer = client.post("/moderate", json={"input": "tea", "policy": policy(pii=["phone"])})
     assert answer.status_code == 400
     assert "'phone'" in answer.json()["error"]["message"]

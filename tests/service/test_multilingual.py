@@ -12,8 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 
-import service.arrival
-from service.audit.replay import replay
+import service.moderation.arrival
 from service.dialects.answers import VERDICT
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
@@ -21,6 +20,7 @@ from service.engine.engine import Engine
 from service.engine.languages import Languages
 from service.engine.memory import Memory
 from service.engine.warmup import Pace
+from service.observing.audit.replay import replay
 from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, load
 from tamis.cli import main
@@ -212,7 +212,7 @@ def test_every_content_says_who_judged_it_where_they_differ(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.arrival, "LOOK", 0.02)
+    monkeypatch.setattr(service.moderation.arrival, "LOOK", 0.02)
 
 
 def health(client: TestClient) -> dict[str, Any]:

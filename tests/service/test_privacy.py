@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service import tracing
 from service.engine.classifier import Classifier
-from service.logs import JsonFormatter, TextFormatter
-from service.moderation import Moderator
-from service.otel import Spans
+from service.moderation.moderator import Moderator
+from service.observing import tracing
+from service.observing.logs import JsonFormatter, TextFormatter
+from service.observing.otel import Spans
 from service.settings import Settings
 from tests.service.observed import lines_of, running
 from tests.service.wire import WIRES
@@ -119,7 +119,7 @@ def test_no_text_is_in_logs_audit_records_spans_or_metrics(
         exercise(client, monkeypatch)
         # What observes on trial fails, too, and the loop reports it.
         with monkeypatch.context() as patch:
-            patch.setattr("service.moderation.decide", exploding(2))
+            patch.setattr("service.moderation.moderator.decide", exploding(2))
             assert client.post("/moderate", json={"input": RUDE}).status_code == 200
         metrics = client.get("/metrics").text
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())
@@ -139,7 +139,7 @@ def test_no_text_is_in_logs_audit_records_spans_or_metrics(
 
 def exploding(good: int):
     """``decide`` that works so many times, and then fails on a text."""
-    from service.moderation import decide
+    from service.moderation.moderator import decide
 
     left = [good]
 

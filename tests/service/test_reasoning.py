@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import service.arrival
+import service.moderation.arrival
 from service.app import create_app
 from service.engine import reasoner as engine
 from service.engine.explainer import Explainer
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.errors import RequestError
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 from service.reasoning import Reasoning
 from service.settings import Settings
 from tamis.building import building
@@ -253,7 +253,7 @@ def put(bundle: Path, target: Path) -> None:
 async def test_a_new_bundle_replaces_the_old_one_and_drops_nothing(
     tiny_reasoner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(service.arrival, "LOOK", 0.02)
+    monkeypatch.setattr(service.moderation.arrival, "LOOK", 0.02)
     target = tmp_path / "reasoner"
     target.mkdir()
     (target / "manifest.json").write_text("{}")

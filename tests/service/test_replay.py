@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.access import new_key
-from service.audit.reading import Log
-from service.audit.record import AuditError
-from service.audit.replay import replay
+from service.observing.audit.log import Log
+from service.observing.audit.record import AuditError
+from service.observing.audit.replay import replay
 from service.settings import Settings
 from tamis.cli import main
 from tests.service.observed import INSULT, lines_of, post, running

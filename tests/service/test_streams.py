@@ -27,9 +27,9 @@ from service.app import create_app
 from service.engine.classifier import load_classifier
 from service.engine.memory import WINDOW_BYTES, Memory
 from service.engine.warmup import Pace
-from service.moderation import Moderator
+from service.moderation.moderator import Moderator
+from service.moderation.streams import BARE_BYTES, MOST_MARKS, STREAM_BYTES, Stream, settled
 from service.settings import Settings
-from service.streams import BARE_BYTES, MOST_MARKS, STREAM_BYTES, Stream, settled
 from tamis.content import plain
 from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
@@ -252,7 +252,7 @@ def test_streams_are_bounded_and_forgotten(bundle, monkeypatch):
         assert send(client, "a", text)["run"]["windows"] == 1
         assert "tamis_streams 3.0" in client.get("/metrics").text
         later = SimpleNamespace(monotonic=partial(lambda now: now, time.monotonic() + 51))
-        monkeypatch.setattr("service.streams.time", later)
+        monkeypatch.setattr("service.moderation.streams.time", later)
         assert send(client, "a", text)["run"]["windows"] == 1
         assert len(streams) == 1
         send(client, "a", text, final=True)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import service.arrival
+import service.moderation.arrival
 from service.app import create_app
-from service.audit.replay import replay
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.engine import Engine
 from service.engine.memory import Memory
 from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace
+from service.observing.audit.replay import replay
 from service.settings import Settings
 from tamis.bundle import Bundle, BundleError
 from tamis.cli import main
@@ -193,7 +193,7 @@ def test_bands_of_other_bundles_are_refused(second: Bundle, bundle: Bundle, clas
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.arrival, "LOOK", 0.02)
+    monkeypatch.setattr(service.moderation.arrival, "LOOK", 0.02)
 
 
 def cascade(bundle: Bundle, folder: Path, **more: Any) -> Settings:

@@ -13,11 +13,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-import service
-from service import tracing
+import service.observing
 from service.engine.engine import Engine
-from service.otel import Spans
-from service.tracing import Parent, Tracing, parent_of, state_of
+from service.observing import tracing
+from service.observing.context import Parent, parent_of, state_of
+from service.observing.otel import Spans
+from service.observing.tracing import Ids
 from tests.service.observed import INSULT, post, running
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -142,7 +143,7 @@ def test_the_answer_goes_on_with_the_callers_trace_or_begins_one(settings):
 
 
 def test_without_its_variables_opentelemetry_is_not_even_imported():
-    code = "import sys, service.app, service.tracing as t; t.from_environment()"
+    code = "import sys, service.app, service.observing.tracing as t; t.from_environment()"
     code += "; sys.exit(any(m.startswith('opentelemetry.sdk') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False, env={}).returncode == 0
 
@@ -158,15 +159,15 @@ def test_without_its_variables_opentelemetry_is_not_even_imported():
 def test_what_switches_spans_off(monkeypatch, caplog, name, value):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv(name, value)
-    assert type(tracing.from_environment()) is Tracing
+    assert type(tracing.from_environment()) is Ids
     assert ("grpc" in caplog.text) == (value == "grpc")
 
 
 def test_without_the_extra_spans_are_off_and_the_log_says_why(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setitem(sys.modules, "service.otel", None)
-    monkeypatch.delattr(service, "otel")
-    assert type(tracing.from_environment()) is Tracing
+    monkeypatch.setitem(sys.modules, "service.observing.otel", None)
+    monkeypatch.delattr(service.observing, "otel")
+    assert type(tracing.from_environment()) is Ids
     assert "tamis[otel]" in caplog.text
 
 

@@ -17,21 +17,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
 
-from service.disconnect import UntilDisconnect
 from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
-from service.metrics import Metrics
+from service.moderation.disconnect import UntilDisconnect
+from service.moderation.judged import Judged
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import Content
 from tamis.policy import Policy
 from tamis.verdict import Finding, Verdict
-
-if TYPE_CHECKING:
-    from service.moderation import Judged, Moderator
 
 # Texts are tokenised from their beginning for each verdict: 0.24 ms for 1,000 characters, where a
 # window took 35 ms to run. That pieces grow with the text keeps the sum in proportion to it.
@@ -84,11 +82,30 @@ class Followed:
     work: Work
 
 
+class Judge(Protocol):
+    """Who judges the texts of streams: what ``Moderator`` offers for them."""
+
+    def check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
+        """See ``Moderator.check_lengths``."""
+
+    async def judge_growing(
+        self,
+        request: Request,
+        texts: Sequence[tuple[Content, Memory]],
+        policy: Policy,
+        whole: bool,
+    ) -> tuple[Judged, list[Work]]:
+        """See ``Moderator.judge_growing``."""
+
+    def decide_on(self, findings: Sequence[Finding], policy: Policy) -> Verdict:
+        """See ``Moderator.decide_on``."""
+
+
 class Streams:
     """The streams of a process: bounded in number and bytes, and forgotten when they are idle."""
 
-    def __init__(self, moderator: "Moderator", settings: Settings, metrics: Metrics) -> None:
-        self._moderator = moderator
+    def __init__(self, judge: Judge, settings: Settings, metrics: Metrics) -> None:
+        self._judge = judge
         self._settings = settings
         self._metrics = metrics
         self._secret = secrets.token_bytes(32)
@@ -137,7 +154,7 @@ class Streams:
 
     async def again(
         self, request: Request, names: Sequence[str], contents: Sequence[Content], policy: Policy
-    ) -> "Judged":
+    ) -> Judged:
         """Judge an item to its end whose texts may come again, longer, by their callers' names.
 
         Any of them may be the last, and callers do not say. So each is judged as a whole, and what
@@ -147,7 +164,7 @@ class Streams:
             RequestError, ClientDisconnect: as ``Moderator.judge``.
         """
         self._forget_idle()
-        self._moderator.check_lengths([("body", contents)])
+        self._judge.check_lengths([("body", contents)])
         streams = []
         for name in names:
             # Another key than anybody can choose, and as long for every name.
@@ -157,7 +174,7 @@ class Streams:
         texts = [(c, stream.memory) for c, stream in zip(contents, streams, strict=True)]
         try:
             async with UntilDisconnect(request.receive):
-                judged, work = await self._moderator.judge_growing(request, texts, policy, True)
+                judged, work = await self._judge.judge_growing(request, texts, policy, True)
         finally:
             self._shrink(*streams)
         for one in work:
@@ -177,9 +194,9 @@ class Streams:
         due = to - stream.decided >= max(self._settings.stream_stride, stream.decided // SHARE)
         # At its end a text may be judged again, which runs nothing, to be given a second opinion.
         if final or (due and to):
-            self._moderator.check_lengths([(content.field, (content,))])
+            self._judge.check_lengths([(content.field, (content,))])
             part = Content(content.question, text[:to], content.context, content.field)
-            judged, (work,) = await self._moderator.judge_growing(
+            judged, (work,) = await self._judge.judge_growing(
                 request, [(part, stream.memory)], policy, final
             )
             # A longer version may have overtaken this one.
@@ -220,7 +237,7 @@ class Streams:
 
     def _told(self, stream: Stream, content: Content, policy: Policy, work: Work) -> Followed:
         findings = [] if stream.finding is None else [stream.finding]
-        verdict = self._moderator.decide_on(findings, policy)
+        verdict = self._judge.decide_on(findings, policy)
         self._metrics.streamed(work.run, work.windows - work.run)
         holdback = max(len(content.text) - stream.decided, 0)
         return Followed(verdict, stream.decided, holdback, work)

@@ -13,17 +13,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from service.errors import frames
-from service.observation import Answered
-from service.spool import Spool
-from service.tracing import WATCHERS
-
-Format = Literal["text", "json"]
-Level = Literal["debug", "info", "warning", "error"]
+from service.observing.answered import Answered
+from service.observing.context import WATCHERS
+from service.observing.spool import Spool
+from service.settings import Format, Level
 
 # Lines beyond are dropped and counted: some ten thousand requests that nobody reads about.
 MAX_BYTES: Final = 8 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.spool import SpoolEvents
+from service.observing.spool import SpoolEvents
 
 
 class AuditCounters(SpoolEvents):

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal
 
 from service.engine.engine import Timings
-from service.tracing import Trace
+from service.observing.context import Trace
 from tamis.bundle import Bundle
 from tamis.content import Content
 from tamis.policy import Policy

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.audit.record import FORMAT, POSTGRES, AuditError, model_of
+from service.observing.audit.record import FORMAT, POSTGRES, AuditError, model_of
 from tamis.policy import Policy, PolicyError, Thresholds
 from tamis.verdict import Second
 
@@ -105,7 +105,7 @@ class Log:
 
     def _records(self, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if source.startswith(POSTGRES):
-            from service.audit.postgres import rows
+            from service.observing.audit.postgres import rows
 
             for n, row in enumerate(rows(source), 1):
                 yield f"row {n}", row

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from service import logs, tracing
-from service.audit.audit import open_audit
-from service.audit.counters import AuditCounters
 from service.errors import frames
-from service.metrics import Metrics
-from service.observation import Answered, Observer
+from service.observing import logs, tracing
+from service.observing.answered import Answered, Observer
+from service.observing.audit.audit import open_audit
+from service.observing.audit.counters import AuditCounters
+from service.observing.metrics import Metrics
+from service.observing.spool import Spool
 from service.settings import Settings
-from service.spool import Spool
 
 logger = logging.getLogger("tamis.service")
 
@@ -22,8 +22,8 @@ COLLECT: Final = 0.02
 BACKLOG: Final = 10_000
 
 
-class Observability:
-    """Everything that observes requests; ``tracing`` also gives them their ids."""
+class Observers:
+    """All who observe requests; ``tracing`` also gives them their ids."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Set up what the settings and OpenTelemetry's variables ask for.

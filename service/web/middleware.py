@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.dialects.dialect import refuse
 from service.dialects.registry import PATHS, find
 from service.errors import RequestError, frames
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics, outcome
-from service.observability import Observability
-from service.observation import Answered
-from service.tracing import WATCHERS
+from service.observing.answered import Answered
+from service.observing.context import WATCHERS
+from service.observing.metrics import Metrics, outcome
+from service.observing.observers import Observers
+from service.web.lifecycle import Lifecycle
 
 logger = logging.getLogger("tamis.service")
 
@@ -38,7 +38,7 @@ class Envelope:
         max_body_bytes: int,
         enter: Callable[[Scope], None] | None,
         lifecycle: Lifecycle,
-        observability: Observability,
+        observers: Observers,
         overload_status: int,
     ) -> None:
         """``enter`` may refuse a request before its body is read; None: all may come in.
@@ -49,7 +49,7 @@ class Envelope:
         self._app = app
         self._enter = enter
         self._lifecycle = lifecycle
-        self._observability = observability
+        self._observers = observers
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -67,8 +67,9 @@ class Envelope:
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         path, dialect = find(scope["path"])
         state["dialect"], state["route"] = dialect, path
+        state["judging"] = dialect is not None and method == "POST" and path in dialect.judging
         route = path or (scope["path"] if scope["path"] in ROUTES else "other")
-        trace = self._observability.tracing.begin(method, route, scope["headers"])
+        trace = self._observers.tracing.begin(method, route, scope["headers"])
         status = 0
 
         async def tagged(message: Message) -> None:
@@ -108,7 +109,7 @@ class Envelope:
             # A stream that began well may have ended otherwise.
             status = state.get("ended", status)
             self._metrics.in_flight.dec()
-            self._observability.tell(
+            self._observers.tell(
                 Answered(
                     at=time.time(),
                     seconds=time.perf_counter() - began,

@@ -7,11 +7,11 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from service.arrival import Arrival, State
 from service.engine.engine import Engine
 from service.engine.judging import Served
 from service.engine.loader import Loader
-from service.metrics import Metrics
+from service.moderation.arrival import Arrival, State
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.bundle import BundleError
 from tamis.tiers import Bands, load_bands

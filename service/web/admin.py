@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from service.access import KeysError
 from service.errors import RequestError
-from service.lifecycle import Lifecycle
-from service.moderation import moderator_of
+from service.moderation.moderator import moderator_of
+from service.web.lifecycle import Lifecycle
 from tamis.policy import PolicyError
 
 

@@ -25,14 +25,14 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from service.observation import Answered, Judgement
-from service.tracing import WATCHERS, Headers, Parent, Trace, Tracing, parent_of
+from service.observing.answered import Answered, Judgement
+from service.observing.context import WATCHERS, Headers, Parent, Trace, parent_of, place_of
 from tamis import __version__
 
 STAGES: Final = ("queue", "tokenize", "infer", "postprocess")
 
 
-class Spans(Tracing):
+class Spans:
     """A server span for every request, with a child for each stage of judging.
 
     Attributes follow the semantic conventions for HTTP servers, less everything a caller may write
@@ -46,7 +46,7 @@ class Spans(Tracing):
     def begin(self, method: str, route: str, headers: Headers) -> Trace:
         """Start the request's span."""
         if route in WATCHERS:
-            return super().begin(method, route, headers)
+            return place_of(headers)
         parent = parent_of(headers)
         # The sampler decides by name and attributes; the rest is added after the answer.
         span = self._tracer.start_span(

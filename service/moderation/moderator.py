@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,6 @@ from starlette.types import Scope
 
 from service.access import credentials
 from service.configuration import Configuration
-from service.dialects.dialect import Dialect
-from service.disconnect import UntilDisconnect
 from service.engine.engine import Engine, Timings
 from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.memory import Memory, Work
@@ -26,13 +24,15 @@ from service.engine.reasoner import Explanation
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.workers.crew import LostError, WorkerLostError
 from service.errors import RequestError, retry_after
-from service.masking import Masked, mask, missing
-from service.metrics import Metrics
-from service.observation import Digest, Judgement
+from service.moderation.disconnect import UntilDisconnect
+from service.moderation.judged import Judged
+from service.moderation.masking import Masked, mask, missing
+from service.moderation.streams import Streams
+from service.moderation.tiers import SOON, Tiers, Tongues
+from service.observing.answered import Digest, Judgement
+from service.observing.metrics import Metrics
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
-from service.streams import Streams
-from service.tiers import SOON, Tiers, Tongues
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
 from tamis.verdict import Evidence, Finding, Provenance, Verdict, decide, withhold
@@ -48,16 +48,6 @@ MASK_ASIDE: Final = 4_000
 # Seconds between two looks whether all workers live.
 TEND: Final = 1.0
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Verdicts in the order of the items, and how long each stage took."""
-
-    verdicts: list[Verdict]
-    timings: Timings
-    findings: list[list[Finding]]
-    """What the verdicts were made of, content by content."""
 
 
 # Codes of refusals that leave an item without an explanation, but with its verdict.
@@ -243,8 +233,7 @@ class Moderator:
         except RequestError as error:
             self.metrics.refused.labels(REFUSALS[error.code]).inc()
             raise
-        dialect: Dialect | None = state["dialect"]
-        if dialect is not None and scope["method"] == "POST" and state["route"] in dialect.judging:
+        if state["judging"]:
             self.check_room(headers)
 
     def check_room(self, headers: Headers) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from service.logs import json_line, timestamp
-from service.observation import Answered, Judgement
+from service.observing.answered import Answered, Judgement
+from service.observing.logs import json_line, timestamp
 from tamis.bundle import Bundle
 from tamis.content import Content, Question
 from tamis.policy import CalibratedThresholds, Policy, Thresholds

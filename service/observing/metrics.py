@@ -14,7 +14,7 @@ from service.engine.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
 from service.engine.workers.crew import CrewEvents
-from service.observation import Answered
+from service.observing.answered import Answered
 from tamis.bundle import BundleError
 from tamis.policy import Mode
 from tamis.reading import TRANSFORMS

@@ -11,8 +11,8 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from service.audit.record import Entry, Key, Leads
-from service.spool import RefusedError
+from service.observing.audit.record import Entry, Key, Leads
+from service.observing.spool import RefusedError
 
 TABLE: Final = "tamis_audit"
 SCHEMA: Final = f"""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from service.audit.record import Entry, Key, Leads
+from service.observing.audit.record import Entry, Key, Leads
 
 # One process of the service holds one: more than anybody starts on a machine.
 SLOTS: Final = 256

@@ -5,13 +5,13 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from service.audit.counters import AuditCounters
-from service.audit.files import Files
-from service.audit.record import POSTGRES, Entry, policy_record, verdict_records
-from service.logs import json_line
-from service.observation import Answered
+from service.observing.answered import Answered
+from service.observing.audit.counters import AuditCounters
+from service.observing.audit.files import Files
+from service.observing.audit.record import POSTGRES, Entry, policy_record, verdict_records
+from service.observing.logs import json_line
+from service.observing.spool import Sink, Spool
 from service.settings import Settings
-from service.spool import Sink, Spool
 
 # Some twenty thousand records: a minute's at full speed on two cores.
 MAX_BYTES: Final = 32 * 1024 * 1024
@@ -73,7 +73,7 @@ def open_audit(settings: Settings, events: AuditCounters) -> Audit | None:
         path = Path(settings.audit)
         return Audit(Files(path, settings.audit_max_bytes, settings.audit_keep), events)
     try:
-        from service.audit.postgres import Postgres
+        from service.observing.audit.postgres import Postgres
     except ImportError as error:
         raise ValueError(
             f"TAMIS_AUDIT: {error}; install the extra: pip install 'tamis[postgres]'"

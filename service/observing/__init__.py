@@ -1,0 +1,1 @@
+"""What is told of requests and verdicts: metrics, logs, traces, audit log; never a text."""

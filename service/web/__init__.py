@@ -1,0 +1,1 @@
+"""What is around every request, whoever's contract it speaks, and what operators ask."""
