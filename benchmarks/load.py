@@ -43,6 +43,8 @@ class Result:
     tokens: int = 0
     latencies: dict[int, list[float]] = field(default_factory=dict)
     own_cpu: float = 0.0
+    pending: int = 0
+    """Requests without an answer when patience was over."""
 
     @property
     def statuses(self) -> dict[int, int]:
@@ -214,6 +216,7 @@ def open_loop(
         patience = time.perf_counter() + 30
         while run.pending and time.perf_counter() < patience:
             await asyncio.sleep(0.05)
+        run.result.pending = run.pending
         _close(everything)
         return run.result
 
