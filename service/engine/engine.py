@@ -9,6 +9,7 @@ from typing import Final, Literal
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
+from service.engine.runtime import has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
@@ -120,6 +121,7 @@ class Engine:
             speed=pace.speed * workers,
             # A GPU knows no priorities, and its batches are the better the more there is.
             prompt=None if classifier.batch_tokens else PROMPT,
+            quota=has_quota(),
             begin=self._hands.begin,
             events=self._events,
         )

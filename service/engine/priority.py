@@ -9,9 +9,9 @@ from typing import Final
 # Of a core that another thread wants as well, one this nice gets 3 % (its weight is 36 against
 # 1024): reasons, which nobody needs in order to answer.
 LAST: Final = 15
-# 5 % (56 against 1024): verdicts that can wait, but that somebody waits for. With the 10 % of a level
-# of 10, a burst of long texts moves the 99th percentile of short ones by 1.4 at 70 % of the load that
-# the machine can do (`tests/service/test_lanes.py`).
+# 5 % (56 against 1024): verdicts that can wait, but that somebody waits for. With the 10 % of a
+# level of 10, a burst of long texts moves the 99th percentile of short ones by 1.4 at 70 % of the
+# load that the machine can do (``tests/service/test_lanes.py``: 1.2).
 PATIENT: Final = 13
 
 

@@ -52,6 +52,11 @@ def background_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return cores if _quota(cgroup) is None else max(1, cores // 2)
 
 
+def has_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Whether the process's cores are a quota on their time, rather than cores."""
+    return _quota(cgroup) is not None
+
+
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
     """Bytes this process and others it starts may still take: of the machine, or of its cgroup."""
     free = 0

@@ -4,7 +4,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Generic, Literal, TypeVar
 
 from service.engine.queue import (
@@ -25,6 +26,9 @@ __all__ = ["DeadlineError", "Events", "Loss", "OverloadedError", "Refusal", "Sch
 # only where of the last 20 runs or so hardly any had company.
 COMPANY_MEMORY: Final = 0.95
 SOLITUDE: Final = 0.1
+# Seconds that patient work stands back for at most where there are no priorities: a window of 17 ms
+# every quarter of a second is about the share that a priority leaves it.
+SPARED: Final = 0.25
 
 Loss = Literal["deadline", "disconnect"]
 T = TypeVar("T", bound=Task)
@@ -64,7 +68,8 @@ class Scheduler(Generic[T]):
     short one's. So what is longer than ``prompt`` tokens in all, and second opinions, have workers
     of their own, as many, which ``begin`` makes stand back: the kernel takes a core from them the
     moment that prompt work wants it, and leaves them a share, so that neither waits for the other.
-    On idle cores nothing is slower for it.
+    On idle cores nothing is slower for it. Where cores are a ``quota`` on time, whoever runs uses
+    it up, whatever its priority: there they start only while fewer run than there are cores.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Scheduler(Generic[T]):
         batch_tokens: int = 0,
         speed: float = 5_000.0,
         prompt: int | None = None,
+        quota: bool = False,
         begin: Callable[[int, bool], None] = lambda _worker, _patient: None,
         events: Events | None = None,
     ) -> None:
@@ -92,6 +98,7 @@ class Scheduler(Generic[T]):
             batch_tokens: tokens of one run, padding included; 0 is one task a run.
             speed: a first guess of the tokens per second of all workers.
             prompt: ordinary tokens of a request up to which it is prompt work; None: all is.
+            quota: whether cores are time, rather than cores.
             begin: called on each worker's thread first: its number, and whether it is patient.
             events: hears of queue, runs and losses.
         """
@@ -101,6 +108,8 @@ class Scheduler(Generic[T]):
         self._events = events or Events()
         self._company = 0.0
         self._accepting = True
+        self._workers, self._running = workers, 0
+        self._cores = threading.Condition() if quota else None
         self._limit = math.inf if prompt is None else prompt
 
         def lane(patient: bool) -> _Lane[T]:
@@ -236,12 +245,30 @@ class Scheduler(Generic[T]):
             began = time.perf_counter()
             error: Exception | None = None
             try:
-                for entry in batch:
-                    self._open(lane, entry)
-                self._run([entry.task for entry in batch], self._alone())
+                with self._core(lane):
+                    for entry in batch:
+                        self._open(lane, entry)
+                    self._run([entry.task for entry in batch], self._alone())
             except Exception as raised:  # told to the caller; the worker lives on
                 error = raised
             self._finish(lane, batch, time.perf_counter() - began, error)
+
+    @contextmanager
+    def _core(self, lane: _Lane[T]) -> Iterator[None]:
+        """A run's time; one that can wait does so until fewer run than there are cores."""
+        if self._cores is None:
+            yield
+            return
+        with self._cores:
+            if lane.patient:
+                self._cores.wait_for(lambda: self._running < self._workers, SPARED)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._cores:
+                self._running -= 1
+                self._cores.notify()
 
     def _alone(self) -> bool:
         """Whether a run has the machine to itself, and is likely to keep it."""
