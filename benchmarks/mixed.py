@@ -102,8 +102,7 @@ def _bursts(port: int, sent: Sequence[load.Message], end: float) -> Counter[int]
     found: Counter[int] = Counter()
     while time.perf_counter() < end:
         began = time.perf_counter()
-        # As many clients as texts, each with one or two.
-        found.update(load.closed(port, sent, BURST, 0.05, warm=0.0).statuses)
+        found.update(load.at_once(port, sent[:BURST]).statuses)
         time.sleep(max(0.0, min(end, began + BURST_EVERY) - time.perf_counter()))
     return found
 
@@ -162,7 +161,9 @@ def run(
     rehearse: bool = False,
 ) -> None:
     """Bursts for every number of workers; the mix with the last one, in every tier there is."""
-    seconds, turn, rounds = (6.0, 4.0, 1) if rehearse else (60 * minutes, TURN, rounds)
+    seconds, turn = 60 * minutes, TURN
+    if rehearse:
+        seconds, turn, rounds, kill = 6.0, 4.0, 1, 2.0
     tiers, missing = find(fast, accurate or ACCURATE.folder, (), None)
     moved: list[Row] = []
     mix: list[Row] = []
@@ -173,10 +174,11 @@ def run(
                 with serving(tier, count) as server:
                     moved.append({"workers": count} | burst(server, turn, rounds))
         with serving(tier, workers[-1]) as server:
-            rows, more = together(server, seconds, 2.0 if rehearse else kill)
+            rows, more = together(server, seconds, kill)
         mix += [{"tier": tier.name} | row for row in rows]
         killed += more
-    record = Record("mixed", "Mixed load, and workers killed", "tamis bench mixed")
+    command = f"tamis bench mixed --workers {','.join(map(str, workers))} --minutes {minutes:g}"
+    record = Record("mixed", "Mixed load, and workers killed", command)
     record.tables = [moved, mix]
     record.notes = [
         *missing,
@@ -185,7 +187,7 @@ def run(
         f"{rounds} turns of {turn:g} s; milliseconds.",
         f"Second table: {workers[-1]} workers, every kind at once at {LOADED:.0%} of the tokens "
         f"that saturate, {seconds / 60:g} minutes; a worker was killed every {kill:g} s, {killed} "
-        "in all. Lost are requests that got no answer.",
+        "in all. Lost are requests that got no answer within a minute.",
     ]
     record.write(tiers[0].bundles[0], keep=not rehearse)
 
