@@ -189,7 +189,10 @@ async def test_what_no_worker_survives_is_refused_and_harms_nobody_else(
 async def test_a_worker_that_does_not_answer_is_replaced(
     crew: Crew, served: Engine, classifier, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(crews, "PATIENCE", 0.5)
+    monkeypatch.setattr(crews, "PATIENCE", 1.5)
+    for seat in crew._seats.values():
+        crew._bury(seat)
+    crew.tend()
     pid, asked = await held(crew, served, prompt(SOUP))
     ((found,),), _ = await asked
     assert found == classifier.judge(prompt(SOUP))

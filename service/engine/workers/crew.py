@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -120,6 +121,10 @@ class Template:
         """
         forked = cast("Forked", self._ask(asked))
         _, (way, *_), _, _ = socket.recv_fds(self._line, 1, 1)
+        with socket.socket(fileno=os.dup(way)) as same:
+            # Of the socket itself, so that waiting costs no call more.
+            for patience in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                same.setsockopt(socket.SOL_SOCKET, patience, _timeval(PATIENCE))
         return forked, Connection(way)
 
     def close(self) -> None:
@@ -162,9 +167,10 @@ class Worker:
         """
         try:
             self.way.send_bytes(call)
-            if not self.way.poll(PATIENCE):
-                self.kill()
             return self.way.recv()
+        except BlockingIOError:
+            self.kill()
+            raise LostError from None
         except (EOFError, OSError):
             raise LostError from None
 
@@ -425,6 +431,10 @@ def _settle(reading: Reading, judged: Judged) -> None:
     read = judged.read
     reading.read = replace(read, finding=replace(read.finding, second=model.who))
     reading.pool = judged.pool
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 def _how(status: int | None) -> str:
