@@ -10,6 +10,7 @@ from tamis.cli.common import CommandError, Commands, whole
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
     *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
+    "profile",
 )
 
 
@@ -31,7 +32,7 @@ def add_to(commands: Commands) -> None:
     )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
-    bench.add_argument("--accurate", type=Path, help="tiers: bundle of the accurate one")
+    bench.add_argument("--accurate", type=Path, help="tiers, profile: bundle of the accurate one")
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
         help="tiers: a further bundle, as it serves alone",
@@ -57,6 +58,7 @@ def _bench(args: argparse.Namespace) -> int:
         "peers": "compare",
         "robustness": "robustness.measure",
         "conversations": "robustness.conversations",
+        "profile": "profile.measure",
     }
     module = modules.get(args.name, args.name)
     try:
@@ -71,6 +73,7 @@ def _bench(args: argparse.Namespace) -> int:
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows],
         "conversations": [args.data, args.rows],
+        "profile": [args.accurate],
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
