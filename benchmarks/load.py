@@ -37,12 +37,16 @@ def message(path: str, body: bytes, tokens: int, headers: Sequence[str] = ()) ->
 
 @dataclass(slots=True)
 class Result:
-    """What came back. Latencies in milliseconds by status; tokens of the answers with 200."""
+    """What came back. Latencies in milliseconds by status; tokens of the answers with 200.
+
+    ``late`` is by how many milliseconds each request of an open loop was sent after its time.
+    """
 
     seconds: float
     tokens: int = 0
     latencies: dict[int, list[float]] = field(default_factory=dict)
     own_cpu: float = 0.0
+    late: list[float] = field(default_factory=list)
 
     @property
     def statuses(self) -> dict[int, int]:
@@ -208,6 +212,8 @@ def open_loop(
             if connection is None or time.perf_counter() - since > IDLE:
                 connection = await run.connect()
                 everything.append(connection)
+            if (now := time.perf_counter()) >= run.counting_from:
+                run.result.late.append((now - at) * 1e3)
             run.fire(connection, lambda c=connection: free.append((c, time.perf_counter())))  # type: ignore[misc]
         run.result.seconds = seconds
         run.result.own_cpu = time.process_time() - cpu_from

@@ -32,7 +32,9 @@ def add_to(commands: Commands) -> None:
     )
     bench.add_argument("--minutes", type=float, default=10, help="of the soak")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
-    bench.add_argument("--accurate", type=Path, help="tiers, profile: bundle of the accurate one")
+    bench.add_argument(
+        "--accurate", type=Path, help="tiers, profile, overload: bundle of the accurate one"
+    )
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
         help="tiers: a further bundle, as it serves alone",
@@ -74,6 +76,7 @@ def _bench(args: argparse.Namespace) -> int:
         "robustness": [args.data, args.rows],
         "conversations": [args.data, args.rows],
         "profile": [args.accurate],
+        "overload": [args.accurate],
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))
