@@ -57,7 +57,7 @@ def build(
     kept = [HEADS.index(head["name"]) for head in calibrated]
     model.keep_heads(kept)
 
-    rows, held = mixing.split(mixing.load(data, recipe.variant))
+    rows, held = trainer.rows_for(data, checkpoint, recipe)
     rng = np.random.default_rng(recipe.seed)
     chosen = rng.choice(len(rows), CALIBRATION_ROWS, replace=False, p=mixing.probabilities(rows))
     examples = batches.encode([rows[i] for i in chosen], tokenizer, shape)

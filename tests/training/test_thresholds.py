@@ -75,7 +75,7 @@ def test_balanced_alarms_no_more_than_its_share_of_ordinary_requests(mixed):
     rows, ordinary = mixed
     best, value = best_f1(*rows)
     assert alarming(ordinary, best) > 0.02
-    found = choose(rows, ordinary, USUAL)
+    found = choose(rows, [ordinary], USUAL)
     flag = found.sets["balanced"].flag
     assert flag > best
     assert 0.018 < alarming(ordinary, flag) < 0.02 + 1e-9
@@ -91,7 +91,7 @@ def test_strict_and_loose_have_their_own_shares(mixed):
         "balanced": Target(0.01, 0.2),
         "loose": Target(0.004, 0.2),
     }
-    sets = choose(rows, ordinary, targets).sets
+    sets = choose(rows, [ordinary], targets).sets
     for name, target in targets.items():
         assert target.alarms - 0.002 < alarming(ordinary, sets[name].flag) < target.alarms + 1e-9
 
@@ -100,20 +100,20 @@ def test_an_early_question_spends_what_is_left_of_its_share_on_recall(mixed):
     rows, _ = mixed
     quiet = Benign(np.linspace(0, 0.05, 100), np.full(100, 0.01))
     early = {**USUAL, "balanced": replace(USUAL["balanced"], early=True)}
-    usual, sooner = (choose(rows, quiet, targets) for targets in (USUAL, early))
+    usual, sooner = (choose(rows, [quiet], targets) for targets in (USUAL, early))
     assert sooner.sets["balanced"].flag < usual.sets["balanced"].flag
     assert sooner.f1 >= max(f1_at(rows, flag) for flag in rows.score) - PLATEAU
     # No more than its share, all the same.
     loud = Benign(np.linspace(0, 1, 100), np.full(100, 0.01))
     costly = {**USUAL, "balanced": Target(0.02, 1.0, early=True)}
-    assert choose(rows, loud, costly).alarms <= 0.02 + 1e-9
+    assert choose(rows, [loud], costly).alarms <= 0.02 + 1e-9
 
 
 def test_where_f1_is_best_is_quiet_enough_it_stays(mixed):
     rows, _ = mixed
     quiet = benign(np.full(500, 0.01), sources({"a": 500}))
     best, value = best_f1(*rows)
-    found = choose(rows, quiet, USUAL)
+    found = choose(rows, [quiet], USUAL)
     assert found.sets["balanced"].flag == pytest.approx(best)
     assert (found.f1, found.alarms) == (pytest.approx(value), 0.0)
     # Strict goes on as long as F1 allows, since nothing alarms.
@@ -126,13 +126,22 @@ def test_where_f1_is_best_is_quiet_enough_it_stays(mixed):
 def test_no_share_is_worth_more_f1_than_its_cost(mixed, cost: float):
     rows, _ = mixed
     loud = benign(np.full(500, 0.99), sources({"a": 500}))
-    found = choose(rows, loud, {name: Target(0.01, cost) for name in USUAL})
+    found = choose(rows, [loud], {name: Target(0.01, cost) for name in USUAL})
     most = max(f1_at(rows, t) for t in np.unique(rows.score))
     assert found.f1 == pytest.approx(most - cost, abs=0.01)
     assert found.f1 >= most - cost
     assert found.alarms == pytest.approx(1)
     # Strict has no share to use up, and stays where F1 is best.
     assert found.sets["strict"].flag == pytest.approx(best_f1(*rows)[0])
+
+
+def test_the_group_that_alarms_most_decides(mixed):
+    rows, _ = mixed
+    quiet = benign(np.full(900, 0.01), sources({"a": 900}))
+    refusals = benign(np.repeat([0.01, 0.55], [54, 6]), sources({"b": 60}))
+    deaf, found = choose(rows, [quiet], USUAL), choose(rows, [quiet, refusals], USUAL)
+    assert deaf.sets["balanced"].flag < 0.55 < found.sets["balanced"].flag
+    assert found.alarms == 0
 
 
 numbers = st.lists(st.floats(0.001, 1), min_size=1, max_size=30).map(np.array)
@@ -142,7 +151,7 @@ numbers = st.lists(st.floats(0.001, 1), min_size=1, max_size=30).map(np.array)
 def test_sets_are_in_order_whatever_the_scores(positive, negative, calm, targets):
     rows = scored(positive, negative)
     ordinary = benign(calm, sources({"a": len(calm)}))
-    for found in (choose(rows, ordinary, targets), plain(rows, 0.05)):
+    for found in (choose(rows, [ordinary], targets), plain(rows, 0.05)):
         strict, balanced, loose = (found.sets[name] for name in ("strict", "balanced", "loose"))
         assert 0 < strict.flag <= balanced.flag <= loose.flag <= 1
         assert strict.block <= balanced.block <= loose.block <= 1
@@ -217,3 +226,19 @@ def test_a_question_that_nobody_answered_is_left_out():
     rows, labels, logits = held_out(0)
     names = {c.name for c in calibrate(rows, labels, logits)}
     assert {"prompt", "response", "toxicity", "attack"} == names
+
+
+def test_answers_that_decline_are_scored_in_the_light_of_that():
+    rows, labels, logits = held_out(0)
+    response, refusal = HEADS.index("response"), HEADS.index("refusal")
+    answers = [at for at, one in enumerate(rows) if one.target == "response"]
+    declining = [at for at in answers if rows[at].label == 0][:60]
+    logits[declining[::6], response] += 4
+    labels[answers, refusal] = 0
+    labels[declining, refusal] = 1
+    unknown = {c.name: c for c in calibrate(rows, labels, logits)}["response"]
+    logits[answers, refusal] = -6
+    logits[declining, refusal] = 6
+    known = {c.name: c for c in calibrate(rows, labels, logits)}["response"]
+    assert known.flag < unknown.flag
+    assert known.alarms <= 0.02 + 1e-9

@@ -10,8 +10,16 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from tamis.bundle import REQUIRED
-from training.classifier.thresholds import TARGETS, Chosen, Scored, benign, choose, plain
+from tamis.bundle import REFUSAL, REQUIRED
+from training.classifier.thresholds import (
+    FEWEST_BENIGN,
+    TARGETS,
+    Chosen,
+    Scored,
+    benign,
+    choose,
+    plain,
+)
 from training.datasets import mixing
 from training.datasets.batches import UNKNOWN, settled
 from training.datasets.registry import HEADS, QUESTION_OF, QUESTIONS, source_of
@@ -94,7 +102,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     come from sources that hold both labels: where a source is all safe or all unsafe, recognising
     the source is enough, and the best threshold lies anywhere in the wide gap between sources
     (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted
-    over sources that are all safe, each weighing the same (``thresholds.TARGETS``).
+    over sources that are all safe, each weighing the same (``thresholds.TARGETS``); answers that
+    decline are counted by themselves, and must alarm as rarely.
 
     Args:
         rows: held-out rows.
@@ -110,19 +119,29 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
-    for head, name in enumerate(QUESTIONS):
+    # What an answer scores depends on whether it declines, so that head comes first.
+    for name in sorted(QUESTIONS, key=lambda question: question != REFUSAL):
+        head = HEADS.index(name)
         known = (labels[:, head] != UNKNOWN) & speaks
         z, y, w = logits[known, head], labels[known, head], weights[known]
         if name not in REQUIRED and not _enough(y):
             continue
         scale, bias = fit_platt(z, y, w)
         p, both = sigmoid(scale * z + bias), _holds_both(names[known], y)
+        declines = labels[known, HEADS.index(REFUSAL)] == 1
+        if name == "response" and REFUSAL in found:
+            p = _as_answered(p, logits[known, HEADS.index(REFUSAL)], found[REFUSAL])
         scored = Scored(p[both], y[both], w[both])
         if name in TARGETS:
             # The safe rows of a source with both labels are its hard ones, twins of unsafe rows.
             ordinary = (y == 0) & ~both if ((y == 0) & ~both).any() else y == 0
-            alarming = benign(p[ordinary], names[known][ordinary])
-            chosen = choose(scored, alarming, TARGETS[name])
+            groups = [benign(p[ordinary], names[known][ordinary])]
+            refused = (y == 0) & declines
+            if name == "response" and refused.sum() >= FEWEST_BENIGN:
+                # Among all benign answers they would not be heard, and an output guard that stops
+                # refusals is of no use.
+                groups.append(benign(p[refused], np.zeros(int(refused.sum()))))
+            chosen = choose(scored, groups, TARGETS[name])
         else:
             chosen = plain(scored)
         found[name] = _calibration(name, z, y, w, scale, bias, chosen)
@@ -149,7 +168,13 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         offered = _calibration(name, z, y, w, scale, bias, chosen)
         if offered.f1 >= LEAST_F1:
             found[name] = replace(offered, synthetic=pool is not genuine)
-    return list(found.values())
+    return sorted(found.values(), key=lambda each: HEADS.index(each.name))
+
+
+def _as_answered(p: np.ndarray, declines: np.ndarray, refusal: Calibration) -> np.ndarray:
+    """P(unsafe) of answers as a verdict has it: ``tamis.verdict.as_answered``."""
+    likely = sigmoid(refusal.scale * declines + refusal.bias)
+    return np.where(likely >= refusal.block, np.minimum(p, 1 - likely), p)
 
 
 def _holds_both(sources: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ smaller share. ``strict`` goes the other way: it never flags later than where F1
 earlier where that leaves part of its share of alarms unused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -101,16 +101,17 @@ def benign(score: np.ndarray, sources: np.ndarray) -> Benign:
     return Benign(score[kept], 1 / (many * counts[index][kept]))
 
 
-def choose(scored: Scored, ordinary: Benign, targets: Mapping[Name, Target]) -> Chosen:
-    """The three sets of a question.
+def choose(scored: Scored, ordinary: Sequence[Benign], targets: Mapping[Name, Target]) -> Chosen:
+    """The three sets of a question; its share of alarms is that of the group with most.
 
     All begin at the middle of the plateau around the best F1, or, where ``balanced`` is to be
     early, at its low end. ``balanced`` is raised until no more
     than its share of benign rows alarms, ``loose`` further, and ``strict`` is lowered as far as its
     share allows. None of them leaves the range in which F1 is within the target's cost of the best.
     """
-    grid = np.unique(np.concatenate([scored.score, ordinary.score]))[::-1]
-    f1, alarms = _f1(scored, grid), _at_least(ordinary.score, ordinary.weight, grid)
+    grid = np.unique(np.concatenate([scored.score, *(group.score for group in ordinary)]))[::-1]
+    f1 = _f1(scored, grid)
+    alarms = np.max([_at_least(group.score, group.weight, grid) for group in ordinary], axis=0)
 
     def quiet(name: Name) -> int:
         """The lowest threshold with no more alarms than the target, within its cost."""

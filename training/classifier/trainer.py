@@ -161,7 +161,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))
     shape = window_shape(tokenizer, recipe)
 
-    rows, held = _rows(data, out, recipe)
+    rows, held = rows_for(data, out, recipe)
     examples = batches.encode(rows, tokenizer, shape, borderline=recipe.borderline)
     genuine = [row for row in held if not source_of(row).synthetic]
     held_examples = batches.encode(genuine, tokenizer, shape, batches.HELD_OUT_WINDOWS)
@@ -307,7 +307,7 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     # it is calibrated again.
     checkpoint.model.read_spans(SPANS, report["heads"])
     report["pooling"] = asdict(SPANS)
-    _, held = _rows(data, folder, Recipe(**report["recipe"]))
+    _, held = rows_for(data, folder, Recipe(**report["recipe"]))
     examples = checkpoint.encode(held)
     logits = predict(checkpoint.model, examples)
     found = calibration.calibrate(held, np.stack([e.labels for e in examples]), logits)
@@ -320,7 +320,7 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     return found
 
 
-def _rows(data: Sequence[Path], checkpoint: Path, recipe: Recipe) -> tuple[list[Row], list[Row]]:
+def rows_for(data: Sequence[Path], checkpoint: Path, recipe: Recipe) -> tuple[list[Row], list[Row]]:
     """(train, held out): what the base can read of the data, and the run's first feedback."""
     rows = mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT)
     if recipe.base in bases.BASES and bases.BASES[recipe.base].english:
