@@ -348,7 +348,11 @@ def serving(port: int, path: Path, *more: str) -> subprocess.Popen[bytes]:
     env = {"TAMIS_AUDIT": str(path), "TAMIS_PORT": str(port), "TAMIS_LINGER_SECONDS": "0"}
     command = [sys.executable, "-m", "tamis", "serve", *more]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | env)
-    until(lambda: process.poll() is None and asked(port, "/health/ready"))
+    try:
+        until(lambda: process.poll() is None and asked(port, "/health/ready"))
+    except BaseException:
+        process.terminate()  # or it would outlive the tests
+        raise
     return process
 
 
