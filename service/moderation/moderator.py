@@ -18,15 +18,17 @@ from starlette.types import Scope
 from service.access import credentials
 from service.configuration import Configuration
 from service.engine.engine import Engine, Timings
+from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.memory import Memory, Work
 from service.engine.reasoner import Explanation
 from service.engine.scheduler import DeadlineError, OverloadedError
+from service.engine.workers.crew import LostError, WorkerLostError
 from service.errors import RequestError, retry_after
 from service.moderation.disconnect import UntilDisconnect
 from service.moderation.judged import Judged
 from service.moderation.masking import Masked, mask, missing
 from service.moderation.streams import Streams
-from service.moderation.tiers import SOON, Tiers, Tongues, load_warm
+from service.moderation.tiers import SOON, Tiers, Tongues
 from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
@@ -43,6 +45,8 @@ ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
 # Characters from which on masking would hold up the event loop: some five milliseconds.
 MASK_ASIDE: Final = 4_000
+# Seconds between two looks whether all workers live.
+TEND: Final = 1.0
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -66,8 +70,9 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
-        self.tiers = Tiers(settings, metrics)
-        self.tongues = Tongues(settings, metrics)
+        self.loader = _loader(settings, metrics)
+        self.tiers = Tiers(settings, metrics, self.loader)
+        self.tongues = Tongues(settings, metrics, self.loader)
         self._started = asyncio.Event()
         self.reasoning = Reasoning(settings, metrics, self._busy)
         self.streams = Streams(self, settings, metrics)
@@ -94,6 +99,16 @@ class Moderator:
         await self._started.wait()
         await self.tongues.watch(self.loaded())
 
+    async def tend(self) -> None:
+        """Replace workers that have ended until cancelled, whether or not anything is asked."""
+        await self._started.wait()
+        while (crew := self.loader.crew) is not None:
+            await asyncio.sleep(TEND)
+            try:
+                await run_in_threadpool(crew.tend)
+            except (OSError, LostError) as error:
+                logger.error("no inference worker can be made: %s", error)
+
     async def _start(self, path: Path) -> None:
         """Serve a bundle, and the multilingual one where it is there."""
         try:
@@ -102,6 +117,8 @@ class Moderator:
             self.metrics.failed(error)
             raise
         await self.tongues.join(engine)
+        if self.loader.crew is not None:
+            await run_in_threadpool(self.loader.crew.tend)
         self.engine, bundle = engine, engine.bundle
         self.metrics.ready.set(1)
         self._started.set()
@@ -112,24 +129,24 @@ class Moderator:
 
     def _load(self, path: Path) -> Engine:
         settings = self.settings
-        classifier, pace = load_warm(path, settings)
-        bundle, runtime = classifier.bundle, classifier.runtime
-        workers = settings.workers or runtime.workers
+        classifier, pace = self.loader.load(path)
+        bundle, running = classifier.bundle, self.loader.running
         engine = Engine(
             classifier,
             pace,
-            workers=workers,
+            workers=running.runs,
             max_queued_tokens=settings.max_queued_tokens,
             max_wait=settings.max_wait_ms / 1e3,
             cache_bytes=settings.cache_bytes,
+            hands=self.loader.hands,
             events=self.metrics,
         )
         self.metrics.serving(
             {"name": bundle.name, "fingerprint": bundle.fingerprint},
             {
-                "provider": runtime.provider,
-                "threads": str(runtime.threads),
-                "workers": str(workers),
+                "provider": running.provider,
+                "threads": str(running.threads),
+                "workers": str(running.runs),
             },
             "accurate" if settings.tier == "accurate" else "fast",
         )
@@ -443,6 +460,13 @@ class Moderator:
                 status=429,
                 headers=retry_after(error.retry_after),
             ) from None
+        except WorkerLostError:
+            raise RequestError(
+                "the worker that judged this has ended, and the next one, too",
+                code="worker_lost",
+                status=503,
+                headers=retry_after(1.0),
+            ) from None
         except DeadlineError as error:
             if error.needed is None:
                 raise RequestError(
@@ -494,6 +518,7 @@ class Moderator:
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+        self.loader.close()
 
 
 def moderator_of(request: Request) -> Moderator:
@@ -501,6 +526,15 @@ def moderator_of(request: Request) -> Moderator:
     found = request.app.state.moderator
     assert isinstance(found, Moderator)
     return found
+
+
+def _loader(settings: Settings, metrics: Metrics) -> Loader:
+    workers = workers_of(settings.workers, settings.provider, settings.threads)
+    # Several servers' workers would all stay on the same cores.
+    cores = own_cores(workers, settings.pin) if settings.processes == 1 else []
+    return Loader(
+        settings.provider, settings.threads, settings.runs, workers, cores, events=metrics
+    )
 
 
 def deadline_of(headers: Headers, default: float | None) -> float | None:

@@ -10,7 +10,7 @@ from tamis.cli.common import CommandError, Commands, whole
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
     *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
-    "profile",
+    *("workers", "mixed", "profile"),
 )
 
 
@@ -30,17 +30,22 @@ def add_to(commands: Commands) -> None:
         default=60,
         help="harmful and benign ones, of robustness and conversations",
     )
-    bench.add_argument("--minutes", type=float, default=10, help="of the soak")
+    bench.add_argument("--minutes", type=float, default=10, help="of the soak and the mix")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
-    bench.add_argument(
-        "--accurate", type=Path, help="tiers, profile, overload: bundle of the accurate one"
-    )
+    bench.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
         help="tiers: a further bundle, as it serves alone",
     )  # fmt: skip
-    bench.add_argument("--rounds", type=whole, default=5, help="of tiers")
-    bench.add_argument("--rehearse", action="store_true", help="tiers: one round, nothing is kept")
+    bench.add_argument("--rounds", type=whole, default=5, help="of tiers, workers and mixed")
+    bench.add_argument(
+        "--workers", type=_counts, default=[0, 1, 2], metavar="N,…",
+        help="numbers of workers, of workers and mixed; 0: none",
+    )  # fmt: skip
+    bench.add_argument("--kill", type=float, default=20, help="mixed: seconds between two workers")
+    bench.add_argument(
+        "--rehearse", action="store_true", help="tiers, workers, mixed: short, nothing is kept"
+    )
     bench.set_defaults(run=_bench)
 
 
@@ -49,6 +54,16 @@ def _named(text: str) -> tuple[str, Path]:
     if not name or not path:
         raise argparse.ArgumentTypeError("must be NAME=BUNDLE")
     return name, Path(path)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise argparse.ArgumentTypeError("must be whole numbers, by comma")
+    return counts
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -77,6 +92,10 @@ def _bench(args: argparse.Namespace) -> int:
         "conversations": [args.data, args.rows],
         "profile": [args.accurate],
         "overload": [args.accurate],
+        "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
+        "mixed": [
+            *(args.accurate, args.workers, args.minutes, args.kill, args.rounds, args.rehearse)
+        ],
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))

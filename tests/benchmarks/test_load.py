@@ -91,6 +91,15 @@ def test_an_open_loop_keeps_its_rate_whatever_the_answers_take(port):
     assert all(late >= 0 for late in result.late)
 
 
+def test_at_once_all_are_sent_and_waited_for(port):
+    sent = [load.message("/x", b"{}", tokens=3)] * 12
+    result = load.at_once(port, sent)
+    assert sum(result.statuses.values()) == 12
+    assert result.pending == 0
+    # Nobody waited for another.
+    assert result.seconds < 6 * PAUSE
+
+
 def test_percentiles():
     assert load.percentile(list(range(1, 101)), 50) == pytest.approx(50.5)
     assert load.percentile(list(range(1, 101)), 99) == pytest.approx(99, abs=0.1)

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.server import free_port
 from service.app import create_app
 from service.observing.audit.files import Files
-from service.observing.audit.log import Log
+from service.observing.audit.history import Log
 from service.observing.audit.record import Entry
 from service.observing.logs import json_line
 from service.observing.spool import RefusedError, Spool, SpoolEvents
