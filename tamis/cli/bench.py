@@ -10,7 +10,7 @@ from tamis.cli.common import CommandError, Commands, whole
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
     *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
-    *("workers", "mixed"),
+    *("workers", "mixed", "profile"),
 )
 
 
@@ -76,6 +76,7 @@ def _bench(args: argparse.Namespace) -> int:
         "peers": "compare",
         "robustness": "robustness.measure",
         "conversations": "robustness.conversations",
+        "profile": "profile.measure",
     }
     module = modules.get(args.name, args.name)
     try:
@@ -90,6 +91,8 @@ def _bench(args: argparse.Namespace) -> int:
         "reasoner": [args.reasoner],
         "robustness": [args.data, args.rows, args.before],
         "conversations": [args.data, args.rows],
+        "profile": [args.accurate],
+        "overload": [args.accurate],
         "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
         "mixed": [
             *(args.accurate, args.workers, args.minutes, args.kill, args.rounds, args.rehearse)
