@@ -18,10 +18,12 @@ from starlette.types import Scope
 from service.access import credentials
 from service.configuration import Configuration
 from service.engine.engine import Engine, Timings
+from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.memory import Memory, Work
 from service.engine.pairs import Rulings
 from service.engine.reasoner import Explanation
 from service.engine.scheduler import DeadlineError, OverloadedError
+from service.engine.workers.crew import LostError, WorkerLostError
 from service.errors import RequestError, frames, retry_after
 from service.moderation.disconnect import UntilDisconnect
 from service.moderation.judged import Judged
@@ -29,7 +31,7 @@ from service.moderation.masking import Masked, mask, missing
 from service.moderation.questions import answered, rules_of
 from service.moderation.rules import Rules
 from service.moderation.streams import Streams
-from service.moderation.tiers import SOON, Tiers, Tongues, load_warm
+from service.moderation.tiers import SOON, Tiers, Tongues
 from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.reasoning import Asked, Explained, Reasoning, Unexplained
@@ -47,6 +49,8 @@ ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
 MAX_DEADLINE_MS: Final = 3_600_000
 # Characters from which on masking would hold up the event loop: some five milliseconds.
 MASK_ASIDE: Final = 4_000
+# Seconds between two looks whether all workers live.
+TEND: Final = 1.0
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 
 
@@ -70,8 +74,9 @@ class Moderator:
         self.metrics = metrics
         self.configuration = Configuration(settings, metrics)
         self.engine: Engine | None = None
-        self.tiers = Tiers(settings, metrics)
-        self.tongues = Tongues(settings, metrics)
+        self.loader = _loader(settings, metrics)
+        self.tiers = Tiers(settings, metrics, self.loader)
+        self.tongues = Tongues(settings, metrics, self.loader)
         self.rules = Rules(settings, metrics)
         self._trials: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
@@ -105,6 +110,16 @@ class Moderator:
         await self._started.wait()
         await self.rules.watch(self.loaded())
 
+    async def tend(self) -> None:
+        """Replace workers that have ended until cancelled, whether or not anything is asked."""
+        await self._started.wait()
+        while (crew := self.loader.crew) is not None:
+            await asyncio.sleep(TEND)
+            try:
+                await run_in_threadpool(crew.tend)
+            except (OSError, LostError) as error:
+                logger.error("no inference worker can be made: %s", error)
+
     async def _start(self, path: Path) -> None:
         """Serve a bundle, and beside it the multilingual one and the encoder that are there."""
         try:
@@ -114,6 +129,8 @@ class Moderator:
             raise
         await self.tongues.join(engine)
         await self.rules.join(engine)
+        if self.loader.crew is not None:
+            await run_in_threadpool(self.loader.crew.tend)
         self.engine, bundle = engine, engine.bundle
         self.metrics.ready.set(1)
         self._started.set()
@@ -124,24 +141,24 @@ class Moderator:
 
     def _load(self, path: Path) -> Engine:
         settings = self.settings
-        classifier, pace = load_warm(path, settings)
-        bundle, runtime = classifier.bundle, classifier.runtime
-        workers = settings.workers or runtime.workers
+        classifier, pace = self.loader.load(path)
+        bundle, running = classifier.bundle, self.loader.running
         engine = Engine(
             classifier,
             pace,
-            workers=workers,
+            workers=running.runs,
             max_queued_tokens=settings.max_queued_tokens,
             max_wait=settings.max_wait_ms / 1e3,
             cache_bytes=settings.cache_bytes,
+            hands=self.loader.hands,
             events=self.metrics,
         )
         self.metrics.serving(
             {"name": bundle.name, "fingerprint": bundle.fingerprint},
             {
-                "provider": runtime.provider,
-                "threads": str(runtime.threads),
-                "workers": str(workers),
+                "provider": running.provider,
+                "threads": str(running.threads),
+                "workers": str(running.runs),
             },
             "accurate" if settings.tier == "accurate" else "fast",
         )
@@ -322,8 +339,11 @@ class Moderator:
         """The contents of items as a policy wants them shown, with the evidence of each item."""
 
         def masked() -> list[list[Masked]]:
-            pairs = zip(items, evidence, strict=True)
-            return [[mask(content, rule, found) for content in item] for item, found in pairs]
+            pairs = zip(items, map(_by_field, evidence), strict=True)
+            return [
+                [mask(content, rule, found.get(content.field, ())) for content in item]
+                for item, found in pairs
+            ]
 
         length = sum(len(content.text) for item in items for content in item)
         return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
@@ -543,6 +563,13 @@ class Moderator:
                 status=429,
                 headers=retry_after(error.retry_after),
             ) from None
+        except WorkerLostError:
+            raise RequestError(
+                "the worker that judged this has ended, and the next one, too",
+                code="worker_lost",
+                status=503,
+                headers=retry_after(1.0),
+            ) from None
         except DeadlineError as error:
             if error.needed is None:
                 raise RequestError(
@@ -594,6 +621,15 @@ class Moderator:
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+        self.loader.close()
+
+
+def _by_field(evidence: Sequence[Evidence]) -> dict[str, list[Evidence]]:
+    """Each content is masked by its own: of many, none is asked of the others'."""
+    found: dict[str, list[Evidence]] = {}
+    for one in evidence:
+        found.setdefault(one.field, []).append(one)
+    return found
 
 
 def moderator_of(request: Request) -> Moderator:
@@ -601,6 +637,15 @@ def moderator_of(request: Request) -> Moderator:
     found = request.app.state.moderator
     assert isinstance(found, Moderator)
     return found
+
+
+def _loader(settings: Settings, metrics: Metrics) -> Loader:
+    workers = workers_of(settings.workers, settings.provider, settings.threads)
+    # Several servers' workers would all stay on the same cores.
+    cores = own_cores(workers, settings.pin) if settings.processes == 1 else []
+    return Loader(
+        settings.provider, settings.threads, settings.runs, workers, cores, events=metrics
+    )
 
 
 def deadline_of(headers: Headers, default: float | None) -> float | None:

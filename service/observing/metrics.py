@@ -14,6 +14,7 @@ from service.engine.policy_encoder import RuleScore
 from service.engine.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
+from service.engine.workers.crew import CrewEvents
 from service.observing.answered import Answered
 from tamis.bundle import BundleError
 from tamis.policy import Mode
@@ -35,7 +36,7 @@ OWN: Final = "own"
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class Metrics(EngineEvents, ExplainerEvents):
+class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
     """One registry per app, so that two apps in one process (tests) do not mix.
 
     Gauges are set where their value changes rather than asked at the scrape: whichever of several
@@ -240,6 +241,17 @@ class Metrics(EngineEvents, ExplainerEvents):
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._workers = Gauge(
+            "tamis_workers",
+            "Inference workers that are alive; none where the server's own process judges.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._replaced = Counter(
+            "tamis_worker_restarts_total",
+            "Inference workers that ended and were replaced.",
+            registry=registry,
+        )
         self.reasoner_ready = Gauge(
             "tamis_reasoner_ready",
             "Processes whose reasoner is loaded.",
@@ -434,6 +446,14 @@ class Metrics(EngineEvents, ExplainerEvents):
         self._batch.observe(tasks)
         self._real.inc(tokens)
         self._padding.inc(padded - tokens)
+
+    def manned(self, workers: int) -> None:
+        """See ``CrewEvents``."""
+        self._workers.set(workers)
+
+    def replaced(self) -> None:
+        """See ``CrewEvents``."""
+        self._replaced.inc()
 
     def waiting(self, jobs: int) -> None:
         """See ``ExplainerEvents``."""
