@@ -39,12 +39,16 @@ def message(path: str, body: bytes, tokens: int, headers: Sequence[str] = ()) ->
 
 @dataclass(slots=True)
 class Result:
-    """What came back. Latencies in milliseconds by status; tokens of the answers with 200."""
+    """What came back. Latencies in milliseconds by status; tokens of the answers with 200.
+
+    ``late`` is by how many milliseconds each request of an open loop was sent after its time.
+    """
 
     seconds: float
     tokens: int = 0
     latencies: dict[int, list[float]] = field(default_factory=dict)
     own_cpu: float = 0.0
+    late: list[float] = field(default_factory=list)
     pending: int = 0
     """Requests without an answer when patience was over."""
 
@@ -212,6 +216,9 @@ def open_loop(
             if connection is None or time.perf_counter() - since > IDLE:
                 connection = await run.connect()
                 everything.append(connection)
+            if (now := time.perf_counter()) >= run.counting_from:
+                # A timer of the loop has milliseconds, and may be early by one.
+                run.result.late.append(max(now - at, 0.0) * 1e3)
             run.fire(connection, lambda c=connection: free.append((c, time.perf_counter())))  # type: ignore[misc]
         run.result.seconds = seconds
         run.result.own_cpu = time.process_time() - cpu_from

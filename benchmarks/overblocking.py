@@ -1,12 +1,14 @@
 """False alarms on the benign set of ``tests/data/benign``, by group, at the default policy.
 
-    python -m benchmarks.overblocking [--bundle B] [--rows] [--write]
+    python -m benchmarks.overblocking [--bundle B] [--before B] [--data DIR] [--rows] [--write]
 
-``--rows`` lists every false alarm; ``--write`` makes ``docs/overblocking.md``. The test that gates
+``--before`` sets another bundle beside it, and ``--data`` public sets of safe prompts; ``--rows``
+lists every false alarm; ``--write`` makes ``docs/overblocking.md``. The test that gates
 these figures is ``tests/service/test_overblocking.py``.
 """
 
 import argparse
+import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +28,13 @@ ROOT: Final = Path(__file__).parents[1]
 ROWS: Final = ROOT / "tests" / "data" / "benign"
 PAGE: Final = ROOT / "docs" / "overblocking.md"
 SHOWN: Final = 3
+# Public sets whose safe prompts nobody should stop.
+PUBLIC: Final = {
+    "XSTest, safe": "xstest_prompts",
+    "OKTest": "oktest",
+    "MT-Bench": "mt_bench",
+    "WizardLM": "wizardlm_test",
+}
 # Groups that are counted apart from the total.
 APART: Final = ("languages",)
 ALARMING: Final = "alarming"
@@ -85,6 +94,16 @@ def rows(folder: Path = ROWS) -> list[Row]:
         for path in sorted(folder.glob("*.jsonl"))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
+
+
+def public(data: Path) -> list[Row]:
+    """The safe prompts of public sets, each set a group."""
+    found = []
+    for name, file in PUBLIC.items():
+        with gzip.open(data / f"{file}.jsonl.gz", "rt", encoding="utf-8") as stream:
+            safe = [raw for raw in map(json.loads, stream) if not raw["label"]]
+        found += [Row(raw["id"], name, "prompt", raw["prompt"]) for raw in safe]
+    return found
 
 
 def judge(classifier: Classifier, some: Iterable[Row]) -> list[Judged]:
@@ -187,21 +206,50 @@ def record(judged: Sequence[Judged]) -> Record:
     return found
 
 
+def beside(now: Sequence[Judged], before: Sequence[Judged] | None) -> list[dict[str, str | int]]:
+    """Shares of false alarms and the gap between twins, of one bundle or of two."""
+    named = {"before": before, "now": now} if before is not None else {"now": now}
+    sets = {"the benign set": [one.row.group not in (*APART, *PUBLIC) for one in now]}
+    sets |= {name: [one.row.group == name for one in now] for name in PUBLIC}
+    table: list[dict[str, str | int]] = []
+    for name, here in sets.items():
+        if any(here):
+            some = {
+                who: [o for o, at in zip(all_, here, strict=True) if at]
+                for who, all_ in named.items()
+            }
+            shares = {who: f"{false_alarms(judged):.3f}" for who, judged in some.items()}
+            table.append({"false alarms": name, "rows": sum(here), **shares})
+    between = {who: gaps(judged) for who, judged in named.items()}
+    twins = {who: f"{fmean(found.values()):.3f}" for who, found in between.items()}
+    rows_of_twins = sum(one.row.pair is not None for one in now)
+    return [*table, {"false alarms": "mean gap between twins", "rows": rows_of_twins, **twins}]
+
+
 def main() -> None:
     """Judge, print, and write the page where asked."""
     parser = argparse.ArgumentParser(description="false alarms on the benign set")
     parser.add_argument("--bundle", type=Path, default=bundles.default_bundle())
+    parser.add_argument("--before", type=Path, help="a bundle to set beside it")
+    parser.add_argument("--data", type=Path, help="folder of public sets")
     parser.add_argument("--rows", action="store_true", help="list every false alarm")
     parser.add_argument("--write", action="store_true", help="make docs/overblocking.md")
     args = parser.parse_args()
     bundle = bundles.load(args.bundle)
-    judged = judge(load_classifier(bundle), rows())
+    some = [*rows(), *(public(args.data) if args.data else [])]
+    found = judge(load_classifier(bundle), some)
+    before = None
+    if args.before:
+        before = judge(load_classifier(bundles.load(args.before)), some)
+    judged = [one for one in found if one.row.group not in PUBLIC]
     if args.rows:
-        for some in by_group(judged).values():
-            for one in (one for one in some if one.flagged):
+        for group in by_group(judged).values():
+            for one in (one for one in group if one.flagged):
                 print(f"{one}  {(one.row.response or one.row.prompt)[:100]!r}")
         print()
     made = record(judged)
+    made.tables = [beside(found, before), *made.tables]
+    made.command += " --data DATA/eval" * bool(args.data) + " --before BUNDLE" * bool(args.before)
     made.write(bundle, keep=False)
     if args.write:
         PAGE.write_text(f"{HEAD}\n{render(asdict(made))}", encoding="utf-8")

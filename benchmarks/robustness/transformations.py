@@ -158,6 +158,11 @@ TRANSFORMATIONS: Final[dict[str, Transform]] = {
     ),
 }
 
+# What these hide is an attack whatever it says: harmless rows are flagged, too.
+HIDDEN: Final = frozenset(
+    ("unicode tags", "tags behind a greeting", "emoji smuggling", "zero-width bits")
+)
+
 # Outer of inner: two deep, as attackers nest them.
 NESTED: Final = (
     ("base64", "base64"),

@@ -105,7 +105,9 @@ GUARDRAIL: Final = shape(
     texts=listed(TEXT),
     stream_holdback_chars=listed(COUNT),
 )
+_SENT_ON: Final = shape(json={})
 WEBHOOK: Final = shape(
+    ("transformedData",),
     verdict=FLAG,
     data=shape(
         action=ACTION,
@@ -117,9 +119,15 @@ WEBHOOK: Final = shape(
         policy=TEXT,
         model=TEXT,
     ),
+    transformedData=shape(("request", "response"), request=_SENT_ON, response=_SENT_ON),
 )
 GUARD: Final = shape(
-    action=shape(("body", "status_code"), reason=TEXT, body=TEXT, status_code={"type": "integer"})
+    action=shape(
+        ("body", "status_code"),
+        reason=TEXT,
+        body={"type": ["string", "object"]},
+        status_code={"type": "integer"},
+    )
 )
 DETECTION: Final = shape(
     ("start", "end", "text", "evidences"),

@@ -91,7 +91,7 @@ class Queue(Generic[T]):
     those of about its length and of its own model that queued meanwhile: little padding, and nobody
     starves, since every task's turn comes.
 
-    Whoever uses it holds a lock, and says what time it is.
+    Whoever uses it holds a lock, and says what time it is; ``admit`` may be asked without one.
     """
 
     def __init__(
@@ -234,7 +234,9 @@ class Queue(Generic[T]):
         if self.tokens > wait * speed:
             turn = self._turn + further
             # Of each request no more than its share.
-            tokens = sum(min(r.left, max(turn - r.turn, 0.0) + r.step) for r in self._requests)
+            # Taken at once, since who only asks holds no lock.
+            waiting = tuple(self._requests)
+            tokens = sum(min(r.left, max(turn - r.turn, 0.0) + r.step) for r in waiting)
             if tokens > wait * speed:
                 raise OverloadedError("deadline", tokens / speed - wait)
 

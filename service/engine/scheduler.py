@@ -211,8 +211,9 @@ class Scheduler(Generic[T]):
         Raises:
             OverloadedError, DeadlineError: as ``submit``, for a single token.
         """
-        with self._prompt.ready:
-            self._prompt.queue.admit(1, 0, deadline)
+        # Without the lock: a worker that has it may wait for a core, or for Python's own lock, and
+        # so would everybody whose answer is a refusal. It is an estimate, whoever moves meanwhile.
+        self._prompt.queue.admit(1, 0, deadline)
 
     def check_patience(self, tokens: int) -> None:
         """Refuse what may ask for so many tokens of patient work, where too many wait for theirs.

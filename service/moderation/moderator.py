@@ -311,8 +311,11 @@ class Moderator:
         """The contents of items as a policy wants them shown, with the evidence of each item."""
 
         def masked() -> list[list[Masked]]:
-            pairs = zip(items, evidence, strict=True)
-            return [[mask(content, rule, found) for content in item] for item, found in pairs]
+            pairs = zip(items, map(_by_field, evidence), strict=True)
+            return [
+                [mask(content, rule, found.get(content.field, ())) for content in item]
+                for item, found in pairs
+            ]
 
         length = sum(len(content.text) for item in items for content in item)
         return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
@@ -519,6 +522,14 @@ class Moderator:
             self.engine.close()
             self.engine = None
         self.loader.close()
+
+
+def _by_field(evidence: Sequence[Evidence]) -> dict[str, list[Evidence]]:
+    """Each content is masked by its own: of many, none is asked of the others'."""
+    found: dict[str, list[Evidence]] = {}
+    for one in evidence:
+        found.setdefault(one.field, []).append(one)
+    return found
 
 
 def moderator_of(request: Request) -> Moderator:

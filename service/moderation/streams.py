@@ -194,7 +194,8 @@ class Streams:
         due = to - stream.decided >= max(self._settings.stream_stride, stream.decided // SHARE)
         # At its end a text may be judged again, which runs nothing, to be given a second opinion.
         if final or (due and to):
-            self._judge.check_lengths([(content.field, (content,))])
+            whole = Content(content.question, text, content.context)
+            self._judge.check_lengths([("text", (whole,))])
             part = Content(content.question, text[:to], content.context, content.field)
             judged, (work,) = await self._judge.judge_growing(
                 request, [(part, stream.memory)], policy, final

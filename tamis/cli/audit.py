@@ -69,7 +69,7 @@ def _replayed(args: argparse.Namespace) -> "Report":
 
 
 def _show(args: argparse.Namespace) -> int:
-    from service.observing.audit.log import Log
+    from service.observing.audit.history import Log
 
     asked = {"caller": args.caller, "action": args.action, "request_id": args.request}
     wished = {name: value for name, value in asked.items() if value is not None}

@@ -10,7 +10,7 @@ from tamis.cli.common import CommandError, Commands, whole
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
     *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
-    *("workers", "mixed"),
+    *("workers", "mixed", "profile"),
 )
 
 
@@ -30,6 +30,7 @@ def add_to(commands: Commands) -> None:
         default=60,
         help="harmful and benign ones, of robustness and conversations",
     )
+    bench.add_argument("--before", type=Path, help="robustness: the bundle that learnt less")
     bench.add_argument("--minutes", type=float, default=10, help="of the soak and the mix")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
     bench.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
@@ -75,6 +76,7 @@ def _bench(args: argparse.Namespace) -> int:
         "peers": "compare",
         "robustness": "robustness.measure",
         "conversations": "robustness.conversations",
+        "profile": "profile.measure",
     }
     module = modules.get(args.name, args.name)
     try:
@@ -87,8 +89,10 @@ def _bench(args: argparse.Namespace) -> int:
         "invariance": [args.data],
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
-        "robustness": [args.data, args.rows],
+        "robustness": [args.data, args.rows, args.before],
         "conversations": [args.data, args.rows],
+        "profile": [args.accurate],
+        "overload": [args.accurate],
         "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
         "mixed": [
             *(args.accurate, args.workers, args.minutes, args.kill, args.rounds, args.rehearse)

@@ -1,4 +1,4 @@
-"""``tamis train synthesize | contrasts | padded | similar``: rows that public data lacks."""
+"""``tamis train synthesize | contrasts | padded | slips | similar``: rows that data lacks."""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,13 @@ def add_to(stages: Commands) -> None:
     padded.add_argument("--seed", type=int)
     padded.set_defaults(run=_padded)
 
+    slips = stages.add_parser("slips", help="misspell rows that were read, of both labels alike")
+    slips.add_argument("--data", type=Path, nargs="+", required=True, help="folders of rows")
+    slips.add_argument("--out", type=Path, required=True, help="folder of rows")
+    slips.add_argument("--count", type=whole, default=4000, help="rows at most (4000)")
+    slips.add_argument("--seed", type=int)
+    slips.set_defaults(run=_slips)
+
     similar = stages.add_parser("similar", help="keep synthetic rows that look like real ones")
     similar.add_argument("--real", type=Path, required=True, help="folder of real rows")
     similar.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic rows")
@@ -69,6 +76,13 @@ def _contrasts(args: argparse.Namespace) -> int:
 
 def _padded(args: argparse.Namespace) -> int:
     from training.synthesis.padded import write
+
+    print(f"{write(args.data, args.out, args.count, **chosen(args, 'seed'))} rows")
+    return 0
+
+
+def _slips(args: argparse.Namespace) -> int:
+    from training.synthesis.slips import write
 
     print(f"{write(args.data, args.out, args.count, **chosen(args, 'seed'))} rows")
     return 0

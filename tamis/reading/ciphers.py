@@ -7,15 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-from tamis.reading.lexicon import WORD, grammatical, known, reads, segment, words
+from tamis.reading.lexicon import WORD, grammatical, known, prose, reads, segment, words
 from tamis.reading.text import Edit
 
 # A word of a few letters next to a run.
-BEFORE: Final = re.compile(r"\b([A-Za-z]{2,5})[ ,]{1,2}\Z")
-BEHIND: Final = re.compile(r"[ ,]{1,2}([A-Za-z]{2,5})\b")
+BEFORE: Final = re.compile(r"\b([A-Za-z]{1,5})[ ,'\u2019]{1,2}\Z")
+BEHIND: Final = re.compile(r"[ ,'\u2019]{1,2}([A-Za-z]{1,5})\b")
 BY_WORD: Final = frozenset(("rot13", "atbash", "caesar", "reversed_words"))
 LETTERS: Final = re.compile(r"[A-Za-z]+")
 # A run of unknown words is worth a try from so many words and letters on.
@@ -35,6 +36,41 @@ FREQUENCY: Final = (
 )
 # Words cut at random are short on average.
 SCRAP: Final = 4
+# Words that follow each other in this order, and hardly ever in the other.
+PAIRS: Final = frozenset(
+    (a, b)
+    for a, bs in {
+        "of": "the a an this these my your their",
+        "in": "the a an this my your order",
+        "to": "the a be make get do use",
+        "on": "the a my your",
+        "for": "the a an my your",
+        "with": "the a an my your",
+        "from": "the a my",
+        "at": "the a",
+        "by": "the a",
+        "how": "to do can would",
+        "is": "the a an",
+        "as": "the a an",
+        "what": "is are",
+        "such": "as a",
+        "want": "to",
+        "into": "the a",
+        "about": "the a how",
+        "tell": "me",
+        "give": "me",
+        "write": "a me",
+        "and": "the",
+        "would": "be",
+        "can": "be",
+    }.items()
+    for b in bs.split()
+)
+SIGN_BEFORE: Final = re.compile(r"(?<!\S)[.,?!][A-Za-z]")
+SIGN_BEHIND: Final = re.compile(r"[A-Za-z][.,?!](?!\S)")
+# A line is so much longer than a run at most, and may read so much less.
+MOST_LINE: Final = 4
+SLACK: Final = 0.1
 
 
 def _alphabet(lower: str) -> dict[int, str]:
@@ -56,7 +92,22 @@ def ciphered(text: str) -> list[tuple[str, Edit]]:
         return []
     if STRANGE not in bytes(map(english, WORD.findall(lower))):
         return []
-    return [found for run in _runs(text) if (found := _undone(text, *run)) is not None]
+    found: list[tuple[str, Edit]] = []
+    for start, end in _runs(text):
+        # A line that was read as a whole had more runs.
+        if (not found or start >= found[-1][1].end) and (one := _undone(text, start, end)):
+            found.append(one)
+    return _apart(found)
+
+
+def _apart(found: list[tuple[str, Edit]]) -> list[tuple[str, Edit]]:
+    """Without those that a wider one behind them holds, or reaches into."""
+    kept: list[tuple[str, Edit]] = []
+    for name, edit in found:
+        while kept and kept[-1][1].end > edit.start:
+            kept.pop()
+        kept.append((name, edit))
+    return kept
 
 
 def _runs(text: str) -> Iterator[tuple[int, int]]:
@@ -70,7 +121,7 @@ def _runs(text: str) -> Iterator[tuple[int, int]]:
             else:
                 chance += doubtful
             unknown, end, doubtful = unknown + 1, m.end(), 0
-        elif len(word) > CHANCE:
+        elif len(word) > CHANCE and word != word[::-1]:
             if unknown >= WORDS and unknown > chance:
                 yield start, end
             unknown = 0
@@ -87,11 +138,13 @@ def _undone(text: str, start: int, end: int) -> tuple[str, Edit] | None:
     taste = run if len(run) <= TASTE else run[: run.rfind(" ", 0, TASTE)]
     if sum(map(str.isalpha, taste)) < ENOUGH:
         return None
-    for name, guess in _guesses(taste):
+    for name, guess in _guesses(taste, text[max(start - 1, 0) : start]):
         if not reads(guess(taste)):
             continue
         if name in BY_WORD:
             start, end = _grown(text, start, end, guess)
+        elif name == "reversed":
+            start, end = _line(text, start, end)
         said = guess(text[start:end])
         if reads(said):
             return name, Edit(start, end, said)
@@ -100,22 +153,37 @@ def _undone(text: str, start: int, end: int) -> tuple[str, Edit] | None:
 
 def _grown(text: str, start: int, end: int, guess: Callable[[str], str]) -> tuple[int, int]:
     """The run with short words beside it that are English as they stand, and turned as well."""
-    while (m := BEFORE.search(text, max(start - 8, 0), start)) and known(guess(m[1]).lower()):
+    while (m := BEFORE.search(text, max(start - 8, 0), start)) and _short(guess(m[1]).lower()):
         start = m.start(1)
-    while (m := BEHIND.match(text, end, end + 8)) and known(guess(m[1]).lower()):
+    while (m := BEHIND.match(text, end, end + 8)) and _short(guess(m[1]).lower()):
         end = m.end(1)
     return start, end
+
+
+def _short(word: str) -> bool:
+    return known(word) or word in ("a", "i")
+
+
+def _line(text: str, start: int, end: int) -> tuple[int, int]:
+    """The whole line, if it reads from the right as well as the run: numbers are in no run."""
+    first = text.rfind("\n", 0, start) + 1
+    last = text.find("\n", end)
+    last = len(text) if last < 0 else last
+    if last - first > MOST_LINE * (end - start):
+        return start, end
+    whole, run = text[first:last][::-1], text[start:end][::-1]
+    return (first, last) if prose(whole) >= prose(run) - SLACK else (start, end)
 
 
 Guess = Callable[[str], str]
 
 
-def _guesses(taste: str) -> Iterator[tuple[str, Guess]]:
-    """What a run may be, the likeliest first; shifts by the frequency of its letters."""
+def _guesses(taste: str, before: str) -> Iterator[tuple[str, Guess]]:
+    """What a run behind a sign may be, the likeliest first; shifts by how often letters come."""
     whole: tuple[str, Guess] = ("reversed", _reversed)
     words: tuple[str, Guess] = ("reversed_words", _words_reversed)
-    # Both read the same words: a sentence begins with its capital.
-    yield from (words, whole) if _words_reversed(taste[:24])[:1].isupper() else (whole, words)
+    # Both read the same words.
+    yield from (whole, words) if _from_the_right(before + taste) else (words, whole)
     shift, atbash = _fitting(taste)
     tables = [("rot13", SHIFTS[13])]
     tables += [("atbash", ATBASH)] if atbash else []
@@ -128,6 +196,23 @@ def _guesses(taste: str) -> Iterator[tuple[str, Guess]]:
         yield "pig_latin", _pig_latin
     if sum(map(len, found)) <= SCRAP * len(found):
         yield "scattered_spaces", _gathered
+
+
+def _from_the_right(taste: str) -> bool:
+    """Whether all was turned, and not every word: by words that follow each other, then by signs.
+
+    In a turned sentence a full stop comes before a word, and the capital is at its end.
+    """
+    pairs = [*pairwise(_words_reversed(taste.lower()).split())]
+    there, back = (
+        sum(pair in PAIRS for pair in some) for some in (pairs, (p[::-1] for p in pairs))
+    )
+    if there != back:
+        return back > there
+    before, behind = len(SIGN_BEFORE.findall(taste)), len(SIGN_BEHIND.findall(taste))
+    if before != behind:
+        return before > behind
+    return not _words_reversed(taste[:24])[:1].isupper()
 
 
 def _fitting(taste: str) -> tuple[int, bool]:
@@ -180,7 +265,7 @@ def _unpigged(word: str) -> str:
     guesses = [stem[-n:] + stem[:-n] for n in (1, 2, 3) if len(stem) > n]
     if stem[0].lower() in "aeio" and stem[-1:].lower() == "w":
         guesses.insert(0, stem[:-1])
-    return next((guess for guess in guesses if known(guess.lower())), word)
+    return next((guess for guess in guesses if known(guess.lower())), guesses[0])
 
 
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import re
 from itertools import islice, product
 from typing import Final
 
-from tamis.reading.lexicon import known
+from tamis.reading.lexicon import known, telling
 from tamis.reading.text import Edit
 
 SIGNS: Final = {
@@ -33,7 +33,7 @@ TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
 INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
 HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
 # In the company of words in digits, these are words as well; "70" and "15" are found like others.
-LONE: Final = {"4": "a", "1": "i"}
+LONE: Final = {"4": "a", "1": "i", "@": "a", "!": "i"}
 LETTER: Final = re.compile("[A-Za-z]")
 # Beyond that a token is a key or an identifier.
 LONGEST: Final = 24
@@ -50,23 +50,34 @@ def leet(text: str) -> list[Edit]:
     digits: list[Edit] = []
     for m in TOKEN.finditer(text):
         token = m[0]
-        if len(token) > LONGEST or token.isalpha() or HEX.fullmatch(token) is not None:
+        if len(token) > LONGEST or token.isalpha():
             continue
-        start, core = m.start(), token.rstrip("!|+")
-        if not core or (core.isalpha() and known(core.lower())):
+        start, core = m.start(), token if token in LONE else token.rstrip("!|+")
+        if not core:
             continue
-        if core.isdecimal():
-            if len(core) < 4 and (short := _word(core) or LONE.get(core)) is not None:
-                digits.append(Edit(start, start + len(core), short))
+        if core.isalpha() and known(core.lower()):
+            if "|" in token and (said := _word(token)) is not None:
+                digits.append(Edit(*m.span(), said))
+            continue
+        # "What'5": no word by itself.
+        ends = text[max(start - 1, 0)] in "'\u2019" and not core.isalpha()
+        if core.isdecimal() or core in LONE or ends or HEX.fullmatch(core) is not None:
+            said = _word(core) or LONE.get(core) or (_plain(core) if ends else None)
+            if said is not None:
+                digits.append(Edit(start, start + len(core), said))
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
             end = start + len(word)
-            telling = len(word) > 3 and INSIDE.search(token) is not None
-            (strong if telling else weak).append(Edit(start, end, word))
+            inside = len(word) > 3 and INSIDE.search(token) is not None
+            (strong if inside else weak).append(Edit(start, end, word))
         elif LETTER.search(core) is not None and INSIDE.search(core) is not None:
             rest.append(Edit(start, start + len(core), _plain(core)))
-    if not strong or (len(strong) + len(weak) < 2 and len(strong[0].text) < 5):
+        elif LETTER.search(core) is not None and core[0] not in "@$":
+            digits.append(Edit(start, start + len(core), _plain(core)))
+    if not strong:
         return []
+    if len(strong) + len(weak) < 2 and len(strong[0].text) < 5:
+        return strong if strong[0].text.lower() in telling() else []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
     return sorted([*strong, *weak, *(rest + digits if sure else [])])
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from tamis.reading.lexicon import PROSE, known, prose, segment
+from tamis.reading.lexicon import PROSE, known, prose, segment, telling
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
@@ -173,7 +173,7 @@ def lookalikes(text: str) -> list[Edit]:
         whole = []
     # One letter of another script in a short word may be a symbol: "VaRα".
     if len({edit.text for edit in mixed}) == 1 and not whole and len(mixed[0].text) < 5:
-        mixed = []
+        mixed = mixed if mixed[0].text.lower() in telling() else []
     # What is no word on its own is one among others that are, if it is as mixed.
     if len(mixed) > 1:
         mixed += short

@@ -7,6 +7,7 @@ from typing import Final
 from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, spacing
 from tamis.reading.emoji import emoji
 from tamis.reading.lexicon import LAXER, prose
+from tamis.reading.misspelt import misspelt
 from tamis.reading.text import Edit, Text
 
 # A code in a code in a code is read; deeper ones no model undoes unasked either.
@@ -57,6 +58,7 @@ TRANSFORMS: Final = (
     "spaced",
     *WORDS,
     *CIPHERS,
+    "misspelt",
     UNREADABLE,
     UNREAD_SCRIPT,
 )
@@ -140,6 +142,9 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
     if undone := ciphers.ciphered(said.text):
         names.update(name for name, _ in undone)
         said = said.edit([edit for _, edit in undone])
+    else:
+        # Of a cipher's letters words of harm come by chance.
+        apply("misspelt", misspelt(said.text))
     return said
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from service.observing.answered import Digest
-from service.observing.audit.log import Log, Recorded
+from service.observing.audit.history import Log, Recorded
 from service.observing.audit.record import AuditError, finding_json, finding_of, outcome_json
 from tamis.content import Content, Message, behind, last_asked
 from tamis.verdict import Finding, Provenance, decide
