@@ -167,7 +167,7 @@ def _telling() -> Keys:
 
 @cache
 def _common() -> Keys:
-    """Some 60,000 keys; 40 ms once."""
+    """Some 60,000 keys; 40 ms once, 9 MB."""
     return keys(w for w, rank in words().items() if rank < COMMON and len(w) >= LEAST)
 
 
