@@ -347,7 +347,7 @@ class Engine:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
         for n, finding in zip(unsure, more.findings, strict=True):
-            found.findings[n] = finding
+            found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)
         found.queued += more.queued
         found.tokenize += more.tokenize
         found.pool += more.pool
