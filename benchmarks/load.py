@@ -18,6 +18,8 @@ import uvloop
 
 HEAD_END: Final = b"\r\n\r\n"
 IDLE: Final = 2.0
+# Seconds to wait for the last answers.
+PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,18 @@ def message(path: str, body: bytes, tokens: int, headers: Sequence[str] = ()) ->
 
 @dataclass(slots=True)
 class Result:
-    """What came back. Latencies in milliseconds by status; tokens of the answers with 200."""
+    """What came back. Latencies in milliseconds by status; tokens of the answers with 200.
+
+    ``late`` is by how many milliseconds each request of an open loop was sent after its time.
+    """
 
     seconds: float
     tokens: int = 0
     latencies: dict[int, list[float]] = field(default_factory=dict)
     own_cpu: float = 0.0
+    late: list[float] = field(default_factory=list)
+    pending: int = 0
+    """Requests without an answer when patience was over."""
 
     @property
     def statuses(self) -> dict[int, int]:
@@ -208,13 +216,36 @@ def open_loop(
             if connection is None or time.perf_counter() - since > IDLE:
                 connection = await run.connect()
                 everything.append(connection)
+            if (now := time.perf_counter()) >= run.counting_from:
+                # A timer of the loop has milliseconds, and may be early by one.
+                run.result.late.append(max(now - at, 0.0) * 1e3)
             run.fire(connection, lambda c=connection: free.append((c, time.perf_counter())))  # type: ignore[misc]
         run.result.seconds = seconds
         run.result.own_cpu = time.process_time() - cpu_from
-        patience = time.perf_counter() + 30
+        patience = time.perf_counter() + PATIENCE
         while run.pending and time.perf_counter() < patience:
             await asyncio.sleep(0.05)
+        run.result.pending = run.pending
         _close(everything)
+        return run.result
+
+    return uvloop.run(go())
+
+
+def at_once(port: int, messages: Sequence[Message]) -> Result:
+    """All of them in the same moment, until all are answered or patience is over."""
+
+    async def go() -> Result:
+        run = _Run(port, messages, 0.0)
+        connections = [await run.connect() for _ in messages]
+        began = run.counting_from = time.perf_counter()
+        for connection in connections:
+            run.fire(connection, lambda: None)
+        while run.pending and time.perf_counter() < began + PATIENCE:
+            await asyncio.sleep(0.01)
+        run.result.seconds = time.perf_counter() - began
+        run.result.pending = run.pending
+        _close(connections)
         return run.result
 
     return uvloop.run(go())

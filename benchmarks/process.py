@@ -31,6 +31,11 @@ def tree(root: int) -> list[int]:
     return list(below(root))
 
 
+def children(root: int) -> list[int]:
+    """The living processes that a process has started."""
+    return [pid for pid in tree(root) if (stat := _stat(pid)) and int(stat[PARENT]) == root]
+
+
 def cpu_seconds(root: int) -> float:
     """User and system time of the tree so far, descendants that have ended included."""
     stats = filter(None, map(_stat, tree(root)))
@@ -40,6 +45,11 @@ def cpu_seconds(root: int) -> float:
 def memory_mb(root: int) -> float:
     """Resident memory of the tree in MB: proportional sets, so that shared pages count once."""
     return sum(map(_proportional_kb, tree(root))) * 1024 / 1e6
+
+
+def private_mb(pid: int) -> float:
+    """Memory of one process in MB that would be free without it."""
+    return _rollup_kb(pid, "Private_") * 1024 / 1e6
 
 
 def resident_mb(pid: int | None) -> float:
@@ -58,8 +68,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def _proportional_kb(pid: int) -> int:
+    return _rollup_kb(pid, "Pss:")
+
+
+def _rollup_kb(pid: int, name: str) -> int:
     try:
         lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return sum(int(line.split()[1]) for line in lines if line.startswith(name))

@@ -11,8 +11,9 @@ from benchmarks.record import RESULTS, render
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 ORDER: Final = (
-    *("latency", "tiers", "saturation", "peers", "overload", "rolling", "invariance", "soak"),
-    *("streams", "roofline", "observability", "reasoner", "decoders", "gpu"),
+    *("latency", "tiers", "saturation", "profile", "workers", "mixed", "peers", "overload"),
+    *("rolling", "invariance", "soak", "streams", "roofline", "observability", "rules"),
+    *("reasoner", "decoders", "gpu"),
 )
 HEAD: Final = """# Performance
 

@@ -67,6 +67,12 @@ class Server:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def workers(self) -> list[int]:
+        """Of its inference workers, which the process that holds the models has forked."""
+        templates = process.children(self._process.pid)
+        return [pid for template in templates for pid in process.children(template)]
+
     def cpu_seconds(self) -> float:
         """CPU time so far."""
         return process.cpu_seconds(self._process.pid)

@@ -87,9 +87,11 @@ class Bare:
 
 
 def find(
-    fast: Path, accurate: Path, also: Sequence[tuple[str, Path]], scratch: Path
+    fast: Path, accurate: Path, also: Sequence[tuple[str, Path]], scratch: Path | None
 ) -> tuple[list[Tier], list[str]]:
     """The tiers whose bundles are there, and a line for each that is not.
+
+    ``scratch`` is where a cascade is made that asks twice of everything; none: without it.
 
     Raises:
         BundleError: where the fast bundle cannot be used, which all others stand beside.
@@ -111,9 +113,10 @@ def find(
             found.append(Tier("cascade", cascade, both, (first,)))
         except BundleError as error:
             missing.append(f"cascade is left out: {_said(error, accurate)}")
-        asked = cascade_of_all(first, second, scratch)
-        always = {"tier": "cascade", "accurate": asked}
-        found.append(Tier(ALWAYS, always, both, both))
+        if scratch is not None:
+            asked = cascade_of_all(first, second, scratch)
+            always = {"tier": "cascade", "accurate": asked}
+            found.append(Tier(ALWAYS, always, both, both))
     for name, path in also:
         try:
             other = bundles.load(path)

@@ -82,7 +82,7 @@ def build(
 
     out.mkdir(parents=True, exist_ok=True)
     graph = GRAPH.format(precision)
-    _save(small, out, graph)
+    save_graph(small, out, graph)
     shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
     manifest = {
         "format": FORMAT,
@@ -109,7 +109,7 @@ def licence_of(training: Mapping[str, Any]) -> str:
     return LICENCES[training["recipe"]["variant"]]
 
 
-def _save(model: onnx.ModelProto, out: Path, graph: str) -> None:
+def save_graph(model: onnx.ModelProto, out: Path, graph: str) -> None:
     """Write the graph, and its embedding table beside it.
 
     onnxruntime maps a file beside the graph into memory: all sessions and processes share it, and

@@ -1,6 +1,7 @@
 """Checkpoint → fp32 ONNX graph with dynamic batch and length."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -10,13 +11,20 @@ from torch.export import Dim
 from export.places import ready_made
 from training.classifier.model import GuardClassifier
 from training.datasets.batches import INPUTS
+from training.rules.model import RuleEncoder
 
 OUTPUTS = ("logits", "token_logits", "attention")
 
 
-def to_onnx(model: GuardClassifier, out: Path, max_tokens: int) -> None:
-    """Write the fp32 graph: inputs (batch, tokens) int64, outputs as in ``model.Scores``."""
-    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUTS)
+def to_onnx(
+    model: GuardClassifier | RuleEncoder,
+    out: Path,
+    max_tokens: int,
+    inputs: Sequence[str] = INPUTS,
+    outputs: Sequence[str] = OUTPUTS,
+) -> None:
+    """Write the fp32 graph: inputs (batch, tokens) int64, outputs as the model's ``forward``."""
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in inputs)
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max_tokens)
     with ready_made(model.encoder, max_tokens), warnings.catch_warnings():
         # One notice per input that the axis names are shared, which is what is wanted; and torch
@@ -27,9 +35,9 @@ def to_onnx(model: GuardClassifier, out: Path, max_tokens: int) -> None:
             model,
             example,
             out,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=tuple({0: batch, 1: tokens} for _ in INPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch, 1: tokens} for _ in inputs),
             dynamo=True,
             external_data=False,
             opset_version=20,

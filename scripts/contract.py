@@ -24,6 +24,12 @@ from tamis.bundle import default_bundle
 ROOT: Final = Path(__file__).parents[1]
 ENVIRONMENTS: Final = ROOT / ".contract"
 SCRIPTS: Final = ROOT / "tests" / "contract" / "clients"
+# What clients may name: one that masks, and those that say what a text without a side is.
+POLICIES: Final = {
+    "hiding": "overall: {flag: 0.99, block: 0.99}, mask: {pii: [email]}",
+    "answers": "overall: {}, categories: {attack: {}}, judge: [response]",
+    "documents": "overall: {}, categories: {attack: {}}, judge: [document]",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ CLIENTS: Final = {
     "huggingface": Real(
         "with_huggingface.py", ("-r", str(ROOT / "benchmarks" / "peers" / "infinity.txt"))
     ),
+    "kong": Real("with_kong.py", ("lupa==2.8", "pyyaml==6.0.3")),
     "langchain": Real("with_langchain.py", ("langchain==1.5.2", "langchain-openai==1.7.4")),
 }
 
@@ -85,11 +92,17 @@ def main(names: list[str]) -> int:
         bundle, exported = default_bundle(), folder / "exported"
         if "huggingface" in chosen:
             _run(sys.executable, "-m", "tamis", "export", "huggingface", exported)
+        (folder / "policies").mkdir()
+        for name, policy in POLICIES.items():
+            (folder / "policies" / f"{name}.yaml").write_text(f"{{name: {name}, {policy}}}")
         limited = {"keys": folder / "keys.yml", "reasoner": ""}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
             "TAMIS_URL": Server(
-                bundle, feedback=folder / "feedback.sqlite", blocklists=folder / "blocklists"
+                bundle,
+                feedback=folder / "feedback.sqlite",
+                blocklists=folder / "blocklists",
+                policies=folder / "policies",
             ),
             "TAMIS_FULL": Server(bundle, feedback="", **limited),
             "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),

@@ -1,7 +1,7 @@
 """Settings, from the environment (``TAMIS_…``) or the command line; every one has a default."""
 
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +11,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
+from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 
 Format = Literal["text", "json"]
@@ -50,8 +51,17 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, description="Cores to compute on; default: affinity and CPU quota."
     )
-    workers: int | None = Field(
-        None, ge=1, description="Runs at the same time; default: one per thread, 2 on a GPU."
+    runs: int | None = Field(
+        None,
+        ge=1,
+        description="Runs at the same time in one process; default: one per thread, 2 on a GPU.",
+    )
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Processes to judge in; 0: the server's own; 'auto': by cores and memory.",
+    )
+    pin: bool | None = Field(
+        None, description="Whether a worker stays on a core; default: where cores were given."
     )
     processes: int = Field(1, ge=1, description="Server processes, each with its own engine.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
@@ -127,13 +137,34 @@ class Settings(BaseSettings):
     reasoner_cache_bytes: int = Field(
         96 * 1024 * 1024, ge=0, description="Memory of policies read before; 0: none."
     )
+    policy_encoder: Path | None = Field(
+        default_factory=default_policy_encoder,
+        description="Folder of the bundle that judges policies' own categories; empty: none.",
+    )
+    rules_max_characters: int = Field(
+        # A quarter of what a body of texts alone may hold.
+        1_048_576,
+        ge=1,
+        description="Most to read in one request of rules with texts, each beside each.",
+    )
+    rules_cache_bytes: int = Field(
+        16 * 1024 * 1024, ge=0, description="Memory of rules beside texts seen before; 0: none."
+    )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
-    @field_validator("reasoner", "accurate", "multilingual", "blocklists", mode="before")
+    @field_validator(
+        "reasoner", "accurate", "multilingual", "policy_encoder", "blocklists", mode="before"
+    )
     @classmethod
     def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""
         return None if given in NONE else given
+
+    @model_validator(mode="after")
+    def _workers_are_on_the_cpu(self) -> Self:
+        if self.provider != "cpu" and self.workers not in (0, "auto"):
+            raise ValueError(f"workers: {self.workers} of them cannot share a GPU; leave it at 0")
+        return self
 
     @model_validator(mode="after")
     def _tier_has_its_bundle(self) -> Self:

@@ -13,13 +13,17 @@ SIDE_OF: Final[Mapping[Question, Side]] = {
     "response": "response",
     "attack": "document",
 }
-# Roles of messages that tools wrote, and of those that converse.
+# Roles of messages that tools wrote, and of those whose word is the operator's.
 TOOLS: Final = frozenset({"tool", "function"})
-SPEAKERS: Final = frozenset({"user", "assistant"})
+OPERATORS: Final = frozenset({"system", "developer"})
+# Whoever is none of these is a user: a role that is misspelt, or made up, is no way past.
+OTHERS: Final = TOOLS | OPERATORS | {"assistant"}
 # Characters that are read of earlier turns, and of these together with the request. Measured in
 # docs/robustness.md: of more words harmful last turns get lost, and old topics taint calm ones.
 EARLIER: Final = 200
 LIGHT: Final = 400
+# How a call without arguments is written. Signs alone look like an attack to a model.
+NOTHING: Final = frozenset({"", "{}", "[]", "null"})
 # What a cut left of a word.
 TORN: Final = re.compile(r"\A\S{0,20}\s+")
 
@@ -51,7 +55,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; of roles other than user, assistant and tool nothing is judged.
+    """One turn of a conversation; what system and developer say is not judged.
 
     ``tools`` is what it says to tools, or hands on from them beside its content: the field within
     the message, and the text.
@@ -149,7 +153,7 @@ def conversation(messages: Sequence[Message], earlier: Sequence[str] = ()) -> tu
 
 def said(messages: Sequence[Message]) -> list[str]:
     """What user and assistant said: a light that neither operator nor tools can colour."""
-    return [message.content for message in messages if message.role in SPEAKERS]
+    return [m.content for m in messages if _is_user(m) or m.role == "assistant"]
 
 
 def last_asked(messages: Sequence[Message]) -> Asked:
@@ -187,8 +191,14 @@ def of_sides(contents: Sequence[Content], sides: Collection[Side]) -> tuple[Cont
     return tuple(content for content in contents if SIDE_OF.get(content.question) in sides)
 
 
+def _is_user(message: Message) -> bool:
+    return message.role not in OTHERS
+
+
 def _last_asked(messages: Sequence[Message]) -> int | None:
-    return max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
+    """The last message of a user; a blank one asks nothing, unless there is no other."""
+    asked = [i for i, message in enumerate(messages) if _is_user(message)]
+    return max((i for i in asked if messages[i].content.strip()), default=max(asked, default=None))
 
 
 def _asked(messages: Sequence[Message], at: int, earlier: Sequence[str] = ()) -> Asked:
@@ -201,8 +211,13 @@ def _came_back(index: int, message: Message, asked: Asked) -> Iterator[Content]:
     if message.content and message.role in TOOLS:
         yield document(message.content, asked.request, _field(index))
     for field, text in message.tools:
-        if text:
+        if says_something(text):
             yield document(text, asked.request, f"messages[{index}].{field}")
+
+
+def says_something(asked: str) -> bool:
+    """Whether what is asked of a tool has anything in it."""
+    return asked.strip() not in NOTHING
 
 
 def _field(index: int) -> str:

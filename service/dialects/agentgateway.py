@@ -1,20 +1,23 @@
 """``POST /request`` and ``POST /response``: the prompt-guard webhook of agentgateway and kgateway.
 
-The gateway tells its answers apart by their shape, so a refusal has a status and no message list.
+The gateway tells its answers apart by their shape: a rewrite has messages or choices for a body, a
+refusal a text and a status, what passes has neither.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import Request
 from pydantic import TypeAdapter
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from service.dialects.answers import GUARD
 from service.dialects.chat import ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
-from tamis.content import Asked
-from tamis.verdict import Verdict
+from service.dialects.rewriting import response, rewritten
+from service.moderation.moderator import moderator_of
+from tamis.content import Asked, Content
 
 router = Dialect(hook=True)
 REFUSED: Final = 403
@@ -34,26 +37,31 @@ class OnResponse(Loose):
 
 REQUEST: Final = TypeAdapter(OnRequest)
 RESPONSE: Final = TypeAdapter(OnResponse)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[union[str,Message]]", "Message"})
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message"})
 
 
 @router.judges("/request", REQUEST, GUARD)
-async def on_request(request: Request) -> JSONResponse:
+async def on_request(request: Request) -> Response:
     """Judge what is asked."""
     given = (await body_of(request, REQUEST, TAGS)).body
-    return JSONResponse(answer_json(await verdict_of(request, given.asked)))
+    return await _answer(request, given.asked)
 
 
 @router.judges("/response", RESPONSE, GUARD)
-async def on_response(request: Request) -> JSONResponse:
+async def on_response(request: Request) -> Response:
     """Judge the answers alone."""
     given = (await body_of(request, RESPONSE, TAGS)).body
-    return JSONResponse(answer_json(await verdict_of(request, given.answered(Asked()))))
+    return await _answer(request, given.answered(Asked()))
 
 
-def answer_json(verdict: Verdict) -> dict[str, Any]:
-    """Pass or reject."""
-    said = refusal_of(verdict) if blocks(verdict) else verdict.action.value
-    if not blocks(verdict):
-        return {"action": {"reason": said}}
-    return {"action": {"body": said, "status_code": REFUSED, "reason": said}}
+async def _answer(request: Request, contents: Sequence[Content]) -> Response:
+    """Pass, reject, or rewrite."""
+    policy = moderator_of(request).policy(request)
+    verdict = await verdict_of(request, contents, policy)
+    action: dict[str, Any] = {"reason": verdict.action.value}
+    if blocks(verdict):
+        said = refusal_of(verdict)
+        action = {"body": said, "status_code": REFUSED, "reason": said}
+    elif (masked := await rewritten(request, ("body",), contents, policy, verdict)) is not None:
+        action = {"body": masked, "reason": "masked"}
+    return response({"action": action})

@@ -54,7 +54,7 @@ _EVIDENCE: Final = shape(start=COUNT, end=COUNT, text=TEXT, category=TEXT, score
 _MASKED: Final = shape(text=TEXT, spans=listed(shape(start=COUNT, end=COUNT, mark=TEXT)))
 _TIMINGS: Final = named({"type": "number", "minimum": 0})
 VERDICT: Final = shape(
-    ("id", "withheld", "second_opinion", "masked", "explanation", "timings"),
+    ("id", "withheld", "second_opinion", "policy_encoder", "masked", "explanation", "timings"),
     id=or_null(TEXT),
     **_DECIDED,
     fields=named(_FIELD),
@@ -68,6 +68,7 @@ VERDICT: Final = shape(
     policy=TEXT,
     withheld=ACTION,
     second_opinion=TEXT,
+    policy_encoder=TEXT,
     masked=named(_MASKED),
     explanation={"type": "object"},
     timings=_TIMINGS,
@@ -105,7 +106,9 @@ GUARDRAIL: Final = shape(
     texts=listed(TEXT),
     stream_holdback_chars=listed(COUNT),
 )
+_SENT_ON: Final = shape(json={})
 WEBHOOK: Final = shape(
+    ("transformedData",),
     verdict=FLAG,
     data=shape(
         action=ACTION,
@@ -117,9 +120,15 @@ WEBHOOK: Final = shape(
         policy=TEXT,
         model=TEXT,
     ),
+    transformedData=shape(("request", "response"), request=_SENT_ON, response=_SENT_ON),
 )
 GUARD: Final = shape(
-    action=shape(("body", "status_code"), reason=TEXT, body=TEXT, status_code={"type": "integer"})
+    action=shape(
+        ("body", "status_code"),
+        reason=TEXT,
+        body={"type": ["string", "object"]},
+        status_code={"type": "integer"},
+    )
 )
 DETECTION: Final = shape(
     ("start", "end", "text", "evidences"),

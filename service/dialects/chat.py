@@ -5,8 +5,9 @@ text (images, sound) is not read.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from service.dialects.dialect import Loose
 from tamis.content import Asked, Content, call_field, conversation, last_asked, of_sides, prompt
@@ -14,60 +15,95 @@ from tamis.content import Message as Turn
 
 
 class Part(Loose):
-    """A part of a content; ``content`` is what a tool said (Anthropic's ``tool_result``)."""
+    """A part of a content; ``content`` is what a tool said (Anthropic's ``tool_result``).
 
-    type: str = "text"
+    Also a document that a user hands in (``source``), or one that was found (``content``).
+    """
+
+    type: str | None = "text"
     text: str | None = None
     input: Any = None
-    content: "str | list[Part] | None" = None
+    content: Any = None
+    source: Any = None
 
 
 Words = str | list[Part] | None
+# Where a tool's own form of answer has its words. Images and files are elsewhere (``data``, …).
+SAID: Final = ("text", "content", "output", "stdout", "stderr", "logs")
 
 
 class Function(Loose):
-    """What is asked of a tool: JSON in a text, or (Mistral) as it is."""
+    """What is asked of a tool: JSON in a text, or (Mistral) as it is; of a custom one ``input``."""
 
     arguments: Any = None
+    input: Any = None
+
+    @property
+    def asked(self) -> str:
+        """All of it, as text."""
+        return said(self.input if self.arguments is None else self.arguments)
 
 
 class Call(Loose):
     """A call of a tool."""
 
     function: Function | None = None
+    custom: Function | None = None
+
+    @property
+    def asked(self) -> str:
+        """What is asked of the tool."""
+        called = self.custom if self.function is None else self.function
+        return "" if called is None else called.asked
 
 
 class Message(Loose):
     """A turn; of the responses API also a call (``arguments``) and what came back (``output``)."""
 
     role: str | None = None
-    type: str = "message"
+    type: str | None = "message"
     content: Words = None
     tool_calls: list[Call] | None = None
+    function_call: Function | None = None
     arguments: Any = None
-    output: Words = None
+    input: Any = None
+    output: Any = None
 
     @property
     def turn(self) -> Turn:
         """The turn as it is judged."""
-        if self.type.endswith("call_output"):
+        # A type beside a role is no item of the responses API, and hides no content.
+        kind = "message" if self.role or not self.type else self.type
+        if kind.endswith("call_output"):
             return Turn("tool", words_of(self.output))
-        if self.type.endswith("_call"):
-            return Turn("assistant", "", (("arguments", said(self.arguments)),))
+        if kind.endswith("_call"):
+            asked = said(self.input if self.arguments is None else self.arguments)
+            # What servers were asked over MCP has its answer beside it.
+            tools = [("arguments", asked), ("output", words_of(self.output))]
+            return Turn("assistant", "", tuple(tools))
+        if kind != "message":  # what a model thought, and references
+            return Turn("assistant", "")
         text, tools = words_of(self.content), list(_tools(self.content))
-        for n, call in enumerate(self.tool_calls or ()):
-            if call.function is not None:
-                tools.append((call_field(n), said(call.function.arguments)))
+        tools += ((call_field(n), call.asked) for n, call in enumerate(self.tool_calls or ()))
+        if self.function_call is not None:
+            tools.append(("function_call.arguments", self.function_call.asked))
         # Anthropic's user hands on what tools said; that alone is no request of theirs.
-        role = "tool" if tools and not text and self.role == "user" else self.role or ""
+        role = "tool" if tools and not text and self.role == "user" else self.role or "user"
         return Turn(role, text, tuple(tools))
 
 
-def words_of(given: Words) -> str:
-    """The text of a content."""
-    if given is None or isinstance(given, str):
-        return given or ""
-    return "\n".join(part.text for part in given if part.text)
+def words_of(given: Any) -> str:
+    """The text of a content, or of what a tool answered in its own form."""
+    match given:
+        case str():
+            return given
+        case Part():
+            return given.text or ""
+        case list():
+            return "\n".join(filter(None, map(words_of, given)))
+        case dict():
+            return "\n".join(filter(None, (words_of(given.get(name)) for name in SAID)))
+    return ""
 
 
 def said(given: Any) -> str:
@@ -78,12 +114,17 @@ def said(given: Any) -> str:
 
 
 def _tools(given: Words) -> Iterable[tuple[str, str]]:
-    """What a content's parts ask of tools, or hand on from them."""
+    """What a content's parts ask of tools, or hand on from them and from documents."""
     for n, part in enumerate(given if isinstance(given, list) else ()):
-        if part.type == "tool_result":
-            yield f"content[{n}].content", words_of(part.content)
-        if part.type == "tool_use":
-            yield f"content[{n}].input", said(part.input)
+        kind, place = part.type or "", f"content[{n}]"
+        # Also "mcp_tool_use", "web_search_tool_result" and their like.
+        if kind.endswith(("tool_result", "search_result")):
+            yield f"{place}.content", words_of(part.content)
+        if kind.endswith("tool_use"):
+            yield f"{place}.input", said(part.input)
+        if kind == "document" and isinstance(source := part.source, dict):
+            plain = source.get("data") if source.get("type") == "text" else source.get("content")
+            yield f"{place}.source", words_of(plain)
 
 
 class ChatRequest(Loose):
@@ -91,7 +132,7 @@ class ChatRequest(Loose):
 
     messages: list[Message] | None = None
     prompt: str | list[str] | None = None
-    input: str | list[str | Message] | None = None
+    input: str | list[str] | list[Message] | None = None
 
     @property
     def turns(self) -> list[Turn]:
@@ -106,21 +147,32 @@ class ChatRequest(Loose):
     def asked(self) -> tuple[Content, ...]:
         """What an input hook judges: what the user says, and what tools were asked and said.
 
-        Texts that are no conversation are all asked. Answers were judged on their way out.
+        Texts that are no conversation are all asked. Answers were judged on their way out. Which of
+        the three a model is given is its server's to say, so whatever is there is judged: else a
+        kind one would be shown to us, and another to the model.
         """
-        if self.messages is None:
-            given, name = (self.prompt, "prompt") if self.input is None else (self.input, "input")
-            if isinstance(given, str):
-                return (prompt(given, name),)
-            texts = [text for text in given or () if isinstance(text, str)]
-            if texts:
-                return tuple(prompt(t, f"{name}[{n}]") for n, t in enumerate(texts))
-        return of_sides(conversation(self.turns), ("prompt", "document"))
+        given = (("messages", self.messages), ("prompt", self.prompt), ("input", self.input))
+        return tuple(content for name, one in given for content in _asked(name, one))
 
     @property
     def request(self) -> Asked:
         """What the user asked last, and what was said before: in its light an answer is judged."""
         return last_asked(self.turns)
+
+
+def _asked(name: str, given: str | Sequence[str] | Sequence[Message] | None) -> Iterator[Content]:
+    """What is asked of one field of a request."""
+    if isinstance(given, str):
+        yield prompt(given, name)
+        return
+    turns = []
+    for n, one in enumerate(given or ()):
+        if isinstance(one, str):
+            yield prompt(one, f"{name}[{n}]")
+        else:
+            turns.append(one.turn)
+    for content in of_sides(conversation(turns), ("prompt", "document")):
+        yield replace(content, field=name + content.field.removeprefix("messages"))
 
 
 class Choice(Loose):
@@ -139,13 +191,21 @@ class ChatResponse(Loose):
 
     def answered(self, request: Asked) -> tuple[Content, ...]:
         """What an output hook judges: the answers and what they ask of tools, never the request."""
-        turns = [message.turn for message in self.output or ()]
+        messages = [*(self.output or ()), *(_message(choice) for choice in self.choices or ())]
         if self.content is not None:
-            turns.append(Message(role="assistant", content=self.content).turn)
-        for choice in self.choices or ():
-            message = choice.message or Message(content=choice.text)
-            turns.append(message.model_copy(update={"role": "assistant"}).turn)
+            messages.append(Message(content=self.content))
+        turns = [_said_by_assistant(message) for message in messages]
         return answers(turns, request)
+
+
+def _message(choice: Choice) -> Message:
+    return choice.message or Message(content=choice.text)
+
+
+def _said_by_assistant(message: Message) -> Turn:
+    """A message of an answer: whoever it names, it is the model's."""
+    whose = {} if message.type != "message" else {"role": "assistant"}
+    return message.model_copy(update=whose).turn
 
 
 def answers(turns: Sequence[Turn], asked: Asked) -> tuple[Content, ...]:

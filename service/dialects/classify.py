@@ -2,7 +2,7 @@
 
 One label speaks for a text: the likeliest flagged category, else "unsafe", else "safe". A client's
 own threshold should stay below one half, so that the policy's thresholds decide and not the
-client's.
+client's. Texts are prompts, unless a policy's ``judge`` says that they are answers or documents.
 """
 
 import time
@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse
 
 from service.dialects.detectors import flagged
 from service.dialects.dialect import Dialect, Loose, body_of
+from service.dialects.hook import of_nobody
 from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
+from tamis.policy import Policy
 from tamis.taxonomy import ATTACK
 from tamis.verdict import UNSAFE, Verdict
 
@@ -48,11 +50,11 @@ TAGS: Final = frozenset({"str", "list[str]", "list[constrained-list]", "constrai
 
 @router.judges("/classify", CLASSIFY)
 async def classify(request: Request) -> JSONResponse:
-    """Judge texts as prompts; two probabilities each, of not being that label and of being it."""
+    """Judge texts; two probabilities each, of not being that label and of being it."""
     body = await body_of(request, CLASSIFY, TAGS)
     texts = [body.input] if isinstance(body.input, str) else body.input
-    items = [(f"input[{n}]", (content.prompt(text, "text"),)) for n, text in enumerate(texts)]
-    verdicts = await _verdicts(request, items, "input", body.model)
+    names = [f"input[{n}]" for n in range(len(texts))]
+    verdicts = await _verdicts(request, names, texts, "input", body.model)
     tokens = sum(verdict.tokens for verdict in verdicts)
     data = []
     for n, verdict in enumerate(verdicts):
@@ -78,8 +80,7 @@ async def predict(request: Request) -> JSONResponse:
     batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
     given: Sequence[Any] = body.inputs if batch else [body.inputs]
     names = [f"inputs[{n}]" for n in range(len(given))] if batch else ["inputs"]
-    items = [(name, (_content(one),)) for name, one in zip(names, given, strict=True)]
-    verdicts = await _verdicts(request, items, "inputs", None)
+    verdicts = await _verdicts(request, names, given, "inputs", None)
     answers = [labels(verdict) for verdict in verdicts]
     return JSONResponse(answers if batch else answers[0])
 
@@ -102,20 +103,22 @@ def labels(verdict: Verdict) -> list[dict[str, Any]]:
     return [{"label": name, "score": round(scores[name], 6)} for name in ordered]
 
 
-def _content(given: str | list[str]) -> Content:
-    if isinstance(given, str) or len(given) == 1:
-        return content.prompt(given if isinstance(given, str) else given[0], "text")
-    asked, answered = given
-    return content.response(answered, asked, "text")
-
-
 async def _verdicts(
     request: Request,
-    items: Sequence[tuple[str, Sequence[Content]]],
+    names: Sequence[str],
+    given: Sequence[str | list[str]],
     param: str,
     model: str | None,
 ) -> list[Verdict]:
     moderator = moderator_of(request)
-    moderator.check_items(len(items), param)
+    moderator.check_items(len(given), param)
     policy = moderator.policy(request, moderator.offered(model))
+    items = [(name, (_content(one, policy),)) for name, one in zip(names, given, strict=True)]
     return (await moderator.judge(request, items, policy)).verdicts
+
+
+def _content(given: str | list[str], policy: Policy) -> Content:
+    if isinstance(given, str) or len(given) == 1:
+        return of_nobody(given if isinstance(given, str) else given[0], policy)
+    asked, answered = given
+    return content.response(answered, asked, "text")

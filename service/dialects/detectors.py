@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from service.dialects.answers import DETECTION, listed
 from service.dialects.chat import Message
 from service.dialects.dialect import Dialect, Loose, body_of
+from service.dialects.hook import of_nobody
 from service.dialects.mistral import last_of
 from service.errors import RequestError
 from service.moderation.moderator import moderator_of
@@ -47,7 +48,7 @@ class Parameters(Loose):
 
 
 class ContentsRequest(Loose):
-    """Texts, each judged as a prompt."""
+    """Texts, each judged as a prompt, unless the policy's ``judge`` says what they are."""
 
     contents: list[str]
     detector_params: Parameters | None = None
@@ -79,8 +80,9 @@ async def contents(request: Request) -> JSONResponse:
     """Detections in each text."""
     body = await body_of(request, CONTENTS, TAGS)
     moderator_of(request).check_items(len(body.contents), "contents")
-    items = [(f"contents[{n}]", (content.prompt(t, "text"),)) for n, t in enumerate(body.contents)]
-    verdicts = await _verdicts(request, items, body.detector_params)
+    policy = _policy(request, body.detector_params)
+    items = [(f"contents[{n}]", (of_nobody(t, policy),)) for n, t in enumerate(body.contents)]
+    verdicts = await _verdicts(request, items, policy)
     found = zip(body.contents, verdicts, strict=True)
     return JSONResponse([detections(text, verdict) for text, verdict in found])
 
@@ -90,7 +92,7 @@ async def chat(request: Request) -> JSONResponse:
     """Detections in the last message."""
     body = await body_of(request, CHAT, TAGS)
     items = [("messages", last_of(body.messages))]
-    (verdict,) = await _verdicts(request, items, body.detector_params)
+    (verdict,) = await _verdicts(request, items, _policy(request, body.detector_params))
     return JSONResponse([_said(label, score) for label, score in flagged(verdict).items()])
 
 
@@ -99,7 +101,8 @@ async def generation(request: Request) -> JSONResponse:
     """Detections in an answer."""
     body = await body_of(request, GENERATION, TAGS)
     judged = content.response(body.generated_text, body.prompt, "generated_text")
-    (verdict,) = await _verdicts(request, [("body", (judged,))], body.detector_params)
+    policy = _policy(request, body.detector_params)
+    (verdict,) = await _verdicts(request, [("body", (judged,))], policy)
     return JSONResponse([_said(label, score) for label, score in flagged(verdict).items()])
 
 
@@ -134,18 +137,18 @@ def _said(label: str, score: float) -> dict[str, Any]:
     }
 
 
-async def _verdicts(
-    request: Request,
-    items: Sequence[tuple[str, Sequence[Content]]],
-    parameters: Parameters | None,
-) -> list[Verdict]:
+def _policy(request: Request, parameters: Parameters | None) -> Policy:
     moderator = moderator_of(request)
-    named = moderator.offered(request.headers.get(DETECTOR))
-    policy = moderator.policy(request, named)
-    if parameters is not None and parameters.threshold:
-        policy = at_threshold(policy, parameters.threshold)
-    judged = await moderator.judge(request, items, policy, evidence=True)
-    return judged.verdicts
+    policy = moderator.policy(request, moderator.offered(request.headers.get(DETECTOR)))
+    if parameters is None or not parameters.threshold:
+        return policy
+    return at_threshold(policy, parameters.threshold)
+
+
+async def _verdicts(
+    request: Request, items: Sequence[tuple[str, Sequence[Content]]], policy: Policy
+) -> list[Verdict]:
+    return (await moderator_of(request).judge(request, items, policy, evidence=True)).verdicts
 
 
 def at_threshold(policy: Policy, threshold: float) -> Policy:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from service.dialects.crosswalk import reason_of
 from service.moderation.moderator import moderator_of
+from tamis import content
 from tamis.content import Content
 from tamis.policy import Policy
 from tamis.verdict import Action, Verdict
@@ -17,7 +18,7 @@ async def verdict_of(
 ) -> Verdict:
     """The verdict of what a hook was given.
 
-    Which side is judged is the hook's to say, so a policy's ``judge`` does not count.
+    Which side is judged is the hook's to say, so a policy's ``judge`` does not count here.
 
     Raises:
         RequestError, ClientDisconnect: as ``Moderator.judge``.
@@ -26,6 +27,21 @@ async def verdict_of(
     policy = policy or moderator.policy(request)
     judged = await moderator.judge(request, [("body", contents)], policy)
     return judged.verdicts[0]
+
+
+def of_nobody(text: str, policy: Policy, field: str = "text") -> Content:
+    """A text of a contract that does not say whose it is: a prompt, unless the policy says so.
+
+    So that rails for answers and for what was retrieved can be had of classifiers and detectors.
+    """
+    sides = policy.judge or ("prompt",)
+    if "prompt" in sides:
+        return content.prompt(text, field)
+    return (
+        content.response(text, "", field)
+        if "response" in sides
+        else content.document(text, None, field)
+    )
 
 
 def blocks(verdict: Verdict) -> bool:

@@ -7,8 +7,7 @@ every few chunks, and does not say which is the last: each is judged to its end,
 before is not run again.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from fastapi import Request
@@ -17,16 +16,17 @@ from starlette.responses import JSONResponse
 
 from service.dialects.answers import GUARDRAIL
 from service.dialects.calls import Calls, Key, calls_of
-from service.dialects.chat import Call, ChatRequest, Message, said
+from service.dialects.chat import Call, ChatRequest, Message
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
+from service.dialects.rewriting import shown_evidence
 from service.moderation.masking import holdback
 from service.moderation.moderator import moderator_of
 from service.moderation.streams import settled
 from tamis import content
 from tamis.content import Asked, Content
 from tamis.policy import Policy
-from tamis.verdict import Evidence, Verdict
+from tamis.verdict import Verdict
 
 router = Dialect(hook=True)
 
@@ -83,9 +83,8 @@ def contents_of(
             if text
         ]
         for n, made in enumerate(body.tool_calls or ()):
-            arguments = said(None if made.function is None else made.function.arguments)
-            if arguments:
-                found.append(content.document(arguments, last.request, content.call_field(n)))
+            if content.says_something(made.asked):
+                found.append(content.document(made.asked, last.request, content.call_field(n)))
         return tuple(found)
     if body.structured_messages:
         chat = ChatRequest(messages=body.structured_messages)
@@ -130,7 +129,7 @@ async def _passed(
     held = [len(text) - settled(text) for text in texts]
     if rule is not None:
         shown = [content.plain(text, _field(n)) for n, text in enumerate(texts)]
-        evidence = [*_evidence(verdict, contents, shown)]
+        evidence = [*shown_evidence(verdict, contents, shown)]
         (masked,) = await moderator_of(request).mask([shown], rule, [evidence])
         if any(one.spans for one in masked):
             answer = {"action": "GUARDRAIL_INTERVENED", "texts": [one.text for one in masked]}
@@ -138,32 +137,6 @@ async def _passed(
     if body.input_type == "response" and any(held):
         answer["stream_holdback_chars"] = held
     return answer
-
-
-def _evidence(
-    verdict: Verdict, judged: Sequence[Content], shown: Sequence[Content]
-) -> Iterator[Evidence]:
-    """The evidence of what was judged, where it stands in the texts that LiteLLM sends.
-
-    A message is judged as one text; its parts, each a line or more of it, are sent one by one.
-    """
-    for found in verdict.evidence:
-        whole = next(one.text for one in judged if one.field == found.field)
-        for part in shown:
-            for at in _lines(whole, part.text):
-                start, end = max(found.start - at, 0), min(found.end - at, len(part.text))
-                if start < end:
-                    yield replace(found, start=start, end=end, field=part.field)
-
-
-def _lines(whole: str, part: str) -> Iterator[int]:
-    """Where a text has another as whole lines."""
-    at = whole.find(part) if part else -1
-    while at >= 0:
-        end = at + len(part)
-        if whole[at - 1 : at] in ("", "\n") and whole[end : end + 1] in ("", "\n"):
-            yield at
-        at = whole.find(part, at + 1)
 
 
 def _field(number: int) -> str:

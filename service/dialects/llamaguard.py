@@ -26,7 +26,8 @@ from tamis.verdict import Verdict
 router = Dialect(hook=True)
 
 # The marks of Llama Guard's own prompt.
-TEMPLATE: Final = re.compile(r"<BEGIN CONVERSATION>\s*(.*)<END CONVERSATION>(.*)", re.DOTALL)
+BEGIN: Final = "<BEGIN CONVERSATION>"
+END: Final = "<END CONVERSATION>"
 JUDGED: Final = re.compile(r"\b(User|Agent)\b")
 USER: Final = re.compile(r"\AUser:\s*")
 AGENT: Final = re.compile(r"^Agent:[^\S\n]*", re.MULTILINE)
@@ -77,8 +78,10 @@ def contents_of(messages: Sequence[Message]) -> tuple[Content, ...]:
     """What is judged of a chat."""
     last = messages[-1]
     turn = last.turn
-    if turn.role in ("user", "system") and (found := TEMPLATE.search(turn.content)):
-        return _within(found[1].strip(), found[2])
+    _, begun, rest = turn.content.partition(BEGIN)
+    said, ended, instructions = rest.rpartition(END)
+    if begun and ended and turn.role in ("user", "system"):
+        return _within(said.strip(), instructions)
     return last_of(messages)
 
 

@@ -28,7 +28,8 @@ from tamis.taxonomy import taxonomy
 
 ANALYZE: Final = "/v1alpha1/comments:analyze"
 SUGGEST: Final = "/v1alpha1/comments:suggestscore"
-SENTENCE: Final = re.compile(r".+?(?:[.!?…]+[\"')\]”’]*(?=\s)|\n|$)", re.DOTALL)
+# Where a sentence ends. Nothing is tried twice: a row of marks may be as long as a text.
+END: Final = re.compile(r"(?<![.!?…])[.!?…]++[\"')\]”’]*+(?=\s)|\n")
 # A text of many more is cut into this many pieces of neighbouring sentences.
 MOST_SPANS: Final = 100
 # https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
@@ -230,13 +231,13 @@ async def suggest(request: Request) -> JSONResponse:
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """Where the sentences of a text are, without the white space around them; at most 100."""
-    found = []
-    for match in SENTENCE.finditer(text):
-        piece = match[0]
-        start = match.start() + len(piece) - len(piece.lstrip())
-        stop = match.start() + len(piece.rstrip())
+    found, at = [], 0
+    for end in (*(match.end() for match in END.finditer(text)), len(text)):
+        piece = text[at:end]
+        start, stop = at + len(piece) - len(piece.lstrip()), at + len(piece.rstrip())
         if start < stop:
             found.append((start, stop))
+        at = end
     size = -(-len(found) // MOST_SPANS) or 1
     groups = [found[n : n + size] for n in range(0, len(found), size)]
     return [(group[0][0], group[-1][1]) for group in groups]

@@ -1,18 +1,21 @@
 """``POST /portkey``: a webhook guardrail of Portkey's gateway.
 
-The gateway lets a request through where the webhook fails or is late, unless told otherwise.
+The gateway lets a request through where the webhook fails or is late, unless told otherwise. Under
+a policy that masks, it is given the request or the answer rewritten.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fastapi import Request
 from pydantic import Field, TypeAdapter
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from service.dialects.answers import WEBHOOK
-from service.dialects.chat import ChatRequest, ChatResponse
+from service.dialects.chat import ChatRequest, ChatResponse, words_of
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, data_of, verdict_of
+from service.dialects.rewriting import response, rewritten
+from service.moderation.moderator import moderator_of
 from tamis import content
 from tamis.content import Content
 
@@ -20,17 +23,20 @@ router = Dialect(hook=True)
 
 
 class Sent(Loose):
-    """The request to the model: as it was sent, and its last text."""
+    """The request to the model: as it was sent, and its last text.
+
+    The gateway takes what it finds for that text, which may be parts, or a completion's list.
+    """
 
     body: ChatRequest | None = Field(None, alias="json")
-    text: str | None = None
+    text: Any = None
 
 
 class Received(Loose):
     """The model's response, likewise."""
 
     body: ChatResponse | None = Field(None, alias="json")
-    text: str | None = None
+    text: Any = None
 
 
 class HookRequest(Loose):
@@ -42,26 +48,32 @@ class HookRequest(Loose):
 
 
 BODY: Final = TypeAdapter(HookRequest)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[union[str,Message]]", "Message"})
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message"})
 
 
 @router.judges("/portkey", BODY, WEBHOOK)
-async def webhook(request: Request) -> JSONResponse:
+async def webhook(request: Request) -> Response:
     """Judge what the event is about."""
     body = await body_of(request, BODY, TAGS)
-    verdict = await verdict_of(request, contents_of(body))
-    return JSONResponse({"verdict": not blocks(verdict), "data": data_of(verdict)})
+    contents, policy = contents_of(body), moderator_of(request).policy(request)
+    verdict = await verdict_of(request, contents, policy)
+    answer: dict[str, Any] = {"verdict": not blocks(verdict), "data": data_of(verdict)}
+    side = "request" if body.event == "beforeRequestHook" else "response"
+    masked = await rewritten(request, (side, "json"), contents, policy, verdict)
+    if masked is not None and not blocks(verdict):
+        answer["transformedData"] = {side: {"json": masked}}
+    return response(answer)
 
 
 def contents_of(body: HookRequest) -> tuple[Content, ...]:
     """Before a request what is asked, after it the answer alone."""
     asked, said = body.request, body.response or Received()
-    sent = asked.body or ChatRequest()
+    sent, text = asked.body or ChatRequest(), words_of(asked.text)
     if body.event == "beforeRequestHook":
-        return sent.asked or ((content.prompt(asked.text, "request.text"),) if asked.text else ())
-    last = sent.request if sent.request.request else content.Asked(asked.text or "")
+        return sent.asked or ((content.prompt(text, "request.text"),) if text else ())
+    last = sent.request if sent.request.request else content.Asked(text)
     if found := () if said.body is None else said.body.answered(last):
         return found
-    if not said.text:
+    if not (answer := words_of(said.text)):
         return ()
-    return (content.response(said.text, last.request, "response.text", last.earlier),)
+    return (content.response(answer, last.request, "response.text", last.earlier),)

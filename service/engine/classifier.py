@@ -115,6 +115,11 @@ class Classifier:
         self._calibration = [(head.scale, head.bias) for head in bundle.heads]
         self._categories = [h.name for h in bundle.heads if h.name not in QUESTIONS]
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one run, padding included; 0 where windows must run alone."""
+        return self.runtime.batch_tokens
+
     def read(self, content: Content) -> Said:
         """What a content says, which is the same for every bundle."""
         context = None if content.context is None else self._read(content.context)

@@ -3,24 +3,31 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Final, Literal, TypeAlias, cast
 
 from service.engine.cache import Cache, quoting
-from service.engine.classifier import Classifier, Encoded, Scored
+from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
+from service.engine.pairs import PairTask, Rulings, run_pairs
+from service.engine.policy_encoder import Encoder, RuleScore
+from service.engine.priority import PATIENT, stand_back
+from service.engine.runtime import available_threads, has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
+from tamis.reasoning import Guideline
 from tamis.tiers import Bands, second_of
-from tamis.verdict import Finding, Role, Second, louder
+from tamis.verdict import Finding, Role
 
 # First guess for English; what texts really have is learned from those that were tokenised.
 TOKENS_PER_CHARACTER: Final = 0.25
 SPECIAL_TOKENS: Final = 3
 # Of a deadline so much is left for the answer behind a second opinion.
 RESERVE: Final = 0.05
+# Up to so many tokens, two full windows, a request is prompt work: what people wait for.
+PROMPT: Final = 512
 
 Lookup = Literal["hit", "miss", "joined"]
 
@@ -31,14 +38,17 @@ class EngineEvents(Events):
     def looked_up(self, result: Lookup) -> None:
         """A content was sought in the cache and among those being judged."""
 
+    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
+        """Contents were judged by rules, in so much time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Milliseconds by stage.
 
     ``queue`` is the wait until the first window started, ``tokenize`` the sum over the contents,
-    ``infer`` the time from start to the last window's end without it (a long text's windows may
-    wait for others' in between), ``postprocess`` pooling and evidence.
+    ``postprocess`` that of pooling and evidence, ``infer`` the time from start to the last window's
+    end without them (a long text's windows may wait for others' in between).
     """
 
     queue: float
@@ -51,96 +61,18 @@ class Timings:
 STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A classifier as the engine runs it; ``weight`` is its time for a token over the first's.
-
-    ``who`` is how findings name it, None for the one that is asked first.
-    """
-
-    classifier: Classifier
-    wide_from: float
-    weight: int = 1
-    who: Second | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """That of its bundle."""
-        return self.classifier.bundle.fingerprint
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """A content as one model has it: which of its windows to run, and what they scored."""
-
-    model: Model
-    encoded: Encoded
-    scored: list[Scored | None]
-    run: list[int]
-
-
-@dataclass(slots=True, eq=False)
-class Reading:
-    """A content on its way: encoded by the worker that takes it up, scored window by window.
-
-    Whoever of the two can read it has a part in it: ``model`` what is English, ``other`` what is
-    not. Windows that are in ``memory`` are not run.
-    """
-
-    model: Model
-    other: Model | None
-    content: Content
-    evidence: bool
-    memory: Memory | None = None
-    parts: list[Part] = field(default_factory=list)
-    tokenize: float = 0.0
-
-    @property
-    def asked(self) -> str:
-        """Who is asked, by fingerprints."""
-        other = "" if self.other is None else self.other.fingerprint
-        return self.model.fingerprint + other
-
-    @property
-    def work(self) -> Work:
-        """What it took, once it is scored."""
-        windows = sum(len(part.encoded.windows) for part in self.parts)
-        run = [part.encoded.windows[n] for part in self.parts for n in part.run]
-        return Work(windows, len(run), sum(len(window.ids) for window in run))
-
-    @property
-    def scores(self) -> list[tuple[str, Scored]]:
-        """What was scored, by whose fingerprint."""
-        return [
-            (part.model.fingerprint, one)
-            for part in self.parts
-            for one in part.scored
-            if one is not None
-        ]
-
-
-@dataclass(slots=True, eq=False)
-class WindowTask:
-    """One window of a reading's part.
-
-    Without a part it stands for the whole text, which nobody has opened yet.
-    """
-
-    reading: Reading
-    cost: int
-    weight: int
-    part: Part | None = None
-    index: int = 0
+Task: TypeAlias = WindowTask | PairTask
 
 
 @dataclass(slots=True)
 class _Judged:
-    """Findings; seconds queued and tokenising; when the last score was known."""
+    """Findings; seconds queued, tokenising and pooling; when the last one was known."""
 
     findings: list[Finding]
     queued: float
     tokenize: float
-    scored: float
+    pool: float
+    found: float
 
     def timings(self, began: float) -> Timings:
         """By stage, now that all is said."""
@@ -148,34 +80,39 @@ class _Judged:
         return Timings(
             queue=self.queued * 1e3,
             tokenize=self.tokenize * 1e3,
-            infer=max(self.scored - began - self.queued - self.tokenize, 0.0) * 1e3,
-            postprocess=(ended - self.scored) * 1e3,
+            infer=max(self.found - began - self.queued - self.tokenize - self.pool, 0.0) * 1e3,
+            postprocess=(self.pool + ended - self.found) * 1e3,
             total=(ended - began) * 1e3,
         )
 
 
 class Engine:
-    """A classifier behind a fair queue, and a memory of what it said.
+    """A classifier behind fair queues, and a memory of what it said.
 
-    Behind the same queue, on the same cores, may be others: one that is asked of texts in ``other``
-    languages, and, where it is told to ``consult``, one of what the first one is unsure of.
+    Behind the same queues, on the same cores, may be others: one that is asked of texts in other
+    languages (``read_by``), one of what the first one is unsure of (``consult``), and one of rules
+    that are a policy's own (``rule_by``).
     """
+
+    rules: Rulings | None = None
+    """Who judges rules that are a policy's own; None while nobody does."""
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Served,
         pace: Pace,
         *,
         workers: int,
         max_queued_tokens: int,
         max_wait: float,
         cache_bytes: int = 0,
+        hands: Hands | None = None,
         events: EngineEvents | None = None,
     ) -> None:
         """Start the workers.
 
-        ``pace`` is what warm-up measured; ``cache_bytes`` 0 judges every text anew. For the rest
-        see ``Scheduler``.
+        ``pace`` is what warm-up measured; ``cache_bytes`` 0 judges every text anew; ``hands`` do
+        the work, by default those of this process. For the rest see ``Scheduler``.
         """
         self.classifier = classifier
         self._first = Model(classifier, pace.wide_from)
@@ -186,15 +123,21 @@ class Engine:
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
+        self._hands = hands or InProcess()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
-        self.scheduler: Scheduler[WindowTask] = Scheduler(
+        self._limits = max_queued_tokens, max_wait
+        self.scheduler: Scheduler[Task] = Scheduler(
             self._open,
-            self._score,
+            self._run,
             workers=workers,
             max_tokens=max_queued_tokens,
             max_wait=max_wait,
-            batch_tokens=classifier.runtime.batch_tokens,
+            batch_tokens=classifier.batch_tokens,
             speed=pace.speed * workers,
+            # A GPU knows no priorities, and its batches are the better the more there is.
+            prompt=None if classifier.batch_tokens else PROMPT,
+            quota=has_quota(),
+            begin=self._begin,
             events=self._events,
         )
 
@@ -204,7 +147,7 @@ class Engine:
         return self.classifier.bundle
 
     def consult(
-        self, bands: Bands | None, second: Classifier | None = None, pace: Pace | None = None
+        self, bands: Bands | None, second: Served | None = None, pace: Pace | None = None
     ) -> None:
         """From now on ask a second classifier of contents within these bands.
 
@@ -215,7 +158,7 @@ class Engine:
             model = self._model(second, pace, "accurate")
         self._bands, self._second = bands, model
 
-    def read_by(self, other: Classifier, pace: Pace) -> None:
+    def read_by(self, other: Served, pace: Pace) -> None:
         """From now on have another classifier judge what the first one cannot read.
 
         A text that holds sentences of both is judged by both, and the louder finding is its own.
@@ -223,7 +166,32 @@ class Engine:
         """
         self._other = self._model(other, pace, "multilingual")
 
-    def _model(self, classifier: Classifier, pace: Pace, role: Role) -> Model:
+    def rule_by(self, encoder: Encoder, speed: float) -> None:
+        """From now on judge rules by an encoder of so many tokens a second on a core.
+
+        It runs in this process, whoever's hands do the rest, in the turns of the scheduler's
+        threads. Where the classifier has a GPU, it has the cores, and a queue of its own.
+        """
+        scheduler, weight = cast("Scheduler[PairTask]", self.scheduler), 1
+        if not self.classifier.batch_tokens:
+            weight = max(1, round(self._speed / speed))
+        elif self.rules is not None:
+            scheduler = self.rules.scheduler
+        else:
+            (tokens, wait), cores = self._limits, available_threads()
+            scheduler = Scheduler(
+                PairTask.open,
+                run_pairs,
+                workers=cores,
+                max_tokens=tokens,
+                max_wait=wait,
+                speed=speed * cores,
+            )
+        self.rules = Rulings(
+            encoder, scheduler, weight=weight, tokens=self._estimate, tell=self._events.ruled
+        )
+
+    def _model(self, classifier: Served, pace: Pace, role: Role) -> Model:
         weight = max(1, round(self._speed / pace.speed))
         return Model(classifier, pace.wide_from, weight, second_of(classifier.bundle, role))
 
@@ -232,8 +200,11 @@ class Engine:
         items: Sequence[Sequence[Content]],
         evidence: bool = False,
         deadline: float | None = None,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[list[Finding]], Timings]:
         """Findings for each content of each item, in order; ``deadline`` in seconds from now.
+
+        ``rules`` are judged, too, where there is somebody to judge them.
 
         Cancelling the caller drops what has not started.
 
@@ -246,6 +217,7 @@ class Engine:
         readings = [Reading(self._first, self._other, one, evidence) for one in contents]
         found = await self._judged(readings, deadline)
         await self._consulted(found, contents, evidence, began, deadline)
+        await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
@@ -254,6 +226,7 @@ class Engine:
         texts: Sequence[tuple[Content, Memory]],
         deadline: float | None = None,
         whole: bool = False,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[Finding], Timings, list[Work]]:
         """Findings of texts that may have been seen shorter, each with its memory.
 
@@ -272,21 +245,22 @@ class Engine:
         found = self._recalled(readings) if whole else {}
         fresh = {n: reading for n, reading in enumerate(readings) if n not in found}
         queued = await self._read(list(fresh.values()), deadline, extra=False)
-        scored = time.perf_counter()
+        ended = time.perf_counter()
         for n, reading in fresh.items():
-            found[n] = self._finding(reading)
+            found[n] = reading.finding
             if whole and self.cache is not None:
                 key = self.cache.key(reading.content, False, reading.asked)
                 self.cache.put(key, found[n])
             length, memory = len(reading.content.text), texts[n][1]
             if length >= memory.characters:
-                memory.keep(reading.scores, length)
-        tokenize = sum(reading.tokenize for reading in readings)
-        judged = _Judged([found[n] for n in range(len(texts))], queued, tokenize, scored)
+                assert reading.read is not None
+                memory.keep(reading.read.scores, length)
+        judged = _judged([found[n] for n in range(len(texts))], readings, queued, ended)
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
+        await self._ruled(judged, contents, rules, began, deadline)
         work = [
-            reading.work if n in fresh else Work(found[n].windows)
+            Work(found[n].windows) if reading.read is None else reading.read.work
             for n, reading in enumerate(readings)
         ]
         return judged.findings, judged.timings(began), work
@@ -294,6 +268,26 @@ class Engine:
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
+        if self.rules is not None:
+            self.rules.scheduler.close()
+        self._hands.close()
+
+    async def _ruled(
+        self,
+        found: _Judged,
+        contents: Sequence[Content],
+        rules: Sequence[Guideline],
+        began: float,
+        deadline: float | None,
+    ) -> None:
+        """Add what is to be said of rules."""
+        if self.rules is not None and rules:
+            await self.rules.add(found.findings, contents, rules, began, deadline)
+            found.found = time.perf_counter()
+
+    def _estimate(self, text: str) -> int:
+        """How many tokens a text has, by those that were tokenised."""
+        return 1 + int(len(text) * self._tokens / self._characters)
 
     def _recalled(self, readings: Sequence[Reading]) -> dict[int, Finding]:
         """By place, what those who are asked are remembered to have said."""
@@ -313,12 +307,10 @@ class Engine:
         """What those say who are asked first; ``extra`` as for the scheduler."""
         if self.cache is None:
             queued = await self._read(readings, deadline, extra)
-            scored = time.perf_counter()
-            found = [self._finding(reading) for reading in readings]
+            found = [reading.finding for reading in readings]
         else:
             found, queued = await self._remembered(readings, deadline, self.cache, extra)
-            scored = time.perf_counter()
-        return _Judged(found, queued, sum(reading.tokenize for reading in readings), scored)
+        return _judged(found, readings, queued, time.perf_counter())
 
     async def _consulted(
         self,
@@ -350,7 +342,7 @@ class Engine:
         try:
             more = await self._judged(asked, left, extra=True)
         except (DeadlineError, OverloadedError):
-            found.scored = time.perf_counter()
+            found.found = time.perf_counter()
             for n in unsure:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
@@ -358,7 +350,8 @@ class Engine:
             found.findings[n] = finding
         found.queued += more.queued
         found.tokenize += more.tokenize
-        found.scored = more.scored
+        found.pool += more.pool
+        found.found = more.found
 
     async def _remembered(
         self, readings: Sequence[Reading], deadline: float | None, cache: Cache, extra: bool
@@ -416,7 +409,7 @@ class Engine:
         try:
             queued = await self._read([readings[n] for n in own.values()], deadline, extra)
             for key, n in own.items():
-                found[n] = self._finding(readings[n])
+                found[n] = readings[n].finding
                 cache.put(key, found[n])
         finally:
             for key, n in own.items():
@@ -440,76 +433,45 @@ class Engine:
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
             tasks.append(WindowTask(reading, cost, reading.model.weight))
+        if self._second is not None and deadline is None and not extra:
+            # Nothing will cut a second opinion short, so there must be room for one.
+            self.scheduler.check_patience(self._second.weight * sum(task.cost for task in tasks))
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
-    def _open(self, task: WindowTask) -> Sequence[WindowTask]:
-        """Tokenise a text when its first window's turn has come; the other windows follow."""
-        reading = task.reading
-        if task.part is not None:
-            return ()
-        began = time.perf_counter()
-        reading.parts = self._parts(reading)
-        # Half of what was seen before counts as little as the last 20,000 characters.
-        fade = 0.5 ** (len(reading.content.text) / 20_000)
-        self._characters = fade * self._characters + len(reading.content.text)
-        self._tokens = fade * self._tokens + max(part.encoded.tokens for part in reading.parts)
-        reading.tokenize = time.perf_counter() - began
-        tasks = [
-            WindowTask(reading, len(part.encoded.windows[n].ids), part.model.weight, part, n)
-            for part in reading.parts
-            for n in part.run
-        ]
-        if not tasks:
-            task.cost = 0
-            return ()
-        first = tasks[0]
-        task.part, task.index, task.cost, task.weight = (
-            first.part,
-            first.index,
-            first.cost,
-            first.weight,
-        )
-        return tasks[1:]
+    def _begin(self, number: int, patient: bool) -> None:
+        """A thread of the scheduler begins; pairs are run on it even where windows are not."""
+        self._hands.begin(number, patient)
+        if patient:
+            stand_back(PATIENT)
 
-    def _parts(self, reading: Reading) -> list[Part]:
-        """A content as each of those has it who can read it."""
-        first, other = reading.model, reading.other
-        said = first.classifier.read(reading.content)
-        models = [first]
-        if other is not None and said.language != "english":
-            models = [other] if said.language == "foreign" else [first, other]
-        known, parts = reading.memory, []
-        for model in models:
-            encoded = model.classifier.encode(reading.content, reading.evidence, said)
-            scored = [
-                None if known is None else known.get(window, model.fingerprint)
-                for window in encoded.windows
-            ]
-            run = [n for n, one in enumerate(scored) if one is None]
-            parts.append(Part(model, encoded, scored, run))
-        return parts
-
-    def _score(self, tasks: Sequence[WindowTask], alone: bool) -> None:
-        by_model: dict[int, list[tuple[Part, int]]] = {}
+    def _run(self, tasks: Sequence[Task], alone: bool) -> None:
+        """Have windows scored, and run pairs."""
+        windows = []
         for task in tasks:
-            if task.part is not None:
-                by_model.setdefault(id(task.part.model), []).append((task.part, task.index))
-        for full in by_model.values():
-            model = full[0][0].model
-            windows = [part.encoded.windows[n] for part, n in full]
-            wide = alone and len(windows[0].ids) >= model.wide_from
-            for (part, n), scored in zip(full, model.classifier.score(windows, wide), strict=True):
-                part.scored[n] = scored
+            if isinstance(task, PairTask):
+                task.run()
+            else:
+                windows.append(task)
+        if windows:
+            self._hands.run(windows, alone)
 
-    def _finding(self, reading: Reading) -> Finding:
-        first, *others = map(_finding_of, reading.parts)
-        for other in others:
-            first = louder(first, other, reading.model.classifier.bundle.thresholds)
-        return first
+    def _open(self, task: Task) -> Sequence[Task]:
+        """Have a text opened, and learn how many tokens its characters make."""
+        if isinstance(task, PairTask):
+            return task.open()
+        if task.place is not None:
+            return ()
+        more, tokens = self._hands.open(task)
+        characters = len(task.reading.content.text)
+        # Half of what was seen before counts as little as the last 20,000 characters.
+        fade = 0.5 ** (characters / 20_000)
+        self._characters = fade * self._characters + characters
+        self._tokens = fade * self._tokens + tokens
+        return more
 
 
-def _finding_of(part: Part) -> Finding:
-    scored = [s for s in part.scored if s is not None]
-    assert len(scored) == len(part.encoded.windows)
-    finding = part.model.classifier.finding(part.encoded, scored)
-    return finding if part.model.who is None else replace(finding, second=part.model.who)
+def _judged(
+    found: list[Finding], readings: Sequence[Reading], queued: float, ended: float
+) -> _Judged:
+    tokenize, pool = sum(r.tokenize for r in readings), sum(r.pool for r in readings)
+    return _Judged(found, queued, tokenize, pool, ended)

@@ -1,24 +1,19 @@
 """Reasoning beside the classifier: a thread of low priority, a short queue, an end to patience."""
 
 import asyncio
-import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from service.engine.priority import LAST, stand_back
 from service.engine.reasoner import GivenUpError, LateError, Pause, Reasoner
 from service.engine.scheduler import DeadlineError, OverloadedError
 
 T = TypeVar("T")
 
-# Of a core that a classifier's thread wants as well, a thread this nice gets 3 % (its weight is 36
-# against 1024), and all of one that nobody wants.
-NICENESS: Final = 15
 # While the classifier has work, reasoning waits so long at most between two runs: it is put off,
 # not put out.
 YIELD: Final = 0.05
@@ -148,7 +143,7 @@ class Explainer:
         loaded: "queue.SimpleQueue[Reasoner | BaseException]",
     ) -> None:
         try:
-            _stand_back()
+            stand_back(LAST)
             reasoner = load()
         except BaseException as error:  # told to the caller, who waits for it
             loaded.put(error)
@@ -199,16 +194,6 @@ class Explainer:
             if now >= until or not self._busy():
                 return
             time.sleep(PEEK)
-
-
-def _stand_back() -> None:
-    """Lower this thread's priority; threads that it starts inherit it (Linux)."""
-    if sys.platform == "linux":
-        me = threading.get_native_id()
-        # Nobody may become less nice; where nothing may be set, so be it.
-        with suppress(OSError):
-            nice = os.getpriority(os.PRIO_PROCESS, me)
-            os.setpriority(os.PRIO_PROCESS, me, max(nice, NICENESS))
 
 
 def _settle(done: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

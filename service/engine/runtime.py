@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
@@ -49,6 +50,23 @@ def background_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """
     cores = available_threads(cgroup)
     return cores if _quota(cgroup) is None else max(1, cores // 2)
+
+
+def has_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Whether the process's cores are a quota on their time, rather than cores."""
+    return _quota(cgroup) is not None
+
+
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
+    """Bytes this process and others it starts may still take: of the machine, or of its cgroup."""
+    free = 0
+    with suppress(OSError, ValueError, StopIteration):
+        lines = (proc / "meminfo").read_text().splitlines()
+        free = 1024 * next(int(li.split()[1]) for li in lines if li.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError):  # a cgroup without a limit says "max"
+        limit = int((cgroup / "memory.max").read_text())
+        free = min(free, limit - int((cgroup / "memory.current").read_text()))
+    return max(free, 0)
 
 
 def _quota(cgroup: Path) -> int | None:

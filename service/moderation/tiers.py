@@ -7,14 +7,12 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from service.engine.classifier import Classifier
 from service.engine.engine import Engine
-from service.engine.providers import load_runtime
-from service.engine.warmup import Pace, warm_up
+from service.engine.judging import Served
+from service.engine.loader import Loader
 from service.moderation.arrival import Arrival, State
 from service.observing.metrics import Metrics
 from service.settings import Settings
-from tamis import bundle as bundles
 from tamis.bundle import BundleError
 from tamis.tiers import Bands, load_bands
 
@@ -33,8 +31,8 @@ SOON: Final[dict[State, float]] = {"building": 60.0, "loading": 5.0}
 class Tiers:
     """The accurate bundle's state in a process. The fast tier needs nothing of it."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, loader: Loader) -> None:
+        self._loader, self._metrics = loader, metrics
         self.tier = settings.tier
         wanted = settings.tier != "fast"
         self._arrival = Arrival(settings.accurate if wanted else None, "the accurate bundle")
@@ -72,7 +70,7 @@ class Tiers:
         engine.consult(self._bands(engine))
 
         async def take(path: Path) -> None:
-            classifier, pace = await run_in_threadpool(load_warm, path, self._settings)
+            classifier, pace = await run_in_threadpool(self._loader.load, path, "accurate")
             # A build brings the bands that were chosen for what it builds.
             engine.consult(self._bands(engine, classifier), classifier, pace)
             if self.trouble is None:
@@ -82,7 +80,7 @@ class Tiers:
 
         await self._arrival.watch(take)
 
-    def _bands(self, engine: Engine, accurate: Classifier | None = None) -> Bands | None:
+    def _bands(self, engine: Engine, accurate: Served | None = None) -> Bands | None:
         """The bands, where there are any for these bundles; else why not, for all to see."""
         assert self._arrival.path is not None
         try:
@@ -99,8 +97,8 @@ class Tiers:
 class Tongues:
     """The multilingual bundle's state in a process: it judges what the tier's own cannot read."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, loader: Loader) -> None:
+        self._loader, self._metrics = loader, metrics
         self._arrival = Arrival(settings.multilingual, "the multilingual bundle")
 
     @property
@@ -125,22 +123,10 @@ class Tongues:
 
     def _taker(self, engine: Engine) -> Callable[[Path], Awaitable[None]]:
         async def take(path: Path) -> None:
-            classifier, pace = await run_in_threadpool(load_warm, path, self._settings)
+            classifier, pace = await run_in_threadpool(self._loader.load, path, "multilingual")
             engine.read_by(classifier, pace)
             bundle = classifier.bundle
             self._metrics.beside("multilingual", bundle.name, bundle.fingerprint)
             logger.info("other languages: %s@%s", bundle.name, bundle.fingerprint[:12])
 
         return take
-
-
-def load_warm(path: Path, settings: Settings) -> tuple[Classifier, Pace]:
-    """A classifier on the configured provider, and what warm-up measured.
-
-    Raises:
-        BundleError, ProviderError: where the bundle or the provider is not usable.
-    """
-    bundle = bundles.load(path)
-    runtime = load_runtime(bundle.graph, settings.provider, settings.threads)
-    classifier = Classifier(bundle, runtime)
-    return classifier, warm_up(classifier)

@@ -41,14 +41,22 @@ async def ready(request: Request) -> JSONResponse:
         status = "loading" if lifecycle.failure is None else "failed"
         reason = lifecycle.failure or tiers.reason
         return JSONResponse({"status": status, "reason": reason} | tier, 503)
+    if (crew := moderator.loader.crew) is not None:
+        tier["workers"] = f"{crew.alive} of {crew.wanted}"
+        if not crew.alive:
+            reason = "no inference worker is alive"
+            return JSONResponse({"status": "failed", "reason": reason} | tier, 503)
     if tiers.reason is not None:  # the fast one answers alone
         tier["reason"] = tiers.reason
     elif moderator.tongues.reason is not None:
         tier["reason"] = moderator.tongues.reason
+    elif moderator.rules.reason is not None:
+        tier["reason"] = moderator.rules.reason
     ready = {
         "status": "ready",
         "model": moderator.engine.bundle.name,
         "multilingual": moderator.tongues.state,
+        "policy_encoder": moderator.rules.state,
         "reasoner": moderator.reasoning.state,
     }
     return JSONResponse(ready | tier)

@@ -9,7 +9,8 @@ from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
+    *("rolling", "observability", "reasoner", "rules", "robustness", "conversations"),
+    *("tiers", "workers", "mixed", "profile"),
 )
 
 
@@ -30,15 +31,25 @@ def add_to(commands: Commands) -> None:
         help="harmful and benign ones, of robustness and conversations",
     )
     bench.add_argument("--before", type=Path, help="robustness: the bundle that learnt less")
-    bench.add_argument("--minutes", type=float, default=10, help="of the soak")
+    bench.add_argument("--minutes", type=float, default=10, help="of the soak and the mix")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
-    bench.add_argument("--accurate", type=Path, help="tiers: bundle of the accurate one")
+    bench.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
         help="tiers: a further bundle, as it serves alone",
     )  # fmt: skip
-    bench.add_argument("--rounds", type=whole, default=5, help="of tiers")
-    bench.add_argument("--rehearse", action="store_true", help="tiers: one round, nothing is kept")
+    bench.add_argument("--rounds", type=whole, default=5, help="of tiers, workers and mixed")
+    bench.add_argument(
+        "--workers", type=_counts, default=[0, 1, 2], metavar="N,…",
+        help="numbers of workers, of workers and mixed; 0: none",
+    )  # fmt: skip
+    bench.add_argument("--kill", type=float, default=20, help="mixed: seconds between two workers")
+    bench.add_argument("--policy-encoder", type=Path, help="bundle of rules (default: ours)")
+    bench.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="tiers, workers, mixed, rules: short, nothing is kept",
+    )
     bench.set_defaults(run=_bench)
 
 
@@ -47,6 +58,16 @@ def _named(text: str) -> tuple[str, Path]:
     if not name or not path:
         raise argparse.ArgumentTypeError("must be NAME=BUNDLE")
     return name, Path(path)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise argparse.ArgumentTypeError("must be whole numbers, by comma")
+    return counts
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -58,6 +79,7 @@ def _bench(args: argparse.Namespace) -> int:
         "peers": "compare",
         "robustness": "robustness.measure",
         "conversations": "robustness.conversations",
+        "profile": "profile.measure",
     }
     module = modules.get(args.name, args.name)
     try:
@@ -70,8 +92,15 @@ def _bench(args: argparse.Namespace) -> int:
         "invariance": [args.data],
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
+        "rules": [args.policy_encoder, args.rehearse],
         "robustness": [args.data, args.rows, args.before],
         "conversations": [args.data, args.rows],
+        "profile": [args.accurate],
+        "overload": [args.accurate],
+        "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
+        "mixed": [
+            *(args.accurate, args.workers, args.minutes, args.kill, args.rounds, args.rehearse)
+        ],
         "tiers": [args.accurate, args.also, args.data, args.rounds, args.rehearse],
     }
     benchmark.run(args.bundle or bundles.default_bundle(), *more.get(args.name, []))

@@ -5,10 +5,12 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tamis import reasoner as reasoners
+from tamis.cli import rules
 from tamis.cli.common import (
+    CommandError,
     Commands,
     load_classifier,
     load_reasoner,
@@ -19,6 +21,10 @@ from tamis.cli.common import (
 from tamis.content import Content
 from tamis.reasoning import Answer, as_text, verdict
 from tamis.verdict import decide
+
+# Texts of either label a taxonomy: of the reasoner's older rows, and of those beside them.
+FEW_TEXTS: Final = 20
+MANY_TEXTS: Final = 60
 
 
 def add_to(commands: Commands) -> None:
@@ -43,6 +49,16 @@ def add_to(commands: Commands) -> None:
     evaluate.add_argument(
         "--served", type=Path, metavar="BUNDLE", help="a reasoner's bundle, as it is served"
     )
+    evaluate.add_argument(
+        "--encoder", type=Path, metavar="BUNDLE", help="a policy encoder's bundle, as it is served"
+    )
+    evaluate.add_argument(
+        "--pages",
+        type=Path,
+        metavar="FOLDER",
+        help="with --encoder: write every measurement that docs/reasoner.md shows of it here",
+    )
+    rules.add_policies(evaluate)
     evaluate.add_argument(
         "--most", type=whole, default=60, help="texts of either label, per taxonomy (default 60)"
     )
@@ -107,6 +123,12 @@ def served(bundle: Path) -> Any:
 def _evaluate(args: argparse.Namespace) -> int:
     from training.reasoner.evaluate import Settings, evaluate, save, table
     from training.reasoner.model import DEFAULT
+    from training.rules.organisations import name_of, part_of, read_organisations
+
+    if args.encoder is not None:
+        return _encoder(args)
+    if args.pages is not None:
+        raise CommandError("--pages: needs --encoder")
 
     settings = Settings(
         mode=args.mode,
@@ -118,10 +140,72 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     flags = None if args.no_classifier else flags_of(args.bundle)
     says = None if args.served is None else served(args.served)
-    results = evaluate(args.data, args.checkpoint, settings, flags, args.base or DEFAULT, says=says)
+    # The reasoner was trained on none of them; those that no policy encoder was are what compares.
+    tests = [p for p in read_organisations(args.policies) if part_of(name_of(p)) == "test"]
+    results = evaluate(
+        args.data,
+        args.checkpoint,
+        settings,
+        flags,
+        args.base or DEFAULT,
+        says=says,
+        organisations=tests,
+    )
     if args.served is not None:
         results["about"] |= {"mode": "served", "adapter": said_of(args.served)}
     print(table(results))
     if args.json:
         save(results, args.json)
+    return 0
+
+
+def _encoder(args: argparse.Namespace) -> int:
+    """Measure a policy encoder: as the options say, or all that its page shows."""
+    from training.reasoner.evaluate import Settings, evaluate, save, table
+    from training.rules import evaluation
+    from training.rules.organisations import read_organisations
+
+    bundle, judge = rules.measured(args.encoder)
+    pools = evaluation.unseen(read_organisations(args.policies), bundle)
+    flags = None if args.no_classifier else flags_of(args.bundle)
+    trained = tuple(bundle.manifest["training"]["taxonomies"])
+    of_runs = {"": (args.most, args.names_only, pools)}
+    if args.pages is not None:
+        # As the reasoner's older rows were measured, then on more texts, then without definitions.
+        of_runs = {
+            "": (FEW_TEXTS, False, []),
+            "-more": (MANY_TEXTS, False, pools),
+            "-names": (MANY_TEXTS, True, pools),
+        }
+    for suffix, (most, names_only, organisations) in of_runs.items():
+        settings = Settings(
+            most=most,
+            names_only=names_only,
+            seed=args.seed,
+            only=tuple(args.only),
+            trained=trained,
+        )
+        results = evaluate(
+            args.data,
+            None,
+            settings,
+            flags,
+            says=evaluation.says_of(judge, bundle),
+            organisations=organisations,
+        )
+        made = bundle.manifest["training"]
+        results["about"] |= {
+            "mode": "served",
+            "adapter": f"{bundle.name}@{bundle.fingerprint[:12]}",
+            "base": bundle.manifest["base"]["name"],
+            "trained": {key: made[key] for key in ("rows", "steps", "seconds", "device")},
+        }
+        if organisations and not names_only:
+            results["stability"] = evaluation.stability(judge, bundle, organisations, args.seed)
+            rules_of = [rule for pool in organisations for rule in evaluation.rules_of(pool)]
+            results["milliseconds"] = evaluation.speed(judge, rules_of)
+        print(table(results))
+        where = args.json if args.pages is None else args.pages / f"{bundle.name}{suffix}.json"
+        if where is not None:
+            save(results, where)
     return 0

@@ -13,8 +13,10 @@ from typing import Final
 
 from tamis import tiers
 from tamis.bundle import MANIFEST, BundleError, default_bundle
+from tamis.cli import rules
 from tamis.cli.common import CommandError, Commands, load_classifier
 from tamis.reasoner import WHERE, default_reasoner
+from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, MULTILINGUAL, Companion
 
 CLASSIFIER: Final = ("int8", "fp16")
@@ -31,17 +33,16 @@ def add_to(commands: Commands) -> None:
         default="classifier",
         help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
         "public base; accurate, multilingual: the bundle from base and delta; cascade: when the "
-        "fast bundle is to ask the accurate one; reasoner; huggingface: a bundle as optimum and "
-        "transformers load it",
+        "fast bundle is to ask the accurate one; reasoner; rules: the policy encoder; "
+        "huggingface: a bundle as optimum and transformers load it",
     )
     export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
     export.add_argument(
         "--text", action="store_true", help="huggingface: judge texts as posts, not as prompts"
     )
-    export.add_argument("--checkpoint", type=Path, help="of the classifier")
-    export.add_argument(
-        "--data", type=Path, nargs="+", help="folders of the classifier's training rows"
-    )
+    export.add_argument("--checkpoint", type=Path, help="of the classifier or policy encoder")
+    export.add_argument("--data", type=Path, nargs="+", help="folders of its training rows")
+    rules.add_policies(export)
     export.add_argument(
         "--out", type=Path, help="bundle folder (reasoner: where it is served from)"
     )
@@ -109,6 +110,18 @@ def _classifier(args: argparse.Namespace) -> int:
     from export.bundle import build
 
     report = build(args.checkpoint, args.data, args.out, args.name, args.precision)
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _rules(args: argparse.Namespace) -> int:
+    _needs(args, "checkpoint", "data")
+    if not args.policies:
+        raise CommandError("--policies: the export of a policy encoder needs it")
+    from export.rules import build
+
+    out = args.out or default_policy_encoder()
+    report = build(args.checkpoint, args.data, args.policies, out, args.name or out.name)
     print(json.dumps(report, indent=2))
     return 0
 
@@ -257,5 +270,6 @@ WHAT: Final = {
     "multilingual": _multilingual,
     "cascade": _cascade,
     "reasoner": _reasoner,
+    "rules": _rules,
     "huggingface": _huggingface,
 }

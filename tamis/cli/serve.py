@@ -24,7 +24,9 @@ def add_to(commands: Commands) -> None:
     serve.add_argument("--admin-port", type=int, help="port of its own for metrics and reload")
     serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
     serve.add_argument("--threads", type=int, help="cores to compute on (default: the CPU quota)")
-    serve.add_argument("--workers", type=int, help="runs at the same time (default: one a thread)")
+    serve.add_argument(
+        "--workers", metavar="N|auto", help="processes to judge in; 0: the server's own"
+    )
     serve.add_argument("--processes", type=int, help="server processes (default 1)")
     serve.set_defaults(run=_serve)
 

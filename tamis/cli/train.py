@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tamis.cli import adversarial, curation, reasoner, synthesis
+from tamis.cli import adversarial, curation, reasoner, rules, synthesis
 from tamis.cli.common import Commands, whole
 
 
@@ -79,6 +79,7 @@ def add_to(commands: Commands) -> None:
     curation.add_to(train)
     adversarial.add_to(train)
     reasoner.add_to(train)
+    rules.add_to(train)
 
 
 def _train_classifier(args: argparse.Namespace) -> int:

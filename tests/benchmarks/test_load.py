@@ -86,6 +86,18 @@ def test_an_open_loop_keeps_its_rate_whatever_the_answers_take(port):
     result = load.open_loop(port, sent, rate=200, seconds=1.0, warm=0.1)
     assert sum(result.statuses.values()) == pytest.approx(200, rel=0.3)
     assert result.percentile(50) < 3 * PAUSE * 1e3
+    # It says how far it was behind, so that nobody takes its own lateness for the server's.
+    assert len(result.late) == sum(result.statuses.values())
+    assert all(late >= 0 for late in result.late)
+
+
+def test_at_once_all_are_sent_and_waited_for(port):
+    sent = [load.message("/x", b"{}", tokens=3)] * 12
+    result = load.at_once(port, sent)
+    assert sum(result.statuses.values()) == 12
+    assert result.pending == 0
+    # Nobody waited for another.
+    assert result.seconds < 6 * PAUSE
 
 
 def test_percentiles():

@@ -167,6 +167,16 @@ CASES: dict[str, tuple[Series, int, set[str]]] = {
     ),
     "throttled in 40 % of periods": (GOOD | throttled(0.4), 30, {"TamisThrottled"}),
     "throttled in 10 % of periods": (GOOD | throttled(0.1), 30, set()),
+    "a worker ended": (
+        GOOD | {f"tamis_worker_restarts_total{{{labels()}}}": "0x5 1x30"},
+        10,
+        set(),
+    ),
+    "workers end every minute": (
+        GOOD | rising("tamis_worker_restarts_total", 1),
+        15,
+        {"TamisWorkersEnd"},
+    ),
     "a policy file is refused": (
         GOOD | always("tamis_config_last_reload_successful", 0),
         5,

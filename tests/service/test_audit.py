@@ -20,7 +20,7 @@ import pytest
 from benchmarks.server import free_port
 from service.app import create_app
 from service.observing.audit.files import Files
-from service.observing.audit.log import Log
+from service.observing.audit.history import Log
 from service.observing.audit.record import Entry
 from service.observing.logs import json_line
 from service.observing.spool import RefusedError, Spool, SpoolEvents
@@ -348,7 +348,11 @@ def serving(port: int, path: Path, *more: str) -> subprocess.Popen[bytes]:
     env = {"TAMIS_AUDIT": str(path), "TAMIS_PORT": str(port), "TAMIS_LINGER_SECONDS": "0"}
     command = [sys.executable, "-m", "tamis", "serve", *more]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | env)
-    until(lambda: process.poll() is None and asked(port, "/health/ready"))
+    try:
+        until(lambda: process.poll() is None and asked(port, "/health/ready"))
+    except BaseException:
+        process.terminate()  # or it would outlive the tests
+        raise
     return process
 
 

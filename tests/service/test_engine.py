@@ -13,7 +13,7 @@ from service.engine.classifier import Classifier, Scored
 from service.engine.cuda import CudaRuntime
 from service.engine.engine import Engine, EngineEvents, WindowTask
 from service.engine.providers import load_runtime
-from service.engine.runtime import CpuRuntime, ProviderError, available_threads
+from service.engine.runtime import CpuRuntime, ProviderError, available_threads, has_quota
 from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace, warm_up
 from tamis import content
@@ -234,9 +234,12 @@ def test_spans_join_neighbouring_words_and_rank_by_contribution():
 def test_threads_follow_the_cgroup_quota(tmp_path: Path):
     (tmp_path / "cpu.max").write_text("100000 100000\n")
     assert available_threads(tmp_path) == 1
+    assert has_quota(tmp_path)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert available_threads(tmp_path) >= 1
     assert available_threads(tmp_path / "absent") >= 1
+    assert not has_quota(tmp_path)
+    assert not has_quota(tmp_path / "absent")
 
 
 def test_a_provider_that_is_not_there_is_refused(bundle: Bundle):

@@ -382,14 +382,14 @@ def test_anthropics_tools_are_documents():
 def test_the_responses_apis_tools_are_documents():
     items = [
         *user(KIND),
-        {"type": "function_call", "name": "read", "arguments": "{}", "call_id": "1"},
+        {"type": "function_call", "name": "read", "arguments": "[1]", "call_id": "1"},
         {"type": "function_call_output", "call_id": "1", "output": ATTACK},
         {"type": "reasoning", "summary": []},
     ]
     assert asked({"input": items}) == [
-        ("prompt", KIND, "messages[0].content"),
-        ("attack", "{}", "messages[1].arguments"),
-        ("attack", ATTACK, "messages[2].content"),
+        ("prompt", KIND, "input[0].content"),
+        ("attack", "[1]", "input[1].arguments"),
+        ("attack", ATTACK, "input[2].content"),
     ]
 
 

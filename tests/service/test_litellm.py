@@ -49,11 +49,11 @@ def test_litellm_output_judges_the_answer_alone_in_the_light_of_its_request(clie
     del judged[:]
     answer = {"input_type": "response", "texts": ["I cannot help with that."]}
     post(
-        client, LITELLM, answer | {"litellm_call_id": "call", "tool_calls": [call(arguments="{}")]}
+        client, LITELLM, answer | {"litellm_call_id": "call", "tool_calls": [call(arguments="[1]")]}
     )
     assert [(c.question, c.text, c.context) for c in judged] == [
         ("response", "I cannot help with that.", RUDE),
-        ("attack", "{}", RUDE),
+        ("attack", "[1]", RUDE),
     ]
     del judged[:]
     assert post(client, LITELLM, answer | {"litellm_call_id": "another"})["action"] == "NONE"
@@ -64,7 +64,7 @@ def test_litellm_remembers_what_was_said_before_a_request(client, judged):
     request = {"input_type": "request", "litellm_call_id": "deep", "structured_messages": CHAT}
     post(client, LITELLM, request)
     answer = {"input_type": "response", "texts": ["Two metres."], "litellm_call_id": "deep"}
-    post(client, LITELLM, answer | {"tool_calls": [call(arguments="{}")]})
+    post(client, LITELLM, answer | {"tool_calls": [call(arguments="[1]")]})
     assert [(c.question, c.context) for c in judged] == [
         ("prompt", EARLIER_TURNS),
         ("response", BOTH),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.access import new_key
-from service.observing.audit.log import Log
+from service.observing.audit.history import Log
 from service.observing.audit.record import AuditError
 from service.observing.audit.replay import replay
 from service.settings import Settings

@@ -187,6 +187,30 @@ async def test_what_no_text_is_short_enough_for_can_be_known_beforehand(make, ga
     await first
 
 
+async def test_who_is_refused_waits_for_no_worker_that_holds_the_lock(make, gate):
+    scheduler = make(speed=100)
+    first = asyncio.create_task(scheduler.submit([Job("a", 100)]))
+    await settle()
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with scheduler._prompt.ready:
+            held.set()
+            leave.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    asked = asyncio.get_running_loop().run_in_executor(None, scheduler.check, 0.5)
+    done, _ = await asyncio.wait([asked], timeout=5)
+    leave.set()
+    holder.join()
+    assert done == {asked}
+    assert isinstance(asked.exception(), OverloadedError)
+    gate.open.set()
+    await first
+
+
 async def test_without_a_deadline_the_longest_wait_holds(make, gate):
     scheduler = make(speed=100, max_wait=0.5)
     first = asyncio.create_task(scheduler.submit([Job("a", 100)]))

@@ -142,6 +142,14 @@ def test_what_tools_were_asked_and_said_is_judged_as_documents_and_nothing_else(
     assert judged(conversation(turns), ["document", "response"]) == (page, call, said, answer)
 
 
+def test_a_call_without_arguments_asks_nothing():
+    calls = [(call_field(n), text) for n, text in enumerate(("", " {} ", "[]", "null", '{"a": 1}'))]
+    found = conversation(
+        [Message("user", "What time is it?"), Message("assistant", "", tuple(calls))]
+    )
+    assert [one.text for one in found[1:]] == ['{"a": 1}']
+
+
 def test_a_document_without_a_request_is_read_on_its_own():
     assert conversation([Message("tool", "A page.")])[0].context is None
     assert document("A page.", "").context is None

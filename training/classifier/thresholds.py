@@ -8,7 +8,7 @@ smaller share. ``strict`` goes the other way: it never flags later than where F1
 earlier where that leaves part of its share of alarms unused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -79,6 +79,10 @@ class Limits(NamedTuple):
     block: float
 
 
+# A measure of "at least this" at each threshold of a grid.
+Quality = Callable[[Scored, np.ndarray], np.ndarray]
+
+
 class Chosen(NamedTuple):
     """The sets of one head, F1 at ``balanced``, and its share of false alarms among benign rows."""
 
@@ -131,17 +135,18 @@ def choose(scored: Scored, ordinary: Sequence[Benign], targets: Mapping[Name, Ta
     return Chosen(_blocking(scored, flags), float(f1[balanced]), float(alarms[balanced]))
 
 
-def plain(scored: Scored, cost: float | None = None) -> Chosen:
+def plain(scored: Scored, cost: float | None = None, by: Quality | None = None) -> Chosen:
     """The sets of a head without a target: the plateau's middle, and where F1 has lost ``cost``.
 
-    Without a cost ``balanced`` is all there is.
+    Without a cost ``balanced`` is all there is. ``by`` is another measure in place of F1.
     """
     grid = np.unique(scored.score)[::-1]
     f1 = _f1(scored, grid)
-    middle = _middle(grid, f1)
+    quality = f1 if by is None else by(scored, grid)
+    middle = _middle(grid, quality)
     places: dict[Name, int] = {"balanced": middle}
     if cost is not None:
-        high, low = _around_best(f1, cost)
+        high, low = _around_best(quality, cost)
         places |= {"strict": max(middle, low), "loose": min(middle, high)}
     flags = {name: _between(grid, at) for name, at in places.items()}
     negative = scored.weight * (1 - scored.truth)
@@ -188,6 +193,14 @@ def _f1(scored: Scored, grid: np.ndarray) -> np.ndarray:
     hits = _at_least(score, truth * weight, grid)
     flagged = _at_least(score, weight, grid)
     return 2 * hits / np.maximum(flagged + (truth * weight).sum(), 1e-12)
+
+
+def accuracy(scored: Scored, grid: np.ndarray) -> np.ndarray:
+    """The mean of the accuracies on either label of "at least this" at each threshold."""
+    score, truth, weight = scored
+    hits = _at_least(score, truth * weight, grid) / max((truth * weight).sum(), 1e-12)
+    safe = (1 - truth) * weight
+    return (hits + 1 - _at_least(score, safe, grid) / max(safe.sum(), 1e-12)) / 2
 
 
 def _around_best(f1: np.ndarray, cost: float) -> tuple[int, int]:

@@ -235,9 +235,9 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
                 "best": best,
                 "seconds": time.monotonic() - began,
             }
-            _save(state, resume)
+            save(state, resume)
             if stable and recipe.cooldown < 1:
-                _save(state, out / "stable.pt")
+                save(state, out / "stable.pt")
         accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
@@ -282,7 +282,7 @@ def _state(out: Path, steps: int, on: torch.device) -> dict[str, Any] | None:
     return None
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
+def save(state: dict[str, Any], path: Path) -> None:
     """Write a checkpoint whole, or not at all."""
     unfinished = path.with_name(f"{path.name}.part")
     torch.save(state, unfinished)
@@ -367,20 +367,26 @@ def _optimizer(
             model.freeze(recipe.frozen_layers)
         except ValueError as error:
             raise RecipeError(f"frozen_layers: {error}") from None
+    groups = parameter_groups(model, recipe.encoder_lr, recipe.head_lr, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups)
+    warm = max(1, round(recipe.warmup * steps))
+    cool = max(1, steps - max(warm, _falling_from(recipe, steps)))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, 1.0, (steps - step) / cool)
+    )
+
+
+def parameter_groups(
+    model: GuardClassifier, encoder_lr: float, head_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """What is trained, by learning rate; no weight decay on biases and norms."""
     # BERT's own pooler is not asked; several processes would wait for its gradient.
     if getattr(model.encoder, "pooler", None) is not None:
         model.encoder.pooler.requires_grad_(False)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = recipe.encoder_lr if name.startswith("encoder.") else recipe.head_lr
-            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            rate = encoder_lr if name.startswith("encoder.") else head_lr
+            decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
-    )
-    warm = max(1, round(recipe.warmup * steps))
-    cool = max(1, steps - max(warm, _falling_from(recipe, steps)))
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, 1.0, (steps - step) / cool)
-    )
+    return [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]

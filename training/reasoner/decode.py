@@ -5,7 +5,7 @@ hang as twigs on each text's branch, and their probabilities are compared. ``gen
 greedily, as served; it alone can be malformed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ class Said:
     unsafe: float | None = None
     """P(unsafe), where it was scored."""
     text: str = ""
+    rules: Mapping[str, float] | None = None
+    """P(breaks the rule) of every rule by name, of a policy encoder."""
 
 
 def scored(model: Any, coder: Coder, form: Format, examples: Sequence[Example]) -> list[Said]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -21,7 +21,7 @@ from training.reasoner import decode
 from training.reasoner.cases import Pool, Sourced, pools_of, read_sourced
 from training.reasoner.decode import Said
 from training.reasoner.examples import Example, halved, whole
-from training.reasoner.measures import grounded, measure, pooled
+from training.reasoner.measures import grounded, measure, pooled, single_rules
 from training.reasoner.model import DEFAULT, form_of, load_reasoner
 from training.reasoner.policies import Library, library
 
@@ -36,7 +36,10 @@ GROUPS: Final = {
     "unseen": "taxonomies never trained on",
     "halved": "policies without every other category, whose texts are safe under them",
     "bank": "an invented bank's policy",
+    "organisations": "written organisations never trained on",
 }
+# In these every rule is known of every text.
+COMPLETE: Final = ("bank", "organisations")
 # What is judged, by the question asked of it.
 NOUNS: Final = {"prompt": "prompts", "response": "responses", "toxicity": "posts"}
 # Of fewer texts than this that are new to the classifier, nothing is said.
@@ -68,6 +71,7 @@ def evaluate(
     form: Format | None = None,
     given: Library | None = None,
     says: Says | None = None,
+    organisations: Sequence[Pool] = (),
 ) -> dict[str, Any]:
     """Figures by taxonomy, their means by group, and the classifier's figures on the same rows.
 
@@ -82,6 +86,7 @@ def evaluate(
         form: of the answers.
         given: taxonomies (default: the project's).
         says: answers instead of base and adapter: a bundle as it is served.
+        organisations: written ones that were not trained on, tested beside the taxonomies.
 
     Raises:
         FileNotFoundError, SchemaError, AdapterError: see there.
@@ -94,11 +99,18 @@ def evaluate(
     rows = read_sourced(data, settings.variant)
     trained = frozenset(settings.trained or _trained(adapter, known))
     work = list(_sets(rows, known, trained, settings))
+    for pool in organisations:
+        groups = whole([pool], settings.most, not settings.names_only, settings.seed)
+        work += [("organisations", pool.taxonomy.name, examples) for examples in groups]
     says = says or _model(base, adapter, form, settings.mode)
     sets: dict[str, Any] = {}
+    known_rules: dict[str, list[tuple[Example, Said]]] = {}
     began = time.monotonic()
     for group, title, examples in tqdm(work, desc="evaluate", unit="policy"):
         said = says(examples)
+        if group in COMPLETE and said[0].rules is not None:
+            for example, answer in zip(examples, said, strict=True):
+                known_rules.setdefault(group, []).append((example, answer))
         for name, members in _by_question(title, examples).items():
             chosen, answers = [examples[n] for n in members], [said[n] for n in members]
             figures = measure(chosen, answers) | {"group": group}
@@ -131,7 +143,19 @@ def evaluate(
         },
         "sets": sets,
         "means": means,
-    }
+    } | ({"rules": _single_rules(known_rules)} if known_rules else {})
+
+
+def _single_rules(found: Mapping[str, list[tuple[Example, Said]]]) -> dict[str, dict[str, Any]]:
+    """Calibration of single rules by group, in all and by what is judged."""
+    told: dict[str, dict[str, Any]] = {}
+    for group, pairs in found.items():
+        asked = {NOUNS[q]: [p for p in pairs if p[0].content.question == q] for q in NOUNS}
+        parts = {name: part for name, part in asked.items() if part}
+        if len(parts) > 1:
+            parts = {"all": pairs} | parts
+        told[group] = {name: single_rules(*zip(*part, strict=True)) for name, part in parts.items()}
+    return told
 
 
 def bank() -> list[Example]:

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
+from training.classifier.calibration import calibration_error
 from training.evaluation.metrics import f1
 from training.reasoner.decode import Said
 from training.reasoner.examples import Example
 
 LEAST: Final = 10
+THRESHOLDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def measure(examples: Sequence[Example], said: Sequence[Said]) -> dict[str, Any]:
@@ -61,6 +65,28 @@ def grounded(examples: Sequence[Example], said: Sequence[Said]) -> float | None:
             quoted = reason.split("“", 1)[1].split("”", 1)[0]
             found.append(_words(quoted) in _words(example.content.text))
     return _share(sum(found), len(found))
+
+
+def single_rules(examples: Sequence[Example], said: Sequence[Said]) -> dict[str, Any]:
+    """How far probabilities of single rules can be trusted, where every rule of a text is known.
+
+    Also the accuracy of verdicts at some thresholds in place of the bundle's own.
+    """
+    pairs = [
+        (p, float(name == example.category))
+        for example, answer in zip(examples, said, strict=True)
+        for name, p in (answer.rules or {}).items()
+    ]
+    p, y = (np.array(column) for column in zip(*pairs, strict=True))
+    most = np.array([answer.unsafe for answer in said], dtype=float)
+    truth = np.array([example.category is not None for example in examples])
+    return {
+        "pairs": len(p),
+        "broken": int(y.sum()),
+        "ece": round(calibration_error(p, y, np.ones(len(p))), 4),
+        "mean": round(float(p.mean()), 4),
+        "at": {str(t): round(float(((most >= t) == truth).mean()), 4) for t in THRESHOLDS},
+    }
 
 
 def pooled(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
     python -m training.reasoner.report docs/measurements/reasoner
 
-The folder holds the JSON of ``tamis evaluate-reasoner`` by run (``RUNS``), the runs' own reports
-(``RUN.report.json``), GRPO's rewards (``RUN.metrics.jsonl``; their charts are in ``docs/images``),
-the report of the examples (``examples.json``), of the calibration (``calibration.json``), and what
-follows from all that, in words (``findings.md``).
+The folder holds the JSON of ``tamis evaluate-reasoner`` by run (``RUNS``), that of the policy
+encoder on more texts (``MORE``), the runs' own reports (``RUN.report.json``), GRPO's rewards
+(``RUN.metrics.jsonl``; their charts are in ``docs/images``), the report of the examples
+(``examples.json``), of the calibration (``calibration.json``), and what follows from all that, in
+words (``findings.md``).
 """
 
 import argparse
@@ -16,6 +17,9 @@ from typing import Any, Final
 
 from training.reasoner.evaluate import GROUPS, NOUNS
 from training.reasoner.measures import pooled
+from training.reasoner.rewards import CATEGORY, SAFETY
+from training.rules import page
+from training.rules.page import percent
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reasoner.md"
 RUNS: Final = {
@@ -25,6 +29,16 @@ RUNS: Final = {
     "grpo-cold": "GRPO with cold start",
     "sft-written": "SFT, whole answers",
     "served": "as shipped: int8, calibrated",
+    "tamis-policy-22m": "policy encoder, 22M",
+    "tamis-policy-110m": "policy encoder, 110M",
+}
+# Of more texts, and of written organisations; those without definitions beside the others.
+MORE: Final = {
+    "served-more": "today's decoder, as shipped",
+    "tamis-policy-22m-more": "encoder, 22M",
+    "tamis-policy-22m-names": "encoder, 22M, names only",
+    "tamis-policy-110m-more": "encoder, 110M",
+    "tamis-policy-110m-names": "encoder, 110M, names only",
 }
 HEAD: Final = """# The policy reasoner
 
@@ -49,6 +63,18 @@ S-Acc / C-Acc, models of 7 and 8 billion parameters, other taxonomies and rows: 
 Words per answer: 34.10 (Qwen2.5, GSPR w/ CS), 77.73 (Qwen3).
 """
 Run = Mapping[str, Any]
+ENCODER: Final = """## The policy encoder
+
+It reads one rule beside the text and says how likely the text breaks it: unsafe where the likeliest
+rule reaches the bundle's threshold, which is then the category. Up to 60 texts of either label a
+taxonomy; of organisations all. *Reward* is the paper's, .55 for the verdict and .45 for the
+category, of answers whose length is not counted. Some unseen taxonomies' texts (FigStep, ToxiGen)
+were met by the body that the encoder began with, as safe or unsafe ones, never under a policy.
+"""
+OLDER: Final = """## Beside the decoder's older rows
+
+On the twenty texts of either label a taxonomy that all its runs were measured on.
+"""
 
 
 def render(folder: Path) -> str:
@@ -57,13 +83,23 @@ def render(folder: Path) -> str:
     found = {title: run for name, title in RUNS.items() if (run := runs[name])}
     _comparable(found)
     parts = [HEAD, (folder / "findings.md").read_text(encoding="utf-8"), _about(folder, found)]
-    for group, title in GROUPS.items():
-        if any(group in run["means"] for run in found.values()):
-            parts += [f"## {title.capitalize()}\n", _means(found, group), _sets(found, group)]
+    more = {title: run for name, title in MORE.items() if (run := _read(folder / f"{name}.json"))}
+    if more:
+        parts += [ENCODER, *_groups(more, "Encoder: "), *page.sections(more), OLDER]
+    parts += _groups(found)
     parts += [_rewards(folder, name) for name in ("grpo", "grpo-cold")]
     if calibration := _read(folder / "calibration.json"):
         parts.append(_calibration(calibration))
     return "\n".join([*parts, PAPER])
+
+
+def _groups(runs: Mapping[str, Run], prefix: str = "") -> list[str]:
+    parts = []
+    for group, title in GROUPS.items():
+        if any(group in run["means"] for run in runs.values()):
+            head = prefix + (title if prefix else title.capitalize())
+            parts += [f"## {head}\n", _means(runs, group), _sets(runs, group)]
+    return parts
 
 
 def _comparable(runs: Mapping[str, Run]) -> None:
@@ -94,6 +130,9 @@ def _about(folder: Path, runs: Mapping[str, Run]) -> str:
         about = runs[title]["about"]
         report = _read(folder / f"{name}.report.json")
         trained = ("–", "–", "–")
+        if made := about.get("trained"):
+            what = f"pairs of {made['rows']['train']} texts in {made['steps']} steps"
+            trained = (what, str(made["seconds"]), made["device"])
         if report:
             what = (
                 f"{report['rollouts']} rollouts in {report['recipe']['steps']} steps"
@@ -128,19 +167,22 @@ def _means(runs: Mapping[str, Run], group: str) -> str:
     columns = ("s_acc", "s_acc_all", "s_f1", "c_acc", "c_acc_unsafe", "parsed", "grounded")
     lines = [
         "| | judged | texts | S-Acc | over all | S-F1 | C-Acc | of unsafe | parsed | quotes stand "
-        "| words |",
-        "|---|---|" + "--:|" * 9,
+        "| words | reward |",
+        "|---|---|" + "--:|" * 10,
     ]
     for title, run in runs.items():
         for question, mean in _by_question(run, group).items():
-            cells = " | ".join(_percent(mean.get(column)) for column in columns)
+            cells = " | ".join(percent(mean.get(column)) for column in columns)
             words = "–" if mean["words"] is None else f"{mean['words']:.1f}"
-            lines.append(f"| {title} | {question} | {mean['n']} | {cells} | {words} |")
+            reward = SAFETY * mean["s_acc_all"] + CATEGORY * mean["c_acc"]
+            lines.append(
+                f"| {title} | {question} | {mean['n']} | {cells} | {words} | {percent(reward)} |"
+            )
     first = next(iter(runs.values()))
     for question, mean in _by_question(first, group).items():
         if other := mean.get("classifier"):
-            cells = f"{_percent(other['s_acc'])} | | {_percent(other['s_f1'])}"
-            lines.append(f"| *the classifier* | {question} | {other['n']} | {cells} | | | | | |")
+            cells = f"{percent(other['s_acc'])} | | {percent(other['s_f1'])}"
+            lines.append(f"| *the classifier* | {question} | {other['n']} | {cells} | | | | | | |")
     return "\n".join([*lines, ""])
 
 
@@ -174,9 +216,9 @@ def _sets(runs: Mapping[str, Run], group: str) -> str:
         for run in runs.values():
             figures = run["sets"].get(taxonomy)
             cells.append(
-                f"{_percent(figures['s_acc'])} / {_percent(figures['c_acc'])}" if figures else "–"
+                f"{percent(figures['s_acc'])} / {percent(figures['c_acc'])}" if figures else "–"
             )
-        cells.append(_percent((first.get("classifier") or {}).get("s_acc")))
+        cells.append(percent((first.get("classifier") or {}).get("s_acc")))
         asked = NOUNS[first["question"]]
         head = f"| {taxonomy} | {asked} | {first['n']} | {first['unsafe']} | "
         lines.append(head + " | ".join(cells) + " |")
@@ -232,10 +274,6 @@ def _calibration(found: Mapping[str, Any]) -> str:
     for key, name in names.items():
         lines.append(f"| {name} | {found['before'][key]} | {found['after'][key]} |")
     return "\n".join([*lines, ""])
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

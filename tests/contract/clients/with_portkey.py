@@ -22,6 +22,8 @@ PORT = free_port()
 GATEWAY = f"http://127.0.0.1:{PORT}"
 MODEL = model(lambda body: body["model"])
 BLOCKED = 446
+ECHO = model(lambda body: body["messages"][-1]["content"])
+MAIL, HIDDEN = "Write to jane.roe@example.org today.", "Write to [EMAIL] today."
 
 
 def hook(url: str, **more: object) -> list[dict[str, Any]]:
@@ -29,11 +31,17 @@ def hook(url: str, **more: object) -> list[dict[str, Any]]:
     return [{"default.webhook": webhook | more, "deny": True}]
 
 
-def chat(text: str, answers: str = KIND, **guardrails: object) -> tuple[int, Any]:
+def hiding() -> list[dict[str, Any]]:
+    return hook(URL, headers={"x-api-key": KEY, "x-tamis-policy": "hiding"})
+
+
+def chat(
+    text: str, answers: str = KIND, host: str = MODEL, **guardrails: object
+) -> tuple[int, Any]:
     config = {
         "provider": "openai",
         "api_key": "x",
-        "custom_host": MODEL,
+        "custom_host": host,
         **guardrails,
     }
     body = {"model": answers, "messages": [{"role": "user", "content": text}]}
@@ -60,6 +68,27 @@ def check_what_is_rude_is_blocked() -> None:
 def check_a_refusal_passes() -> None:
     status, answer = chat(RUDE, DECLINED, output_guardrails=hook(URL))
     assert status == 200, answer
+
+
+def check_personal_data_is_masked_on_the_way_in_and_out() -> None:
+    # Answers what it was sent.
+    status, answer = chat(MAIL, host=ECHO, input_guardrails=hiding())
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == HIDDEN
+    status, answer = chat(KIND, MAIL, output_guardrails=hiding())
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == HIDDEN
+
+
+def check_every_prompt_of_a_completion_is_judged() -> None:
+    # The gateway sends a list for the text of such a request.
+    config = {"provider": "openai", "api_key": "x", "custom_host": MODEL}
+    config |= {"input_guardrails": hook(URL, failOnError=True)}
+    for prompts, wanted in (([KIND, RUDE], BLOCKED), ([KIND, KIND], 200)):
+        body = {"model": KIND, "prompt": prompts}
+        url = f"{GATEWAY}/v1/completions"
+        status, answer, _ = ask(url, body, x_portkey_config=json.dumps(config))
+        assert status == wanted, answer
 
 
 def check_no_room_lets_through_unless_told_otherwise() -> None:

@@ -1,0 +1,83 @@
+"""``tamis train rules``: the policy encoder."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tamis.cli.common import CommandError, Commands, chosen, whole
+
+OPTIONS = (
+    "base",
+    "init",
+    "variant",
+    "steps",
+    "batch_tokens",
+    "encoder_lr",
+    "head_lr",
+    "listwise",
+    "check_every",
+    "seed",
+)
+
+
+def add_to(stages: Commands) -> None:
+    """Add the stage of training."""
+    rules = stages.add_parser("rules", help="fine-tune and calibrate the policy encoder")
+    rules.add_argument(
+        "--data", type=Path, required=True, nargs="+", help="folders of training rows"
+    )
+    add_policies(rules, required=True)
+    rules.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
+    rules.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    rules.add_argument("--init", help="finished checkpoint of that base whose body to go on from")
+    rules.add_argument("--variant", choices=("permissive", "all"))
+    rules.add_argument("--steps", type=whole)
+    rules.add_argument("--batch-tokens", type=whole, help="tokens of a step")
+    rules.add_argument("--lr", type=float, dest="encoder_lr", help="of the encoder")
+    rules.add_argument("--head-lr", type=float)
+    rules.add_argument(
+        "--listwise", type=float, help="what choosing among a text's rules counts in the loss"
+    )
+    rules.add_argument("--check-every", type=whole, help="steps between held-out checks")
+    rules.add_argument("--seed", type=int)
+    rules.set_defaults(run=_train)
+
+
+def add_policies(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """The option that names written organisations."""
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        nargs="+",
+        required=required,
+        default=[],
+        help="folders of written organisations, their rules and texts under them",
+    )
+
+
+def _train(args: argparse.Namespace) -> int:
+    from training.classifier import calibration
+    from training.rules.model import InitError
+    from training.rules.trainer import Recipe, RecipeError, train
+
+    try:
+        report = train(args.data, args.policies, args.out, Recipe(**chosen(args, *OPTIONS)))
+    except (InitError, RecipeError) as error:
+        raise CommandError(str(error)) from None
+    print(f"{report['steps']} steps in {report['seconds']} s, best at {report['best']['step']}")
+    for question in calibration.read(args.out):
+        print(
+            f"{question['name']:<10} flag {question['flag']:.3f} f1 {question['f1']:.3f} "
+            f"ece {question['ece_after']:.3f}"
+        )
+    return 0
+
+
+def measured(bundle: Path) -> tuple[Any, Any]:
+    """A policy encoder's bundle and its judge, on all cores."""
+    from service.engine.runtime import available_threads
+    from tamis import rules
+    from training.rules.judge import Judge
+
+    found = rules.load(bundle)
+    return found, Judge.of_bundle(found, available_threads())

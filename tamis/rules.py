@@ -1,0 +1,214 @@
+"""The policy encoder: how a rule and a text become one input, and its bundle on disk.
+
+A cross-encoder reads one rule beside one text and says how likely the text breaks *this* rule:
+
+    [CLS] rule [SEP] mark judged [SEP]                token types: 0 … 0, 1 from ``mark`` on
+    [CLS] rule [SEP] context [SEP] mark judged [SEP]  what the text is read behind, of type 0 too
+
+``rule`` is ``name: definition``, or the name alone (``Guideline``). ``mark`` says in a word or two
+whether a request, an answer or a post is judged. Rule and context are shortened to their first and
+last tokens, each to a limit of its own, so that nothing of the judged text is lost: a long one is
+read in overlapping windows, of which the highest logit counts. A pair depends on its rule, its text
+and nothing else: a policy's other rules, their order and the load change no probability.
+
+The graph: ``input_ids``, ``attention_mask``, ``token_type_ids`` (pairs, tokens) int64 → ``logits``
+(pairs, 1). P(breaks the rule) = sigmoid(scale * logit + bias), calibrated per question. A text is
+unsafe under a policy where any rule's probability reaches the threshold; its category is the most
+likely rule.
+
+To serve it::
+
+    bundle = rules.load(folder)
+    ids = rules.encoder(plain_tokenizer(bundle.tokenizer))
+    rule = rules.read_rule(guideline, ids, bundle.shape)     # once per rule: cache it
+    text = rules.read_text(content, ids, bundle.shape)       # once per text
+    for window in rules.pairs(rule, text, bundle.shape):     # pad with 0; token 0 is masked
+        ...                                                  # window.ids, window.types
+    head = bundle.head(content.question)                     # scale, bias, thresholds
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tokenizers import Tokenizer
+
+from tamis.bundle import (
+    MANIFEST,
+    BundleError,
+    Head,
+    default_bundle,
+    head_of,
+    listed,
+    read_manifest,
+    understanding,
+)
+from tamis.content import Content, Question
+from tamis.reasoning import Guideline
+from tamis.windows import Window, WindowShape, shorten, windows
+
+FORMAT: Final = "tamis.policy-encoder/1"
+KIND: Final = "cross-encoder"
+NAME: Final = "tamis-policy-22m"
+# The variable that says where the bundle is; empty: there is to be none.
+WHERE: Final = "TAMIS_POLICY_ENCODER"
+INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT: Final = "logits"
+# What is judged, said before it: the same words mean another thing from a user and from a model.
+MARKS: Final[Mapping[Question, str]] = {
+    "prompt": "user:",
+    "response": "assistant:",
+    "toxicity": "post:",
+    "attack": "document:",
+}
+# Tokens of a pair that are neither rule, context nor text: [CLS], three [SEP] and a long mark.
+SPECIAL: Final = 16
+# The questions that calibration knows; a document is judged by the numbers of a post.
+QUESTIONS: Final[tuple[Question, ...]] = ("prompt", "response", "toxicity")
+# Text → token ids, no special tokens among them.
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PairShape:
+    """Sizes in tokens; ``cls`` and ``sep`` are token ids.
+
+    Written rules have 30 tokens (99 in 100 below 58), the requests that answers answer 11. With
+    both at their limits 85 tokens are left for the judged text of a window.
+    """
+
+    cls: int
+    sep: int
+    max_tokens: int = 256
+    overlap: int = 32
+    rule_tokens: int = 96
+    context_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        least = SPECIAL + self.overlap
+        if self.rule_tokens + self.context_tokens + least >= self.max_tokens:
+            raise ValueError(
+                f"pairs of {self.max_tokens} tokens leave no room for a text behind "
+                f"{self.rule_tokens} of a rule and {self.context_tokens} of context"
+            )
+
+
+class Text(NamedTuple):
+    """A text's tokens: the same for every rule."""
+
+    mark: Sequence[int]
+    judged: Sequence[int]
+    context: Sequence[int] | None
+
+
+def encoder(tokenizer: Tokenizer) -> Encode:
+    """How the tokenizer of a bundle (``tokens.plain_tokenizer``) makes tokens of a text."""
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def read_rule(rule: Guideline, ids: Encode, shape: PairShape) -> list[int]:
+    """Tokens of a rule: its whole name, as far as there is room, then its definition.
+
+    Of a long definition the first and last tokens are kept: exceptions come last.
+    """
+    if not rule.definition:
+        return list(ids(rule.name))[: shape.rule_tokens]
+    name = list(ids(f"{rule.name}:"))[: shape.rule_tokens]
+    return name + shorten(ids(rule.definition), shape.rule_tokens - len(name))
+
+
+def read_text(content: Content, ids: Encode, shape: PairShape) -> Text:
+    """Tokens of a text and of what it is read behind."""
+    behind = content.context
+    if behind is None and content.question == "response":
+        behind = ""
+    return Text(
+        ids(MARKS[content.question]),
+        ids(content.text),
+        None if behind is None else shorten(ids(behind), shape.context_tokens),
+    )
+
+
+def pairs(rule: Sequence[int], text: Text, shape: PairShape) -> list[Window]:
+    """A rule and a text as inputs of the graph; the judged tokens of each are without the mark."""
+    before = [*rule] if text.context is None else [*rule, shape.sep, *text.context]
+    room = WindowShape(
+        shape.cls,
+        shape.sep,
+        max_tokens=shape.max_tokens - len(text.mark),
+        overlap=shape.overlap,
+        context_tokens=len(before),
+    )
+    return [
+        Window(
+            ids=[*window.ids[: window.lead], *text.mark, *window.ids[window.lead :]],
+            types=[
+                *window.types[: window.lead],
+                *[1] * len(text.mark),
+                *window.types[window.lead :],
+            ],
+            lead=window.lead + len(text.mark),
+            first=window.first,
+            count=window.count,
+        )
+        for window in windows(text.judged, room, before)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEncoder:
+    """A verified bundle. ``heads`` hold calibration and thresholds per question.
+
+    In the manifest: ``format``, ``kind``, ``name``, ``licence``, ``base`` (name, licence, sha256),
+    ``graph``, ``tokenizer``, ``pairs`` (``PairShape``), ``questions`` (one ``Head`` each: name,
+    scale, bias, flag, block and, where measured, sensitivities), ``training``, ``parity``,
+    ``files`` (sha256 of each).
+    """
+
+    path: Path
+    name: str
+    fingerprint: str
+    graph: Path
+    tokenizer: Path
+    shape: PairShape
+    heads: Mapping[str, Head]
+    manifest: Mapping[str, Any]
+
+    def head(self, question: Question) -> Head:
+        """Calibration and the thresholds to start with for what is judged."""
+        return self.heads[question if question in self.heads else "toxicity"]
+
+
+def default_policy_encoder() -> Path:
+    """Where the bundle is looked for: ``TAMIS_POLICY_ENCODER``, else beside the classifier's."""
+    if chosen := os.environ.get(WHERE):
+        return Path(chosen)
+    return default_bundle().parent / NAME
+
+
+def load(path: Path) -> PolicyEncoder:
+    """Read a policy encoder's bundle and verify every file it lists.
+
+    Raises:
+        BundleError: naming the file or field that is missing, changed or not understood.
+    """
+    manifest, fingerprint = read_manifest(path, FORMAT)
+    with understanding(path):
+        if manifest["kind"] != KIND:
+            raise ValueError(f"kind is {manifest['kind']!r}, this release reads {KIND!r}")
+        heads = {head.name: head for head in map(head_of, manifest["questions"])}
+        bundle = PolicyEncoder(
+            path=path,
+            name=str(manifest["name"]),
+            fingerprint=fingerprint,
+            graph=path / listed(manifest, "graph"),
+            tokenizer=path / listed(manifest, "tokenizer"),
+            shape=PairShape(**manifest["pairs"]),
+            heads=heads,
+            manifest=manifest,
+        )
+    if missing := [question for question in QUESTIONS if question not in heads]:
+        raise BundleError(f"{path / MANIFEST}: question {missing[0]!r} is missing")
+    return bundle

@@ -1,0 +1,177 @@
+"""Chats of every shape: whatever of them a model may be given is judged, and as whose it is."""
+
+from typing import Any
+
+import pytest
+
+from service.dialects.chat import ChatRequest, ChatResponse
+from tamis.content import Asked
+from tests.service.test_gateways import asked, client, judged, post
+from tests.service.wire import ATTACK, ENVOY, KIND, RUDE, user
+
+__all__ = ["client", "judged"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": user(KIND), "prompt": RUDE},
+        {"messages": user(KIND), "input": RUDE},
+        {"messages": user(KIND), "input": user(RUDE)},
+        {"prompt": RUDE, "input": KIND},
+        {"prompt": [KIND, RUDE, KIND], "input": []},
+        {"messages": [], "input": [{"role": "user", "type": "function_call", "content": RUDE}]},
+        {"messages": [*user(RUDE), *user(" \n")]},
+        {"messages": [*user(RUDE), *user([{"type": "image_url", "image_url": {"url": "x"}}])]},
+        {"messages": [{"role": "User", "content": RUDE}]},
+        {"messages": [{"role": "narrator", "content": RUDE}]},
+        {"messages": [{"content": RUDE}]},
+        {"messages": [{"role": "user", "type": None, "content": [{"type": None, "text": RUDE}]}]},
+    ],
+)
+def test_nothing_that_a_model_may_be_given_is_passed_over(client, body: dict[str, Any]):
+    """What a server reads of a request is its own: a kind text beside another is no way past."""
+    refused = client.post(ENVOY, json=body)
+    assert refused.status_code == 403, refused.text
+    passed = client.post(ENVOY, content=refused.request.content.replace(RUDE.encode(), b"Hello."))
+    assert passed.status_code == 200, passed.text
+
+
+def test_a_misspelt_role_is_a_users(client):
+    for role in ("User", "human", ""):
+        item = {"messages": [{"role": role, "content": RUDE}]}
+        assert post(client, "/moderate", {"input": item})["action"] == "block"
+    said = {"messages": [{"role": "system", "content": RUDE}, {"role": "user", "content": KIND}]}
+    assert post(client, "/moderate", {"input": said})["action"] == "allow"
+
+
+def test_a_blank_message_leaves_the_last_request_judged(client, judged):
+    turns = [*user("How deep is the pond?"), *user("\u200b \n".strip("\u200b"))]
+    post(client, "/moderate", {"input": {"messages": turns}})
+    assert [(c.text, c.field) for c in judged] == [("How deep is the pond?", "messages[0].content")]
+    del judged[:]
+    post(client, "/moderate", {"input": {"messages": user("")}})
+    assert [c.text for c in judged] == [""]
+
+
+# ---- what tools were asked and said, in their own forms
+
+
+def documents(body: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(text, field) for question, text, field in asked(body) if question == "attack"]
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [
+        ({"type": "custom_tool_call", "input": "a"}, [("a", "input[0].arguments")]),
+        (
+            {"type": "mcp_call", "arguments": "{1}", "output": ATTACK},
+            [("{1}", "input[0].arguments"), (ATTACK, "input[0].output")],
+        ),
+        ({"type": "shell_call_output", "output": [{"stdout": "a", "stderr": "b"}]}, ["a\nb"]),
+        (
+            {
+                "type": "computer_call_output",
+                "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA"},
+            },
+            [],
+        ),
+        (
+            {
+                "type": "function_call_output",
+                "output": [{"type": "input_text", "text": ATTACK}, {"type": "input_image"}],
+            },
+            [ATTACK],
+        ),
+        ({"type": "reasoning", "summary": [], "content": [{"type": "x", "text": "a"}]}, []),
+        ({"type": "item_reference", "id": "1"}, []),
+    ],
+)
+def test_items_of_the_responses_api(item: dict[str, Any], found: list[Any]):
+    whole = [one if isinstance(one, tuple) else (one, "input[0].content") for one in found]
+    assert documents({"input": [item]}) == whole
+    # Whatever else was said of tools, the user's request is judged.
+    assert asked({"input": [item, *user(KIND)]})[0][:2] == ("prompt", KIND)
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        (
+            {"type": "document", "source": {"type": "text", "media_type": "x", "data": ATTACK}},
+            [(ATTACK, "messages[0].content[1].source")],
+        ),
+        (
+            {
+                "type": "document",
+                "source": {"type": "content", "content": [{"type": "text", "text": ATTACK}]},
+            },
+            [(ATTACK, "messages[0].content[1].source")],
+        ),
+        ({"type": "document", "source": {"type": "base64", "data": "AAAA"}}, []),
+        (
+            {"type": "search_result", "source": "x", "content": [{"type": "text", "text": ATTACK}]},
+            [(ATTACK, "messages[0].content[1].content")],
+        ),
+        (
+            {"type": "mcp_tool_result", "content": [{"type": "text", "text": ATTACK}]},
+            [(ATTACK, "messages[0].content[1].content")],
+        ),
+        (
+            {"type": "code_execution_tool_result", "content": {"stdout": ATTACK, "content": []}},
+            [(ATTACK, "messages[0].content[1].content")],
+        ),
+        (
+            {"type": "web_search_tool_result", "content": {"type": "error", "error_code": "x"}},
+            [],
+        ),
+    ],
+)
+def test_parts_of_anthropics_messages(part: dict[str, Any], found: list[tuple[str, str]]):
+    content = [{"type": "text", "text": KIND}, part]
+    assert documents({"messages": user(content)}) == found
+    assert asked({"messages": user(content)})[0] == ("prompt", KIND, "messages[0].content")
+
+
+def test_custom_tools_and_functions_of_old_are_documents_in_answers():
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"type": "custom", "custom": {"name": "a", "input": "one"}},
+            {"type": "function", "function": {"name": "b", "arguments": "two"}},
+        ],
+        "function_call": {"name": "c", "arguments": "three"},
+    }
+    found = ChatResponse.model_validate({"choices": [{"message": message}]}).answered(Asked("x"))
+    assert [(c.question, c.text) for c in found] == [
+        ("attack", "one"),
+        ("attack", "two"),
+        ("attack", "three"),
+    ]
+
+
+def test_an_answer_is_the_models_whoever_it_names():
+    output = [{"type": "message", "role": "user", "content": KIND}, {"content": RUDE}]
+    found = ChatResponse.model_validate({"output": output}).answered(Asked("x"))
+    assert [(c.question, c.text) for c in found] == [("response", KIND), ("response", RUDE)]
+
+
+def test_portkeys_text_may_be_what_its_gateway_finds(client, judged):
+    """Its gateway takes a completion's list of prompts, and a message's parts, for the text."""
+    body: dict[str, Any] = {"eventType": "beforeRequestHook"}
+    listed = {"json": {"prompt": [KIND, RUDE]}, "text": [KIND, RUDE]}
+    assert post(client, "/portkey", body | {"request": listed})["verdict"] is False
+    del judged[:]
+    parts = {"json": {}, "text": [{"type": "text", "text": KIND}, {"type": "image_url"}]}
+    assert post(client, "/portkey", body | {"request": parts})["verdict"] is True
+    assert [(c.question, c.text) for c in judged] == [("prompt", KIND)]
+
+
+def test_texts_and_messages_are_not_mixed_in_one_list(client):
+    mixed = {"input": [KIND, {"role": "user", "content": RUDE}]}
+    answer = client.post(ENVOY, json=mixed)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("input")
+    assert ChatRequest.model_validate({"input": []}).asked == ()
