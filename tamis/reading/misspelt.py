@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from tamis.reading.language import language
-from tamis.reading.lexicon import known, table, telling, words
+from tamis.reading.lexicon import GRAMMAR, known, table, telling, words
 from tamis.reading.text import Edit
 
 WORD: Final = re.compile(r"[A-Za-z]+")
@@ -23,6 +23,8 @@ WORD: Final = re.compile(r"[A-Za-z]+")
 CUT: Final = frozenset(" -_.*~|/\\+=^")
 PREFIXES: Final = frozenset(("co", "e", "mis", "non", "pre", "pro", "re", "sub", "un"))
 LEAST: Final = 4
+# Of three letters only those of words of grammar are known when they have changed places: "hwo".
+SHORT: Final = 3
 # Of four letters one that is another leaves too little: "bomb" is not "tomb". So does a first one.
 SURE: Final = 5
 # A name has a capital: only a long word of harm is told from one.
@@ -51,9 +53,9 @@ def keys(found: Iterable[str]) -> Keys:
     return Keys(chosen, without)
 
 
-def candidates(word: str, index: Keys) -> Iterator[str]:
+def candidates(word: str, index: Keys, least: int = LEAST) -> Iterator[str]:
     """The words that a slip may have made this of: the likeliest first."""
-    if not LEAST <= len(word) <= LONGEST:
+    if not least <= len(word) <= LONGEST:
         return
     parts = [word[:n] + word[n + 1 :] for n in range(len(word))]
     alike = [w for part in parts for w in index.without.get(part, ())]
@@ -80,6 +82,12 @@ def misspelt(text: str) -> list[Edit]:
             word = slip(m[0].lower())
             if word is not None and not _name(text, m, word):
                 said[n] = Edit(*m.span(), _as(m[0], word))
+    if said:
+        # Three letters are a word of harm without one of its own only in such company.
+        short = ((n, m) for n, m in enumerate(found) if strange[n] and n not in said)
+        for n, m in short:
+            if m[0].islower() and (lost := _lost(m[0])) is not None:
+                said[n] = Edit(*m.span(), lost)
     return sorted(set(said.values()))
 
 
@@ -124,7 +132,17 @@ def slip(word: str) -> str | None:
     """The word that one slip made this strange one of: one of harm, or else the commonest."""
     if word in _alike():
         return None
+    if len(word) == SHORT:
+        turned = (word[0] + word[2] + word[1], word[1] + word[0] + word[2])
+        return next((w for w in turned if words().get(w, GRAMMAR) < GRAMMAR), None)
     return next(candidates(word, _telling()), None) or usual(word)
+
+
+def _lost(word: str) -> str | None:
+    """The word of harm that lacks one of its four letters."""
+    if len(word) != SHORT or word in _alike():
+        return None
+    return next(candidates(word, _telling(), SHORT), None)
 
 
 def usual(word: str) -> str | None:
