@@ -92,7 +92,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
             --out /opt/tamis/multilingual; \
     fi
 
-# What ships is put together here first: checksums hold, every tier and the reasoner give a verdict.
+# The policy encoder's bundle, committed whole. Without it the folder stays empty, and categories of a
+# policy's own are the reasoner's to judge.
+FROM app AS policy-encoder
+COPY models models
+RUN mkdir -p /opt/tamis/policy-encoder \
+    && if [ -f models/tamis-policy-22m/manifest.json ]; then \
+        cp models/tamis-policy-22m/* /opt/tamis/policy-encoder/; \
+    fi
+
+# What ships is put together here first: checksums hold, and all who judge give a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
 ENV PYTHONPATH=/opt/tamis/app
@@ -100,6 +109,7 @@ COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=accurate /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=multilingual /opt/tamis/multilingual /opt/tamis/multilingual
+COPY --from=policy-encoder /opt/tamis/policy-encoder /opt/tamis/policy-encoder
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
     && if [ -f /opt/tamis/accurate/manifest.json ]; then \
@@ -109,6 +119,12 @@ RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --jso
     && if [ -f /opt/tamis/multilingual/manifest.json ]; then \
         /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle \
             --multilingual /opt/tamis/multilingual --json "Guten Morgen, wie geht es dir?"; \
+    fi \
+    && if [ -f /opt/tamis/policy-encoder/manifest.json ]; then \
+        echo '{"name": "tea", "categories": {"tea": {"definition": "Speaks of tea."}}}' > tea.yaml \
+        && TAMIS_POLICY_ENCODER=/opt/tamis/policy-encoder /opt/tamis/env/bin/python -m tamis \
+            moderate --bundle /opt/tamis/bundle --policy tea.yaml --json "Tea, please." \
+        && rm tea.yaml; \
     fi \
     && /opt/tamis/env/bin/python -c "import pathlib; \
     from service.engine.reasoner import go_on; \
@@ -126,6 +142,7 @@ ARG BUNDLE=models/tamis-22m-fp16
 ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
+COPY --from=policy-encoder /opt/tamis/policy-encoder /opt/tamis/policy-encoder
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -c "import pathlib, onnxruntime, service.app, tamis.bundle; \
     import tamis.reasoner; \
@@ -148,6 +165,7 @@ ENV PATH=/opt/tamis/env/bin:${PATH} \
     TAMIS_BUNDLE=/opt/tamis/bundle \
     TAMIS_ACCURATE=/opt/tamis/accurate \
     TAMIS_MULTILINGUAL=/opt/tamis/multilingual \
+    TAMIS_POLICY_ENCODER=/opt/tamis/policy-encoder \
     TAMIS_REASONER=/opt/tamis/reasoner \
     TAMIS_HOST=0.0.0.0 \
     TAMIS_PORT=8000
@@ -167,6 +185,7 @@ ENV TAMIS_PROVIDER=cuda \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=checked-gpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-gpu /opt/tamis/bundle /opt/tamis/bundle
+COPY --from=checked-gpu /opt/tamis/policy-encoder /opt/tamis/policy-encoder
 COPY --from=checked-gpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-gpu /opt/tamis/app /opt/tamis/app
 
@@ -175,5 +194,6 @@ COPY --from=checked-cpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
 COPY --from=checked-cpu /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=checked-cpu /opt/tamis/multilingual /opt/tamis/multilingual
+COPY --from=checked-cpu /opt/tamis/policy-encoder /opt/tamis/policy-encoder
 COPY --from=checked-cpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app

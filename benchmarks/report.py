@@ -12,8 +12,8 @@ from benchmarks.record import RESULTS, render
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 ORDER: Final = (
     *("latency", "tiers", "saturation", "profile", "workers", "mixed", "peers", "overload"),
-    *("rolling", "invariance", "soak", "streams", "roofline", "observability", "reasoner"),
-    *("decoders", "gpu"),
+    *("rolling", "invariance", "soak", "streams", "roofline", "observability", "rules"),
+    *("reasoner", "decoders", "gpu"),
 )
 HEAD: Final = """# Performance
 

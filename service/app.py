@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
             _spawn(tasks, _load(moderator, lifecycle))
             _spawn(tasks, moderator.watch())
+            _spawn(tasks, moderator.watch_rules())
             _spawn(tasks, moderator.tend())
             _spawn(tasks, moderator.reasoning.watch())
             if settings.reload_seconds:

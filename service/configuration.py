@@ -12,6 +12,7 @@ from service.access import Access, Key, KeysError, read_keys
 from service.errors import RequestError
 from service.observing.metrics import Metrics
 from service.settings import Settings
+from tamis.bundle import MANIFEST
 from tamis.policy import Mode, Policy, PolicyError, default_policy, load_policies
 
 logger = logging.getLogger("tamis.service")
@@ -123,7 +124,9 @@ class Configuration:
     def _read(self) -> Offered:
         settings = self._settings
         shipped = default_policy()
-        own = {} if settings.policies is None else _folder(settings.policies)
+        encoder = settings.policy_encoder
+        encoded = encoder is not None and (encoder / MANIFEST).is_file()
+        own = {} if settings.policies is None else _folder(settings.policies, encoded)
         policies = {
             name: _in_mode(policy, settings.mode)
             for name, policy in ({shipped.name: shipped} | own).items()
@@ -158,11 +161,11 @@ class Configuration:
         return frozenset(found)
 
 
-def _folder(path: Path) -> dict[str, Policy]:
+def _folder(path: Path, encoded: bool) -> dict[str, Policy]:
     if not path.is_dir():
         raise PolicyError(f"policies: there is no folder {path}")
     try:
-        return load_policies(path)
+        return load_policies(path, encoded)
     except OSError as error:
         raise PolicyError(f"policies: {error.strerror}") from None
 

@@ -5,13 +5,22 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from service.engine.explainer import Explainer
 from service.engine.labels import SameLabelsError
-from service.engine.reasoner import Emit, Explanation, Policy, Reasoner, TooLongError
+from service.engine.reasoner import (
+    Emit,
+    Explanation,
+    Given,
+    Pause,
+    Policy,
+    Reading,
+    Reasoner,
+    TooLongError,
+)
 from service.engine.runtime import background_threads
 from service.errors import RequestError, retry_after
 from service.moderation.arrival import LOOK, Arrival, State
@@ -22,9 +31,11 @@ from tamis import reasoner
 from tamis.content import Content
 from tamis.reasoning import GuidelineError
 from tamis.taxonomy import ATTACK, taxonomy
-from tamis.verdict import Verdict
+from tamis.verdict import Breach, Verdict
 
 logger = logging.getLogger("tamis.service")
+
+T = TypeVar("T")
 
 # What a build takes on two cores, and what a load takes.
 SOON: Final = {"building": 30.0, "loading": 2.0}
@@ -170,17 +181,67 @@ class Reasoning:
         judged = [c for c in contents if c.text.strip() and c.question != ATTACK]
         if not judged:
             return None
-        loop = asyncio.get_running_loop()
-
-        def tell(piece: str) -> None:
-            if emit is not None:
-                loop.call_soon_threadsafe(emit, piece)
-
-        asked = Asked(policy, None, "policy", name)
-        best, found, waited = await self._run(explainer, asked, judged, True, seconds, tell)
-        spent = waited + found.verdict_seconds + found.reason_seconds
+        asked, most, tell = Asked(policy, None, "policy", name), self._most(True), _on_loop(emit)
+        (best, found), waited = await self._run(
+            explainer,
+            asked,
+            lambda model, pause: model.explain(policy, judged, pause, most, tell),
+            seconds,
+        )
+        self._metrics.explained(found, waited)
         agrees = _agrees(found, verdict)
-        return Explained(judged[best].field, found, agrees, round(spent * 1e3, 2))
+        return Explained(judged[best].field, found, agrees, _ms(found, waited))
+
+    async def word(
+        self,
+        name: str,
+        contents: Sequence[Content],
+        policy: Policy,
+        broken: Breach | None,
+        seconds: float | None,
+        emit: Callable[[str], None] | None = None,
+    ) -> Explained | None:
+        """Put an item's verdict into words; None where there is nothing to speak of.
+
+        Raises:
+            RequestError, OverloadedError, DeadlineError: as ``explain``.
+        """
+        if broken is None:
+            return None
+        content, decided = contents[broken.at], _decided(broken)
+        if broken.broken and broken.category is None:
+            # Nothing but the overall question found it: there is no rule to word.
+            return Explained(content.field, Explanation(decided, "ok"), None, 0.0)
+        asked = Asked(policy, None, "policy", name)
+        found, waited = await self.worded(asked, content, decided, seconds, emit=emit)
+        return Explained(content.field, found, None, _ms(found, waited))
+
+    async def worded(
+        self,
+        asked: Asked,
+        content: Content,
+        decided: Reading,
+        seconds: float | None,
+        admitted: bool = False,
+        emit: Callable[[str], None] | None = None,
+    ) -> tuple[Explanation, float]:
+        """Words for what was decided, and the seconds waited; ``admitted`` as ``Explainer.run``.
+
+        Raises:
+            RequestError, OverloadedError, DeadlineError: as ``explain``.
+        """
+        most, tell = self._most(True), _on_loop(emit)
+        found, waited = await self._run(
+            self.loaded(),
+            asked,
+            lambda model, pause: model.word(
+                asked.policy, content, decided, pause, most, tell, asked.note
+            ),
+            seconds,
+            admitted,
+        )
+        self._metrics.explained(found, waited)
+        return found, waited
 
     async def decide(
         self,
@@ -195,28 +256,30 @@ class Reasoning:
         Raises:
             RequestError, OverloadedError, DeadlineError: as ``explain``.
         """
-        run = self._run(self.loaded(), asked, [content], reasoned, seconds, admitted=admitted)
-        found = await run
-        return found[1]
+        most, policy, note = self._most(reasoned), asked.policy, asked.note
+        (_, found), waited = await self._run(
+            self.loaded(),
+            asked,
+            lambda model, pause: model.explain(policy, [content], pause, most, note=note),
+            seconds,
+            admitted,
+        )
+        self._metrics.explained(found, waited)
+        return found
+
+    def _most(self, reasoned: bool) -> int:
+        return self._settings.reasoner_max_tokens if reasoned else 0
 
     async def _run(
         self,
         explainer: Explainer,
         asked: Asked,
-        contents: Sequence[Content],
-        reasoned: bool,
+        work: Callable[[Reasoner, Pause], T],
         seconds: float | None,
-        emit: Emit | None = None,
         admitted: bool = False,
-    ) -> tuple[int, Explanation, float]:
-        most = self._settings.reasoner_max_tokens if reasoned else 0
-        policy, note = asked.policy, asked.note
+    ) -> tuple[T, float]:
         try:
-            (best, found), waited = await explainer.run(
-                lambda model, pause: model.explain(policy, contents, pause, most, emit, note),
-                seconds,
-                admitted,
-            )
+            return await explainer.run(work, seconds, admitted)
         except TooLongError as error:
             raise _too_long(asked, error) from None
         except SameLabelsError:
@@ -225,8 +288,6 @@ class Reasoning:
                 param=asked.where,
                 code="invalid_policy",
             ) from None
-        self._metrics.explained(found, waited)
-        return best, found, waited
 
     def close(self) -> None:
         """Stop the reasoner's thread."""
@@ -239,7 +300,8 @@ class Reasoning:
 def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any] | None:
     """An explanation in the native contract; null for an item without text.
 
-    What the model did not write in the agreed form is null, and ``status`` says why.
+    What the model did not write in the agreed form is null, and ``status`` says why; a verdict that
+    it was given stands whatever it wrote.
     """
     if explained is None:
         return None
@@ -247,7 +309,7 @@ def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any
         return NOTHING | {"status": explained}
     found = explained.explanation
     reading = found.reading
-    stands = found.status != "malformed"
+    stands = found.status != "malformed" or reading.given is not None
     return {
         "status": found.status,
         "safety": reading.safety if stands else None,
@@ -262,6 +324,27 @@ def explanation_json(explained: Explained | Unexplained | None) -> dict[str, Any
         "cached_tokens": reading.cached,
         "ms": explained.ms,
     }
+
+
+def _decided(broken: Breach) -> Reading:
+    """What the reasoner is to word."""
+    given = Given("unsafe" if broken.broken else "safe", broken.category)
+    return Reading(broken.probability, dict(broken.scores), None, given=given)
+
+
+def _on_loop(emit: Callable[[str], None] | None) -> Emit:
+    """Hand on to the loop that runs now what the reasoner's thread writes."""
+    loop = asyncio.get_running_loop()
+
+    def tell(piece: str) -> None:
+        if emit is not None:
+            loop.call_soon_threadsafe(emit, piece)
+
+    return tell
+
+
+def _ms(found: Explanation, waited: float) -> float:
+    return round((waited + found.verdict_seconds + found.reason_seconds) * 1e3, 2)
 
 
 def _too_long(asked: Asked, error: TooLongError) -> RequestError:

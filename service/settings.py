@@ -11,6 +11,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner import default_reasoner
+from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 
 Format = Literal["text", "json"]
@@ -136,9 +137,24 @@ class Settings(BaseSettings):
     reasoner_cache_bytes: int = Field(
         96 * 1024 * 1024, ge=0, description="Memory of policies read before; 0: none."
     )
+    policy_encoder: Path | None = Field(
+        default_factory=default_policy_encoder,
+        description="Folder of the bundle that judges policies' own categories; empty: none.",
+    )
+    rules_max_characters: int = Field(
+        # A quarter of what a body of texts alone may hold.
+        1_048_576,
+        ge=1,
+        description="Most to read in one request of rules with texts, each beside each.",
+    )
+    rules_cache_bytes: int = Field(
+        16 * 1024 * 1024, ge=0, description="Memory of rules beside texts seen before; 0: none."
+    )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
-    @field_validator("reasoner", "accurate", "multilingual", "blocklists", mode="before")
+    @field_validator(
+        "reasoner", "accurate", "multilingual", "policy_encoder", "blocklists", mode="before"
+    )
     @classmethod
     def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""

@@ -162,11 +162,21 @@ class Policy:
     judge: tuple[Side, ...] | None = None
     """The sides of an exchange that are judged, the other being context; None judges both."""
 
-    @property
+    @cached_property
     def own(self) -> tuple[str, ...]:
-        """Categories that the taxonomy does not have: the reasoner alone can judge them."""
+        """Categories that the taxonomy does not have: no classifier knows them."""
         known = taxonomy().categories
         return tuple(name for name in self.categories if name not in known and name != ATTACK)
+
+    @cached_property
+    def rules(self) -> tuple[Guideline, ...]:
+        """The categories of its own as the policy encoder reads them.
+
+        Raises:
+            GuidelineError: as ``guidelines``.
+        """
+        own = frozenset(self.own)
+        return tuple(one for one in self.guidelines if one.name in own) if own else ()
 
     @cached_property
     def guidelines(self) -> tuple[Guideline, ...]:
@@ -241,12 +251,15 @@ class Policy:
             raise PolicyError(f"{path.name}: not YAML: {error}") from None
 
 
-def load_policies(directory: Path) -> dict[str, Policy]:
+def load_policies(directory: Path, encoded: bool = False) -> dict[str, Policy]:
     """Every ``*.yaml`` policy of a directory by its name.
+
+    ``encoded``: a policy encoder judges categories of their own.
 
     Raises:
         PolicyError: where one cannot be read, two share a name, or one has categories of its own
-            that the reasoner cannot answer with, or for a shadow.
+            that nobody can read, or that nobody judges where they want it: for a shadow, and by
+            thresholds.
     """
     policies: dict[str, Policy] = {}
     files: dict[str, str] = {}
@@ -255,15 +268,32 @@ def load_policies(directory: Path) -> dict[str, Policy]:
         if policy.name in policies:
             raise PolicyError(f"{path.name}: a policy named {policy.name!r} exists already")
         _check_own(policy, path.name)
+        if not encoded:
+            check_unscored(policy, path.name)
         policies[policy.name], files[policy.name] = policy, path.name
     for name, policy in policies.items():
         shadow = policies.get(policy.shadow or "")
-        if shadow is not None and shadow.own:
+        if shadow is not None and shadow.own and not encoded:
             raise PolicyError(
                 f"{files[name]}: field 'shadow': {shadow.name!r} has the category "
                 f"{shadow.own[0]!r} of its own, for which the classifier has no score"
             )
     return policies
+
+
+def check_unscored(policy: Policy, where: str) -> None:
+    """Refuse thresholds for what nobody scores: categories of its own without a policy encoder.
+
+    Raises:
+        PolicyError: naming the category.
+    """
+    for name in policy.own:
+        rule = policy.categories[name]
+        if rule.flag is not None or rule.block is not None:
+            raise PolicyError(
+                f"{where}: category {name!r} is your own: without the policy encoder nobody gives "
+                "it a score that 'flag' or 'block' could apply to"
+            )
 
 
 def default_policy() -> Policy:
@@ -287,15 +317,10 @@ def _check_categories(rules: Mapping[str, Rule], where: str) -> None:
                 raise PolicyError(
                     f"{where}: {error}; a category of your own needs a 'definition'"
                 ) from None
-            if rule.flag is not None or rule.block is not None:
-                raise PolicyError(
-                    f"{where}: category {name!r} is your own: the classifier gives it no score "
-                    "that 'flag' or 'block' could apply to"
-                ) from None
 
 
 def _check_own(policy: Policy, where: str) -> None:
-    """Categories of one's own are the reasoner's, which has to be able to answer with them."""
+    """Categories of one's own have to be such that encoder and reasoner can read them."""
     if not policy.own:
         return
     try:

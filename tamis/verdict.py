@@ -1,6 +1,6 @@
 """A verdict: what was found in an item, what the policy makes of it, and who says so."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeVar
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
 from tamis.reading import TRANSFORMS
+from tamis.reasoning import Guideline
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 
 # The labels of evidence for the overall question, and for being borderline.
@@ -62,7 +63,7 @@ class Evidence:
     field: str
 
 
-Role = Literal["accurate", "multilingual"]
+Role = Literal["accurate", "multilingual", "rules"]
 Missed = Literal["deadline", "not_ready"]
 """Why a content that the fast tier was unsure of got no second opinion."""
 
@@ -71,13 +72,23 @@ Missed = Literal["deadline", "not_ready"]
 class Second:
     """Another bundle than the one that is asked first, and its own thresholds by head.
 
-    ``role`` says why it was asked: because the first one was unsure, or reads other languages ill.
+    ``role`` says why it was asked: because the first one was unsure, or reads other languages ill,
+    or about rules that no classifier knows; the thresholds of the latter are by question.
     """
 
     model: str
     bundle: str
     thresholds: Mapping[str, Thresholds]
     role: Role = "accurate"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """What a policy encoder says of one content: how likely it breaks each of a policy's rules."""
+
+    by: Second
+    scores: Mapping[Guideline, float]
+    """Calibrated probabilities, each of its rule alone: they need not sum to anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,8 @@ class Finding:
     second: Second | None = None
     """Whose it is, whole, where it is not that of the bundle that is asked first."""
     missed: Missed | None = None
+    ruled: Ruled | None = None
+    """Of rules that no classifier knows; None where nobody was asked about any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,24 @@ class Verdict:
     """Those of all contents, each once, in the order in which they are undone."""
     second_opinion: Literal["given"] | Missed | None = None
     """Whether the fast tier was unsure of a content, and all that it was unsure of was settled."""
+    encoder: Provenance | None = None
+    """Who judged the policy's own categories, where it has some and somebody did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """What a verdict comes to in words: of which content to speak, and of which category.
+
+    ``category`` is None where nothing is broken, and where something is that has no category.
+    """
+
+    at: int
+    """The content's place among the item's."""
+    broken: bool
+    category: str | None
+    probability: float
+    """The highest of all that the policy asks of the content, attacks aside."""
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +206,7 @@ class _Read:
     scores: Mapping[str, CategoryScore]
     """Of categories and attack."""
     shown: Collection[str]
-    """Labels whose evidence is shown."""
+    """Labels that are flagged, or whose evidence is shown."""
 
     @property
     def margin(self) -> float:
@@ -195,7 +226,8 @@ def decide(
     is as bad as its worst content. A category's score is the one furthest above its threshold.
     Where the policy asks the overall question, a category is flagged only along with it: the
     categories say what an unsafe content is about, and do not overrule the head that was taught to
-    tell unsafe from safe. Toxicity and attack are questions of their own and need no company.
+    tell unsafe from safe. Toxicity, attack, and what a policy asks beyond the taxonomy are
+    questions of their own and need no company.
 
     Args:
         findings: one per content; none (an empty conversation) is allowed.
@@ -239,6 +271,54 @@ def decide(
         severity=_worst(Severity, (v.severity for v in verdicts)),
         fields=fields,
         transforms=_together([f.transforms for f in findings]),
+        encoder=next(
+            (
+                replace(provenance, model=f.ruled.by.model, bundle=f.ruled.by.bundle)
+                for f in findings
+                if f.ruled is not None
+            ),
+            None,
+        ),
+    )
+
+
+def breach(
+    findings: Sequence[Finding], policy: Policy, own: Mapping[str, Thresholds]
+) -> Breach | None:
+    """What to say of an item in words; None where there is nothing to speak of.
+
+    That is of the content that breaks the policy most, and of the category in which it does. Of
+    documents nothing is said, nor of attacks.
+    """
+    found = [
+        _breach(at, _judged(finding, policy, own))
+        for at, finding in enumerate(findings)
+        if finding.question != ATTACK and finding.windows
+    ]
+    return max(found, key=lambda one: (one[0].broken, one[1]), default=(None, 0.0))[0]
+
+
+def _breach(at: int, read: _Read) -> tuple[Breach, float]:
+    """What to say of a content, and how far the highest of its scores is above its threshold."""
+    scores = {name: score for name, score in read.scores.items() if name != ATTACK}
+    margins = {name: one.score - one.threshold for name, one in scores.items()}
+    flagged = [name for name, one in scores.items() if one.flagged]
+    broken = bool(set(read.shown) - {ATTACK})
+    # What the overall question alone finds is spoken of as what it is likeliest to be.
+    category = max(flagged or margins, key=margins.__getitem__, default=None) if broken else None
+    highest, probabilities = list(margins.values()), [one.score for one in scores.values()]
+    if read.verdict.threshold is not None:
+        highest.append(read.margin)
+        probabilities.append(read.verdict.score)
+    return (
+        Breach(
+            at,
+            broken,
+            category,
+            max(probabilities, default=0.0),
+            {name: one.score for name, one in scores.items()},
+        ),
+        max(highest, default=0.0),
     )
 
 
@@ -318,6 +398,12 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         if flagged:
             actions.append(_action(score, limits))
             shown.add(name)
+    for name, score, limits in _rules(finding, policy):
+        # A question of its own each, which the overall one has no say in.
+        scores[name] = _reached(score, limits.flag)
+        if scores[name].flagged:
+            actions.append(_action(score, limits))
+            shown.add(name)
 
     action = _worst(Action, actions)
     declines = finding.refusal
@@ -332,6 +418,16 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         transforms=finding.transforms,
     )
     return _Read(finding, verdict, scores, shown)
+
+
+def _rules(finding: Finding, policy: Policy) -> Iterator[tuple[str, float, Thresholds]]:
+    """The policy's own categories as the policy encoder scored them, and their thresholds."""
+    if (ruled := finding.ruled) is None:
+        return
+    own = ruled.by.thresholds[finding.question].at(policy.sensitivity)
+    for rule in policy.rules:
+        if (score := ruled.scores.get(rule)) is not None:
+            yield rule.name, score, policy.categories[rule.name].resolve(own)
 
 
 def _read_document(

@@ -13,12 +13,15 @@ from service.bulk.sources import PARQUET, Source
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.languages import Languages
+from service.engine.policy_encoder import Encoder
+from service.engine.ruled import WithRules
 from service.engine.runtime import CpuRuntime, available_threads
-from tamis import __version__
+from tamis import __version__, rules
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
 from tamis.content import Side
 from tamis.policy import Policy
+from tamis.rules import PolicyEncoder, default_policy_encoder
 from tamis.tiers import ACCURATE, Tier, load_bands
 from tamis.verdict import Verdict
 
@@ -45,6 +48,8 @@ class Job:
     """None is where the accurate tier's bundle is looked for."""
     multilingual_path: Path | None = None
     """None is none: other languages are judged as English is."""
+    encoder_path: Path | None = None
+    """None is where the policy encoder is looked for; asked for categories of the policy's own."""
     columns: Columns = field(default_factory=Columns)
     only: tuple[Side, ...] | None = None
     """The sides of an exchange to judge; None leaves it to the policy."""
@@ -88,6 +93,17 @@ class Job:
         """
         return None if self.multilingual_path is None else bundles.load(self.multilingual_path)
 
+    @cached_property
+    def encoder(self) -> PolicyEncoder | None:
+        """Who judges the policy's own categories, verified; None where it has none.
+
+        Raises:
+            BundleError: where it cannot be used.
+        """
+        if not self.policy.own:
+            return None
+        return rules.load(self.encoder_path or default_policy_encoder())
+
     @property
     def others(self) -> dict[str, Bundle]:
         """The bundles that may be asked beside the first, by what they are asked for."""
@@ -114,6 +130,8 @@ class Job:
         columns = asdict(self.columns)
         keep = list(columns.pop("keep"))
         others = {name: f"{b.name}@{b.fingerprint}" for name, b in self.others.items()}
+        if (encoder := self.encoder) is not None:
+            others["policy_encoder"] = f"{encoder.name}@{encoder.fingerprint}"
         return {
             "tamis": __version__,
             "model": f"{self.bundle.name}@{self.bundle.fingerprint}",
@@ -149,10 +167,13 @@ class Job:
         reader: Classifier | Languages = first
         if self.multilingual is not None:
             reader = Languages(first, _classifier(self.multilingual))
-        classifier: Classifier | Languages | Cascade = reader
+        judging: Classifier | Languages | Cascade = reader
         if self.second is not None:
             bands = load_bands(self.second.path)
-            classifier = Cascade(reader, _classifier(self.second), bands)
+            judging = Cascade(reader, _classifier(self.second), bands)
+        classifier: Classifier | Languages | Cascade | WithRules = judging
+        if self.encoder is not None:
+            classifier = WithRules(judging, Encoder(self.encoder), self.policy.rules)
         return Judge(
             classifier,
             self.policy,

@@ -11,6 +11,7 @@ from service.engine.cache import Cache, quoting
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier
 from service.engine.languages import Languages
+from service.engine.ruled import WithRules
 from tamis.content import Content
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
@@ -45,7 +46,7 @@ class Judge:
 
     def __init__(
         self,
-        classifier: Classifier | Languages | Cascade,
+        classifier: Classifier | Languages | Cascade | WithRules,
         policy: Policy,
         *,
         threads: int,

@@ -134,6 +134,7 @@ def schema_of(
         "policy": text,
         "withheld": text,
         "second_opinion": text,
+        "policy_encoder": text,
         "error": pa.struct({"field": text, "message": text}),
     }
     absent = {
@@ -142,13 +143,14 @@ def schema_of(
         "evidence": not evidence,
         "withheld": policy.mode != "score",
         "second_opinion": not twice,
+        "policy_encoder": not policy.own,
     }
     return pa.schema({name: kind for name, kind in found.items() if not absent.get(name)})
 
 
 def _categories(bundles: Sequence[Bundle], policy: Policy) -> list[str]:
     heads = {head.name for bundle in bundles for head in bundle.heads}
-    answered = heads - {*QUESTIONS} | {TOXICITY}
+    answered = heads - {*QUESTIONS} | {TOXICITY, *policy.own}
     return [name for name in policy.categories if name in answered]
 
 

@@ -54,7 +54,7 @@ _EVIDENCE: Final = shape(start=COUNT, end=COUNT, text=TEXT, category=TEXT, score
 _MASKED: Final = shape(text=TEXT, spans=listed(shape(start=COUNT, end=COUNT, mark=TEXT)))
 _TIMINGS: Final = named({"type": "number", "minimum": 0})
 VERDICT: Final = shape(
-    ("id", "withheld", "second_opinion", "masked", "explanation", "timings"),
+    ("id", "withheld", "second_opinion", "policy_encoder", "masked", "explanation", "timings"),
     id=or_null(TEXT),
     **_DECIDED,
     fields=named(_FIELD),
@@ -68,6 +68,7 @@ VERDICT: Final = shape(
     policy=TEXT,
     withheld=ACTION,
     second_opinion=TEXT,
+    policy_encoder=TEXT,
     masked=named(_MASKED),
     explanation={"type": "object"},
     timings=_TIMINGS,

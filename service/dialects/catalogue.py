@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect
-from service.moderation.moderator import moderator_of
+from service.moderation.moderator import POLICY, moderator_of
 from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy
+from tamis.rules import PolicyEncoder
 from tamis.taxonomy import taxonomy
 
 # What the overall question is, by content; of a document the rule for attacks decides.
@@ -23,29 +24,36 @@ router = Dialect()
 async def policies(request: Request) -> JSONResponse:
     """Every policy offered by name, and the caller's default."""
     moderator = moderator_of(request)
-    bundle = moderator.loaded().bundle
+    bundle, rulings = moderator.loaded().bundle, moderator.rulings
+    encoder = None if rulings is None else rulings.encoder.bundle
     offered = moderator.configuration.policies
+    asked = moderator.configuration.policy(request.headers.get(POLICY), request.state.caller)
     return JSONResponse(
         {
-            "default": moderator.policy(request, reasoned=True).name,
-            "policies": [policy_json(policy, bundle) for policy in offered.values()],
+            "default": asked.name,
+            "policies": [policy_json(policy, bundle, encoder) for policy in offered.values()],
         }
     )
 
 
-def policy_json(policy: Policy, bundle: Bundle) -> dict[str, Any]:
-    """A policy as it decides on a bundle; thresholds are null for what the bundle was not taught.
+def policy_json(
+    policy: Policy, bundle: Bundle, encoder: PolicyEncoder | None = None
+) -> dict[str, Any]:
+    """A policy as it decides on a bundle; thresholds are null for what nobody scores.
 
-    ``own`` are the categories that the policy alone has, and the reasoner alone judges.
-
-    ``overall`` has thresholds for each of the questions: of a prompt, a response, and a plain text.
+    ``own`` are the categories that the policy alone has, and the encoder judges, where there is
+    one; their thresholds are those of prompts. ``overall`` has thresholds for each of the
+    questions: of a prompt, a response, and a plain text.
     """
     own = {name: t.at(policy.sensitivity) for name, t in bundle.thresholds.items()}
+    if encoder is not None:
+        limits = encoder.head("prompt").thresholds.at(policy.sensitivity)
+        own |= dict.fromkeys(policy.own, limits)
     categories: dict[str, Any] = {}
     for name, rule in policy.categories.items():
-        limits = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
+        held = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
         definition = rule.definition or taxonomy().definition(name)
-        categories[name] = {"definition": definition, **limits}
+        categories[name] = {"definition": definition, **held}
     overall = policy.overall
     return {
         "name": policy.name,

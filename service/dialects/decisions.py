@@ -1,9 +1,10 @@
 """``POST /v1/decisions``: OpenAI's contract, answered with probabilities and without decoding.
 
-A question becomes a policy, read once and kept; the input is the text judged under it. A predicate
-is a policy of one category, and its probability that of "unsafe"; a choice's or score's options are
-categories, and its probabilities theirs. ``"explanations": true``, a field of ours, adds a reason
-for each question at the top level, since the contract's answers are closed.
+A predicate is a rule, and its probability that the input breaks it; a choice's or score's options
+are rules, and its probabilities theirs among each other (``service.questions``). Where there is no
+policy encoder, a question becomes a policy, read once by the reasoner and kept. ``"explanations":
+true``, a field of ours, adds a reason for each question at the top level, since the contract's
+answers are closed.
 """
 
 import json
@@ -145,14 +146,20 @@ async def decisions(request: Request) -> JSONResponse:
     asked = [asked_of(question, n) for n, question in enumerate(body.questions)]
     content = content_of(body.input)
     moderator.check_lengths([("input", (content,))])
-    bundle = moderator.reasoning.loaded().bundle
+    rulings = moderator.rulings
+    if rulings is None or body.explanations:
+        reasoner = moderator.reasoning.loaded().bundle
+    if rulings is None:
+        name, calibrated = reasoner.name, reasoner.calibration.fitted
+    else:
+        name, calibrated = rulings.encoder.bundle.name, True
     began = time.perf_counter()
     found = await moderator.decide(request, asked, content, body.explanations)
     read = [one.reading for one in found]
     written = sum(one.written for one in found)
     cached, tokens = sum(r.cached for r in read), sum(r.tokens for r in read)
     answer: dict[str, Any] = {
-        "model": bundle.name,
+        "model": name,
         "answers": [
             answer_json(question, one) for question, one in zip(body.questions, found, strict=True)
         ],
@@ -166,7 +173,7 @@ async def decisions(request: Request) -> JSONResponse:
             "output_tokens_details": {"reasoning_tokens": written},
             "total_tokens": tokens + written,
         },
-        "calibrated": bundle.calibration.fitted,
+        "calibrated": calibrated,
         "ms": round((time.perf_counter() - began) * 1e3, 2),
     }
     if body.explanations:

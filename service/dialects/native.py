@@ -131,7 +131,9 @@ class ModerateRequest(Strict):
 
     input: Input
     policy: str | dict[str, Any] | None = Field(
-        None, description="A policy by name, or written out; the default policy where absent."
+        None,
+        description="A policy by name, or written out, with categories of your own if you like; "
+        "the default policy where absent.",
     )
     judge: list[content.Side] | None = Field(
         None,
@@ -141,7 +143,7 @@ class ModerateRequest(Strict):
     )
     explain: Literal["evidence", "reason"] | None = Field(
         None,
-        description='"evidence" adds the words that decided, "reason" what the reasoner says.',
+        description='"evidence" adds the words that decided, "reason" a verdict in words.',
     )
     stream: bool = Field(
         False, description='One item\'s "reason" as server-sent events, while it is written.'
@@ -195,8 +197,7 @@ async def moderate(request: Request) -> Response:
     if body.stream:
         return explanation_stream(request, moderator, items[0], policy, judged, verdicts[0])
     if reasoned:
-        spent = judged.timings.total / 1e3
-        explained = await moderator.explain(request, items, policy, judged.verdicts, spent)
+        explained = await moderator.explain(request, items, policy, judged)
         for verdict, explanation in zip(verdicts, explained, strict=True):
             verdict["explanation"] = explanation_json(explanation)
     if single:
@@ -272,6 +273,8 @@ def verdict_json(
         out["withheld"] = verdict.withheld.value
     if verdict.second_opinion is not None:
         out["second_opinion"] = verdict.second_opinion
+    if verdict.encoder is not None:
+        out["policy_encoder"] = _model(verdict.encoder)
     if timings is not None:
         out["timings"] = timings
     return out

@@ -138,6 +138,5 @@ async def _explain(
         RequestError: why there is none.
         ClientDisconnect: where the client has left; the work ends at its next pause.
     """
-    spent = judged.timings.total / 1e3
-    (found,) = await moderator.explain(request, [item], policy, judged.verdicts, spent, emit)
+    (found,) = await moderator.explain(request, [item], policy, judged, emit)
     return "explanation", JSONResponse(explanation_json(found))

@@ -13,6 +13,8 @@ from tamis.verdict import Finding
 # key and its place in the order; and one evidence of it.
 ENTRY_BYTES: Final = 1_600
 EVIDENCE_BYTES: Final = 320
+# Of a rule, the probability and its place: the rules themselves are the policy's.
+RULE_BYTES: Final = 130
 
 
 class Cache:
@@ -81,4 +83,5 @@ def quoting(finding: Finding, content: Content) -> Finding:
 
 
 def _size(finding: Finding) -> int:
-    return ENTRY_BYTES + EVIDENCE_BYTES * len(finding.evidence)
+    rules = 0 if finding.ruled is None else len(finding.ruled.scores)
+    return ENTRY_BYTES + EVIDENCE_BYTES * len(finding.evidence) + RULE_BYTES * rules

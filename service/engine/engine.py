@@ -4,16 +4,20 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast
 
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
-from service.engine.runtime import has_quota
+from service.engine.pairs import PairTask, Rulings, run_pairs
+from service.engine.policy_encoder import Encoder, RuleScore
+from service.engine.priority import PATIENT, stand_back
+from service.engine.runtime import available_threads, has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
+from tamis.reasoning import Guideline
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding, Role
 
@@ -34,6 +38,9 @@ class EngineEvents(Events):
     def looked_up(self, result: Lookup) -> None:
         """A content was sought in the cache and among those being judged."""
 
+    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
+        """Contents were judged by rules, in so much time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -52,6 +59,9 @@ class Timings:
 
 
 STAGES: Final = tuple(stage.name for stage in fields(Timings))
+
+
+Task: TypeAlias = WindowTask | PairTask
 
 
 @dataclass(slots=True)
@@ -80,8 +90,12 @@ class Engine:
     """A classifier behind fair queues, and a memory of what it said.
 
     Behind the same queues, on the same cores, may be others: one that is asked of texts in other
-    languages (``read_by``), and one of what the first one is unsure of (``consult``).
+    languages (``read_by``), one of what the first one is unsure of (``consult``), and one of rules
+    that are a policy's own (``rule_by``).
     """
+
+    rules: Rulings | None = None
+    """Who judges rules that are a policy's own; None while nobody does."""
 
     def __init__(
         self,
@@ -111,9 +125,10 @@ class Engine:
         self._events = events or EngineEvents()
         self._hands = hands or InProcess()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
-        self.scheduler: Scheduler[WindowTask] = Scheduler(
+        self._limits = max_queued_tokens, max_wait
+        self.scheduler: Scheduler[Task] = Scheduler(
             self._open,
-            self._hands.run,
+            self._run,
             workers=workers,
             max_tokens=max_queued_tokens,
             max_wait=max_wait,
@@ -122,7 +137,7 @@ class Engine:
             # A GPU knows no priorities, and its batches are the better the more there is.
             prompt=None if classifier.batch_tokens else PROMPT,
             quota=has_quota(),
-            begin=self._hands.begin,
+            begin=self._begin,
             events=self._events,
         )
 
@@ -151,6 +166,31 @@ class Engine:
         """
         self._other = self._model(other, pace, "multilingual")
 
+    def rule_by(self, encoder: Encoder, speed: float) -> None:
+        """From now on judge rules by an encoder of so many tokens a second on a core.
+
+        It runs in this process, whoever's hands do the rest, in the turns of the scheduler's
+        threads. Where the classifier has a GPU, it has the cores, and a queue of its own.
+        """
+        scheduler, weight = cast("Scheduler[PairTask]", self.scheduler), 1
+        if not self.classifier.batch_tokens:
+            weight = max(1, round(self._speed / speed))
+        elif self.rules is not None:
+            scheduler = self.rules.scheduler
+        else:
+            (tokens, wait), cores = self._limits, available_threads()
+            scheduler = Scheduler(
+                PairTask.open,
+                run_pairs,
+                workers=cores,
+                max_tokens=tokens,
+                max_wait=wait,
+                speed=speed * cores,
+            )
+        self.rules = Rulings(
+            encoder, scheduler, weight=weight, tokens=self._estimate, tell=self._events.ruled
+        )
+
     def _model(self, classifier: Served, pace: Pace, role: Role) -> Model:
         weight = max(1, round(self._speed / pace.speed))
         return Model(classifier, pace.wide_from, weight, second_of(classifier.bundle, role))
@@ -160,8 +200,11 @@ class Engine:
         items: Sequence[Sequence[Content]],
         evidence: bool = False,
         deadline: float | None = None,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[list[Finding]], Timings]:
         """Findings for each content of each item, in order; ``deadline`` in seconds from now.
+
+        ``rules`` are judged, too, where there is somebody to judge them.
 
         Cancelling the caller drops what has not started.
 
@@ -174,6 +217,7 @@ class Engine:
         readings = [Reading(self._first, self._other, one, evidence) for one in contents]
         found = await self._judged(readings, deadline)
         await self._consulted(found, contents, evidence, began, deadline)
+        await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
@@ -182,6 +226,7 @@ class Engine:
         texts: Sequence[tuple[Content, Memory]],
         deadline: float | None = None,
         whole: bool = False,
+        rules: Sequence[Guideline] = (),
     ) -> tuple[list[Finding], Timings, list[Work]]:
         """Findings of texts that may have been seen shorter, each with its memory.
 
@@ -213,6 +258,7 @@ class Engine:
         judged = _judged([found[n] for n in range(len(texts))], readings, queued, ended)
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
+        await self._ruled(judged, contents, rules, began, deadline)
         work = [
             Work(found[n].windows) if reading.read is None else reading.read.work
             for n, reading in enumerate(readings)
@@ -222,7 +268,26 @@ class Engine:
     def close(self) -> None:
         """Finish what is queued and stop the workers."""
         self.scheduler.close()
+        if self.rules is not None:
+            self.rules.scheduler.close()
         self._hands.close()
+
+    async def _ruled(
+        self,
+        found: _Judged,
+        contents: Sequence[Content],
+        rules: Sequence[Guideline],
+        began: float,
+        deadline: float | None,
+    ) -> None:
+        """Add what is to be said of rules."""
+        if self.rules is not None and rules:
+            await self.rules.add(found.findings, contents, rules, began, deadline)
+            found.found = time.perf_counter()
+
+    def _estimate(self, text: str) -> int:
+        """How many tokens a text has, by those that were tokenised."""
+        return 1 + int(len(text) * self._tokens / self._characters)
 
     def _recalled(self, readings: Sequence[Reading]) -> dict[int, Finding]:
         """By place, what those who are asked are remembered to have said."""
@@ -373,8 +438,27 @@ class Engine:
             self.scheduler.check_patience(self._second.weight * sum(task.cost for task in tasks))
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
-    def _open(self, task: WindowTask) -> Sequence[WindowTask]:
+    def _begin(self, number: int, patient: bool) -> None:
+        """A thread of the scheduler begins; pairs are run on it even where windows are not."""
+        self._hands.begin(number, patient)
+        if patient:
+            stand_back(PATIENT)
+
+    def _run(self, tasks: Sequence[Task], alone: bool) -> None:
+        """Have windows scored, and run pairs."""
+        windows = []
+        for task in tasks:
+            if isinstance(task, PairTask):
+                task.run()
+            else:
+                windows.append(task)
+        if windows:
+            self._hands.run(windows, alone)
+
+    def _open(self, task: Task) -> Sequence[Task]:
         """Have a text opened, and learn how many tokens its characters make."""
+        if isinstance(task, PairTask):
+            return task.open()
         if task.place is not None:
             return ()
         more, tokens = self._hands.open(task)

@@ -1,5 +1,7 @@
 r"""One text and one policy → a verdict read off one prefill, then a reason, token by token.
 
+Where the verdict is known already (``word``), it is given, and only the reason is written.
+
 The verdict costs no decoding: ``\safety{unsafe}\category{`` is appended to the question and read
 in the same run, and the logits before ``unsafe`` and behind the last brace hold both answers. Only
 where category names begin alike, or a reason is wanted, is more run.
@@ -8,7 +10,7 @@ where category names begin alike, or a reason is wanted, is more run.
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -56,6 +58,14 @@ class TooLongError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """A verdict that others reached; the category is None where it is safe, or known to nobody."""
+
+    safety: Safety
+    category: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What the reasoner makes of a text before it says why.
 
@@ -66,15 +76,19 @@ class Reading:
     unsafe: float
     categories: dict[str, float]
     fault: Fault | None
-    tokens: int
-    prefix: int
+    tokens: int = 0
+    prefix: int = 0
     """How many of them are the policy's."""
-    cached: int
+    cached: int = 0
     """How many of them were in the cache."""
+    given: Given | None = None
+    """The verdict, where it is another's: the probabilities are then, too, and sum to nothing."""
 
     @property
     def safety(self) -> Safety:
-        """The likelier label."""
+        """The label that was given, else the likelier one."""
+        if self.given is not None:
+            return self.given.safety
         return "unsafe" if self.unsafe >= 0.5 else "safe"
 
     @property
@@ -84,7 +98,9 @@ class Reading:
 
     @property
     def category(self) -> str | None:
-        """The category that fits best; None where it is safe."""
+        """The category that was given, else the one that fits best; None where it is safe."""
+        if self.given is not None:
+            return self.given.category
         return None if self.safety == "safe" else self.best
 
 
@@ -94,12 +110,12 @@ class Explanation:
 
     reading: Reading
     status: Status
-    reason: str | None
-    fault: Fault | None
-    written: int
+    reason: str | None = None
+    fault: Fault | None = None
+    written: int = 0
     """Tokens of the reason."""
-    verdict_seconds: float
-    reason_seconds: float
+    verdict_seconds: float = 0.0
+    reason_seconds: float = 0.0
 
 
 class Reasoner:
@@ -248,22 +264,74 @@ class Reasoner:
             reading, status, reason, fault, written, judged - began, ended - judged
         )
 
+    def word(
+        self,
+        policy: Policy,
+        content: Content,
+        decided: Reading,
+        pause: Pause,
+        max_reason: int,
+        emit: Emit | None = None,
+        note: str | None = None,
+    ) -> Explanation:
+        """Say why a verdict holds that was given; the model is not asked for its own.
+
+        Raises:
+            TooLongError, GivenUpError: as ``judge``.
+            LateError: where the time was over before the text was read.
+        """
+        began, given = time.perf_counter(), decided.given
+        assert given is not None
+        prefix = self._encode(reasoning.prefix(policy, self.bundle.form, note))
+        case = self._encode(reasoning.case(content))
+        said = self._encode((*reasoning.verdict(given.safety, given.category), Piece("\n")))
+        used = len(prefix) + len(said) + max_reason
+        if used + len(case) > self.bundle.positions:
+            raise TooLongError(len(case), max(0, self.bundle.positions - used))
+        cached = self._restore((policy, note), prefix, pause)
+        ids = [*case, *said]
+        last = len(ids) - 1 - (len(ids) - 1) % STEP
+        for start in range(0, last, STEP):
+            pause()
+            self.decoder.read(ids[start : start + STEP])
+        pause()
+        logits = self.decoder.read(ids[last:])[0]
+        read = time.perf_counter()
+        status, reason, fault, written = self._write(logits, pause, max_reason, emit)
+        reading = replace(
+            decided,
+            tokens=decided.tokens + len(prefix) + len(case),
+            prefix=len(prefix),
+            cached=decided.cached + cached,
+        )
+        ended = time.perf_counter()
+        return Explanation(reading, status, reason, fault, written, read - began, ended - read)
+
     def _reason(
         self, category: str | None, pause: Pause, max_reason: int, emit: Emit | None
     ) -> tuple[Status, str | None, Fault | None, int]:
-        """Decode greedily behind the verdict, to the end of the turn or the limit."""
+        """Write a reason behind the verdict that was read."""
         safety: Safety = "safe" if category is None else "unsafe"
         said = (*reasoning.verdict(safety, category), Piece("\n"))
         # What is left to write of the verdict, behind what was read already.
         rest = said[1:] if safety == "safe" else said[3:]
         self.decoder.rewind(self._verdict_at if safety == "safe" else self._category_at)
+        try:
+            logits = self._read_forced(self._encode(rest), pause)
+        except LateError:
+            return "late", None, None, 0
+        if logits is None:
+            return "malformed", None, "layout", 0
+        return self._write(logits, pause, max_reason, emit)
+
+    def _write(
+        self, logits: Floats, pause: Pause, max_reason: int, emit: Emit | None
+    ) -> tuple[Status, str | None, Fault | None, int]:
+        """Decode greedily, to the end of the turn or the limit."""
         ids: list[int] = []
         text = ""
         end = self._controls[END]
         try:
-            logits = self._read_forced(self._encode(rest), pause)
-            if logits is None:
-                return "malformed", None, "layout", 0
             while (token := int(logits.argmax())) != end:
                 if len(ids) == max_reason:
                     return "unfinished", None, None, len(ids)

@@ -20,13 +20,16 @@ from service.configuration import Configuration
 from service.engine.engine import Engine, Timings
 from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.memory import Memory, Work
+from service.engine.pairs import Rulings
 from service.engine.reasoner import Explanation
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.workers.crew import LostError, WorkerLostError
-from service.errors import RequestError, retry_after
+from service.errors import RequestError, frames, retry_after
 from service.moderation.disconnect import UntilDisconnect
 from service.moderation.judged import Judged
 from service.moderation.masking import Masked, mask, missing
+from service.moderation.questions import answered, rules_of
+from service.moderation.rules import Rules
 from service.moderation.streams import Streams
 from service.moderation.tiers import SOON, Tiers, Tongues
 from service.observing.answered import Digest, Judgement
@@ -35,7 +38,8 @@ from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
-from tamis.verdict import Evidence, Finding, Provenance, Verdict, decide, withhold
+from tamis.reasoning import Guideline
+from tamis.verdict import Evidence, Finding, Provenance, Verdict, breach, decide, withhold
 
 logger = logging.getLogger("tamis.service")
 
@@ -73,6 +77,8 @@ class Moderator:
         self.loader = _loader(settings, metrics)
         self.tiers = Tiers(settings, metrics, self.loader)
         self.tongues = Tongues(settings, metrics, self.loader)
+        self.rules = Rules(settings, metrics)
+        self._trials: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
         self.reasoning = Reasoning(settings, metrics, self._busy)
         self.streams = Streams(self, settings, metrics)
@@ -99,6 +105,11 @@ class Moderator:
         await self._started.wait()
         await self.tongues.watch(self.loaded())
 
+    async def watch_rules(self) -> None:
+        """Look for the policy encoder until cancelled, once anything is judged."""
+        await self._started.wait()
+        await self.rules.watch(self.loaded())
+
     async def tend(self) -> None:
         """Replace workers that have ended until cancelled, whether or not anything is asked."""
         await self._started.wait()
@@ -110,13 +121,14 @@ class Moderator:
                 logger.error("no inference worker can be made: %s", error)
 
     async def _start(self, path: Path) -> None:
-        """Serve a bundle, and the multilingual one where it is there."""
+        """Serve a bundle, and beside it the multilingual one and the encoder that are there."""
         try:
             engine = await run_in_threadpool(self._load, path)
         except Exception as error:
             self.metrics.failed(error)
             raise
         await self.tongues.join(engine)
+        await self.rules.join(engine)
         if self.loader.crew is not None:
             await run_in_threadpool(self.loader.crew.tend)
         self.engine, bundle = engine, engine.bundle
@@ -162,18 +174,15 @@ class Moderator:
 
         Raises:
             RequestError: where there is none of that name, or it is not a policy; or where it has
-                categories that only a reasoner can judge, and none is asked (``reasoned``).
+                categories of its own, and there is neither a policy encoder nor is the reasoner
+                asked (``reasoned``).
         """
         if asked is None:
             asked = request.headers.get(POLICY)
         policy = self.configuration.policy(asked, request.state.caller)
-        if policy.own and not reasoned:
-            raise RequestError(
-                f"policy: the classifier does not know the category {policy.own[0]!r}; ask "
-                "/moderate with explain: 'reason'",
-                param="policy",
-                code="invalid_policy",
-            )
+        # While the model is loading, what is asked of it is not refused for good.
+        judged = self.engine is None or self.rulings is not None
+        self.rules.check(policy, judged, reasoned)
         for kind in () if policy.mask is None else policy.mask.pii:
             if (package := missing(kind)) is not None:
                 raise RequestError(
@@ -183,6 +192,24 @@ class Moderator:
                     code="invalid_policy",
                 )
         return policy
+
+    @property
+    def rulings(self) -> Rulings | None:
+        """Who judges categories that are a policy's own, where somebody does."""
+        return None if self.engine is None else self.engine.rules
+
+    def _rules_of(
+        self, policy: Policy, items: Sequence[tuple[str, Sequence[Content]]]
+    ) -> tuple[Guideline, ...]:
+        """The rules to judge beside items; none where nobody could.
+
+        Raises:
+            RequestError: where they are too much to read.
+        """
+        if self.rulings is None or not policy.own:
+            return ()
+        self.rules.check_work(items, policy.rules)
+        return policy.rules
 
     def offered(self, model: str | None) -> str | None:
         """A model's name that is a policy's: where a contract has no other place for it."""
@@ -295,11 +322,12 @@ class Moderator:
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
+        rules = self._rules_of(policy, items)
         evidence = evidence or (policy.mask is not None and policy.mask.evidence)
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
-                findings, timings = await engine.judge(contents, evidence, deadline)
+                findings, timings = await engine.judge(contents, evidence, deadline, rules)
         return self._judged(request, contents, policy, findings, timings, evidence)
 
     async def mask(
@@ -336,8 +364,9 @@ class Moderator:
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         engine = self.loaded()
+        rules = self._rules_of(policy, [("text", contents)])
         with self._refusals(deadline):
-            findings, timings, work = await engine.judge_growing(texts, deadline, whole)
+            findings, timings, work = await engine.judge_growing(texts, deadline, whole, rules)
         judged = self._judged(request, [contents], policy, [findings], timings, evidence=False)
         return judged, work
 
@@ -376,7 +405,7 @@ class Moderator:
             verdicts=verdicts,
         )
         if (shadow := self.configuration.shadow(policy)) is not None:
-            asyncio.get_running_loop().call_soon(self._try, shadow, findings, verdicts)
+            self._try(shadow, contents, findings, verdicts)
         if policy.mode == "score":
             return Judged([withhold(verdict) for verdict in verdicts], timings, findings)
         return Judged(verdicts, timings, findings)
@@ -386,11 +415,13 @@ class Moderator:
         request: Request,
         items: Sequence[tuple[str, Sequence[Content]]],
         policy: Policy,
-        verdicts: Sequence[Verdict | None],
-        spent: float = 0.0,
+        judged: Judged,
         emit: Callable[[str], None] | None = None,
     ) -> list[Explained | Unexplained | None]:
-        """Explain items one after the other; ``spent`` is what their deadline has lost already.
+        """Explain items one after the other; judging them has cost their deadline its time already.
+
+        Where there is a policy encoder, the verdicts stand, and the reasoner is given them to word;
+        else it judges by itself.
 
         ``emit`` is given the reasons as they are written, in pieces, on the event loop. Without it
         the verdicts are still to be answered, and are not lost because there is no time or room to
@@ -404,12 +435,18 @@ class Moderator:
         own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
         deadline = deadline_of(request.headers, own)
         guidelines = self.reasoning.guidelines(policy)
-        began = time.perf_counter() - spent
+        began = time.perf_counter() - judged.timings.total / 1e3
         found: list[Explained | Unexplained | None] = []
         async with UntilDisconnect(request.receive):
-            for (name, contents), verdict in zip(items, verdicts, strict=True):
+            for n, (name, contents) in enumerate(items):
                 left = None if deadline is None else deadline + began - time.perf_counter()
-                explain = self.reasoning.explain(name, contents, guidelines, verdict, left, emit)
+                asked = name, contents, guidelines
+                if self.rulings is None:
+                    explain = self.reasoning.explain(*asked, judged.verdicts[n], left, emit)
+                else:
+                    thresholds = self.loaded().bundle.thresholds
+                    broken = breach(judged.findings[n], policy, thresholds)
+                    explain = self.reasoning.word(*asked, broken, left, emit)
                 try:
                     with self._refusals(deadline):
                         found.append(await explain)
@@ -424,28 +461,91 @@ class Moderator:
     ) -> list[Explanation]:
         """Answer questions about one content, one after the other, so that others come between.
 
+        By the policy encoder, where there is one, which answers them all at once; the reasoner then
+        says why, where that is wanted (``reasoned``).
+
         Raises:
-            RequestError, ClientDisconnect: as ``explain``.
+            RequestError, ClientDisconnect: as ``explain``; 400 where they are too much to read.
         """
         deadline = deadline_of(request.headers, None)
         began = time.perf_counter()
         found: list[Explanation] = []
+        rulings = self.rulings
+        rules: tuple[Guideline, ...] = ()
+        if rulings is not None:
+            rules = tuple(dict.fromkeys(rule for one in asked for rule in rules_of(one)))
+            self.rules.check_work([("input", [content])], rules)
         self.configuration.access.charge(request.state.caller, len(asked))
+
+        def left() -> float | None:
+            return None if deadline is None else deadline + began - time.perf_counter()
+
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
-                for one in asked:
-                    left = None if deadline is None else deadline + began - time.perf_counter()
-                    # Let in with its first question: the others' answers are not thrown away.
-                    run = self.reasoning.decide(one, content, reasoned, left, bool(found))
-                    found.append(await run)
+                # Let in with its first question: the others' answers are not thrown away.
+                if rulings is None:
+                    for n, one in enumerate(asked):
+                        run = self.reasoning.decide(one, content, reasoned, left(), n > 0)
+                        found.append(await run)
+                    return found
+                (scores,) = await rulings.judge([content], rules, deadline)
+                found = [answered(one, scores) for one in asked]
+                for n, one in enumerate(asked if reasoned else ()):
+                    said = self.reasoning.worded(one, content, found[n].reading, left(), n > 0)
+                    found[n] = (await said)[0]
         return found
 
     def _try(
+        self,
+        shadow: Policy,
+        contents: Sequence[Sequence[Content]],
+        findings: Sequence[list[Finding]],
+        verdicts: Sequence[Verdict],
+    ) -> None:
+        """Judge on trial, once the answer is on its way."""
+        if not shadow.own:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._tried, shadow, findings, verdicts)
+            return
+        trial = asyncio.create_task(self._try_rules(shadow, contents, findings, verdicts))
+        self._trials.add(trial)
+        trial.add_done_callback(self._trials.discard)
+
+    async def _try_rules(
+        self,
+        shadow: Policy,
+        contents: Sequence[Sequence[Content]],
+        findings: Sequence[list[Finding]],
+        verdicts: Sequence[Verdict],
+    ) -> None:
+        """Judge on trial by rules, which has to be run, and waits its turn like any request."""
+        flat = [content for item in contents for content in item]
+        found = [finding for item in findings for finding in item]
+        who = verdicts[0].provenance.policy, shadow.name, len(verdicts)
+        rulings = self.rulings
+        if rulings is None or not self.rules.fits(flat, shadow.rules):
+            self.metrics.untried(*who)
+            return
+        try:
+            await rulings.add(found, flat, shadow.rules, time.perf_counter())
+        except OverloadedError:
+            self.metrics.untried(*who)
+            return
+        except Exception as error:
+            # Not left to the loop, whose report would quote the arguments.
+            where = type(error).__name__, frames(error)
+            logger.error("the trial of %s: %s\n%s", shadow.name, *where)
+            return
+        ruled = iter(found)
+        self._tried(shadow, [[next(ruled) for _ in item] for item in findings], verdicts)
+
+    def _tried(
         self, shadow: Policy, findings: Sequence[Sequence[Finding]], verdicts: Sequence[Verdict]
     ) -> None:
         own = verdicts[0].provenance
         provenance = replace(own, policy=shadow.name, policy_version=shadow.version)
-        assert self.engine is not None
+        if self.engine is None:
+            return
         thresholds = self.engine.bundle.thresholds
         trial = [decide(found, shadow, thresholds, provenance) for found in findings]
         self.metrics.shadowed(verdicts, trial)

@@ -21,6 +21,7 @@ from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
 
+from service.engine.cache import RULE_BYTES
 from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
 from service.moderation.disconnect import UntilDisconnect
@@ -62,7 +63,11 @@ class Stream:
     @property
     def size(self) -> int:
         """Estimated bytes."""
-        return (BARE_BYTES if self.finding is None else STREAM_BYTES) + self.memory.size
+        if self.finding is None:
+            return BARE_BYTES + self.memory.size
+        ruled = self.finding.ruled
+        rules = 0 if ruled is None else RULE_BYTES * len(ruled.scores)
+        return STREAM_BYTES + rules + self.memory.size
 
     def moved(self, to: int, mark: bytes, finding: Finding) -> None:
         """The text was judged up to a point further on."""
@@ -134,7 +139,9 @@ class Streams:
         """
         key = _key(request, name)
         self._forget_idle()
-        about = self._hash(f"{content.question}\0{content.context}")
+        # Under other rules, what was found of them is nothing to go by.
+        rules = policy.rules if policy.own else ()
+        about = self._hash(f"{content.question}\0{rules}\0{content.context}")
         stream = self._known.get(key)
         place = "new" if stream is None or stream.about != about else self._place(stream, content)
         # The last text is judged as it is, whatever came before.

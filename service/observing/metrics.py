@@ -1,7 +1,7 @@
 """Prometheus metrics: seconds in millisecond buckets, labels of bounded number."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
 from service.engine.explainer import ExplainerEvents
+from service.engine.policy_encoder import RuleScore
 from service.engine.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
@@ -28,6 +29,8 @@ LoadFailure = Literal["provider", "bundle", "other"]
 LOAD_FAILURES: Final[tuple[LoadFailure, ...]] = get_args(LoadFailure)
 # Who can answer: the tier "cascade" is the first two, and in each tier the last may.
 Answering = Literal["fast", "accurate", "multilingual"]
+# What flagged categories are counted as that callers wrote out: their names are without number.
+OWN: Final = "own"
 # Set by ``tamis serve --processes``: prometheus_client then keeps values in files of this folder,
 # and reads the variable when it is imported.
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -99,6 +102,12 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
             "tamis_shadow_verdicts_total",
             "Items judged under a policy and, on trial, under its shadow.",
             ["policy", "shadow", "action", "shadow_action"],
+            registry=registry,
+        )
+        self._untried = Counter(
+            "tamis_shadow_untried_total",
+            "Items that a policy with rules of its own was not tried on: there was no room.",
+            ["policy", "shadow"],
             registry=registry,
         )
         reloads = Counter(
@@ -175,7 +184,7 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
             ["tier"],
             registry=registry,
         )
-        self._answers = {tier: answers.labels(tier) for tier in get_args(Answering)}
+        self._answers: dict[str, Counter] = {t: answers.labels(t) for t in get_args(Answering)}
         opinions = Counter(
             "tamis_second_opinions_total",
             "Contents that the fast tier was unsure of: given, or why none was.",
@@ -278,6 +287,24 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         self._reasoned = {kind: reasoned.labels(kind) for kind in ("cached", "read", "written")}
         for status in get_args(Status):
             self._explanations.labels(status)
+        self._ruling = Histogram(
+            "tamis_rules_duration_seconds",
+            "Time to judge the texts of a request by rules of the policy's own.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._rules = Counter(
+            "tamis_rules_total",
+            "Rules of policies' own judged, each beside each text.",
+            registry=registry,
+        )
+        ruled = Counter(
+            "tamis_rules_tokens_total",
+            "Tokens of rules beside texts: read, or known from before.",
+            ["kind"],
+            registry=registry,
+        )
+        self._ruled = {kind: ruled.labels(kind) for kind in ("read", "known")}
         self._load_failed = Gauge(
             "tamis_load_failed",
             "Why the model could not be loaded: provider (not the configured one), bundle, other.",
@@ -301,15 +328,26 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         """Count a request and, if it got verdicts, those."""
         self.requests.labels(answered.route, answered.outcome).observe(answered.seconds)
         if (judgement := answered.judgement) is not None:
-            self.judged(judgement.verdicts, judgement.policy.mode, judgement.timings)
+            policy = judgement.policy
+            written = policy.own if judgement.inline else ()
+            self.judged(judgement.verdicts, policy.mode, judgement.timings, written)
             for findings in judgement.findings:
                 for finding in findings:
                     self._answered(finding)
 
-    def judged(self, verdicts: Sequence[Verdict], mode: Mode, timings: Timings) -> None:
-        """Count the verdicts of one request as their policy means them, and note its stages."""
+    def judged(
+        self,
+        verdicts: Sequence[Verdict],
+        mode: Mode,
+        timings: Timings,
+        written: Collection[str] = (),
+    ) -> None:
+        """Count the verdicts of one request as their policy means them, and note its stages.
+
+        ``written`` are categories that the caller wrote out.
+        """
         for verdict in verdicts:
-            self._count(verdict, mode)
+            self._count(verdict, mode, written)
         for stage, histogram in self._stages.items():
             histogram.observe(getattr(timings, stage) / 1e3)
 
@@ -320,7 +358,7 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         if role == "accurate" or finding.missed is not None:
             self._opinions[finding.missed or "given"].inc()
 
-    def _count(self, verdict: Verdict, mode: Mode) -> None:
+    def _count(self, verdict: Verdict, mode: Mode, written: Collection[str]) -> None:
         self.verdicts.labels(verdict.action.value, mode).inc()
         self.windows.inc(verdict.windows)
         self.tokens.inc(verdict.tokens)
@@ -330,7 +368,7 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
                 self._refusals.labels(str(field.refusal.flagged).lower()).inc()
         for name, category in verdict.categories.items():
             if category.flagged:
-                self.flags.labels(name).inc()
+                self.flags.labels(OWN if name in written else name).inc()
         if verdict.attack is not None and verdict.attack.flagged:
             self.flags.labels("attack").inc()
         for name in verdict.transforms:
@@ -341,6 +379,10 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         for one, other in zip(verdicts, trial, strict=True):
             names = one.provenance.policy, other.provenance.policy
             self._shadow.labels(*names, one.action.value, other.action.value).inc()
+
+    def untried(self, policy: str, shadow: str, items: int) -> None:
+        """Count what a policy on trial was not tried on."""
+        self._untried.labels(policy, shadow).inc(items)
 
     def streamed(self, run: int, known: int) -> None:
         """Count a piece of a stream by the windows it took; none where it was held."""
@@ -427,6 +469,14 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         self._reasoned["cached"].inc(found.reading.cached)
         self._reasoned["read"].inc(found.reading.tokens - found.reading.cached)
         self._reasoned["written"].inc(found.written)
+
+    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
+        """See ``EngineEvents``."""
+        self._ruling.observe(seconds)
+        self._rules.inc(len(scores))
+        known = sum(score.known for score in scores)
+        self._ruled["known"].inc(known)
+        self._ruled["read"].inc(sum(score.tokens for score in scores) - known)
 
     def looked_up(self, result: Lookup) -> None:
         """See ``EngineEvents``."""

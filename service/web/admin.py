@@ -50,10 +50,13 @@ async def ready(request: Request) -> JSONResponse:
         tier["reason"] = tiers.reason
     elif moderator.tongues.reason is not None:
         tier["reason"] = moderator.tongues.reason
+    elif moderator.rules.reason is not None:
+        tier["reason"] = moderator.rules.reason
     ready = {
         "status": "ready",
         "model": moderator.engine.bundle.name,
         "multilingual": moderator.tongues.state,
+        "policy_encoder": moderator.rules.state,
         "reasoner": moderator.reasoning.state,
     }
     return JSONResponse(ready | tier)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamis import bundle as bundles
-from tamis.cli.common import Commands, load_classifier
+from tamis import rules
+from tamis.cli.common import Commands, encoder_there, load_classifier
 from tamis.verdict import Action
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_to(commands: Commands) -> None:
     replay.add_argument("--bundle", type=Path, help="bundle (default: the shipped one)")
     replay.add_argument("--accurate", type=Path, help="bundle of the cascade's second opinions")
     replay.add_argument("--multilingual", type=Path, help="bundle of other languages")
+    replay.add_argument("--policy-encoder", type=Path, help="bundle of policies' own rules")
     replay.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
     replay.set_defaults(run=_replay)
     show = verb("show", "print records as JSON lines")
@@ -54,18 +56,24 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _replayed(args: argparse.Namespace) -> "Report":
+    from service.engine.policy_encoder import Encoder
     from service.observing.audit.replay import replay, texts_of, wanted
 
     others = [path for path in (args.accurate, args.multilingual) if path is not None]
-    if args.texts is None and args.bundle is None and not others:
+    if args.texts is None and args.bundle is None and not others and not args.policy_encoder:
         return replay(args.logs)  # the logs hold all that deciding takes
     paths = [args.bundle or bundles.default_bundle(), *others]
+    folder = args.policy_encoder or encoder_there()
+    ruling = {} if folder is None else {(one := rules.load(folder)).fingerprint: one}
     if args.texts is None:
-        return replay(args.logs, bundles={bundles.load(path).fingerprint for path in paths})
+        known = {bundles.load(path).fingerprint for path in paths}
+        return replay(args.logs, bundles=known | set(ruling))
     texts = texts_of(args.texts, wanted(args.logs), os.environ.get(SECRET))
     loaded = [load_classifier(path) for path in paths]
     classifiers = {classifier.bundle.fingerprint: classifier for classifier in loaded}
-    return replay(args.logs, bundles=set(classifiers), texts=texts, classifiers=classifiers)
+    encoders = {name: Encoder(bundle) for name, bundle in ruling.items()}
+    known = {*classifiers, *encoders}
+    return replay(args.logs, bundles=known, texts=texts, classifiers=classifiers, encoders=encoders)
 
 
 def _show(args: argparse.Namespace) -> int:

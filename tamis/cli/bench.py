@@ -9,8 +9,8 @@ from tamis.cli.common import CommandError, Commands, whole
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "robustness", "conversations", "tiers"),
-    *("workers", "mixed", "profile"),
+    *("rolling", "observability", "reasoner", "rules", "robustness", "conversations"),
+    *("tiers", "workers", "mixed", "profile"),
 )
 
 
@@ -44,8 +44,11 @@ def add_to(commands: Commands) -> None:
         help="numbers of workers, of workers and mixed; 0: none",
     )  # fmt: skip
     bench.add_argument("--kill", type=float, default=20, help="mixed: seconds between two workers")
+    bench.add_argument("--policy-encoder", type=Path, help="bundle of rules (default: ours)")
     bench.add_argument(
-        "--rehearse", action="store_true", help="tiers, workers, mixed: short, nothing is kept"
+        "--rehearse",
+        action="store_true",
+        help="tiers, workers, mixed, rules: short, nothing is kept",
     )
     bench.set_defaults(run=_bench)
 
@@ -89,6 +92,7 @@ def _bench(args: argparse.Namespace) -> int:
         "invariance": [args.data],
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
+        "rules": [args.policy_encoder, args.rehearse],
         "robustness": [args.data, args.rows, args.before],
         "conversations": [args.data, args.rows],
         "profile": [args.accurate],

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     job = Job(
         input=args.input,
         output=args.output or "-",
-        policy=policy_of(args.policy),
+        policy=policy_of(args.policy, encoded=True),
         bundle_path=args.bundle,
         tier=args.tier or "fast",
         accurate_path=args.accurate,

@@ -1,16 +1,21 @@
 """What several commands need."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from tamis import bundle as bundles
 from tamis import reasoner as reasoners
+from tamis import rules
 from tamis.bundle import MANIFEST
 from tamis.content import Side
-from tamis.policy import Policy, default_policy
-from tamis.tiers import ACCURATE, MULTILINGUAL, OFF, TIERS, Tier, load_bands
+from tamis.policy import Policy, PolicyError, default_policy
+from tamis.reasoning import GuidelineError
+from tamis.rules import WHERE as ENCODER
+from tamis.rules import default_policy_encoder
+from tamis.tiers import ACCURATE, MULTILINGUAL, NONE, OFF, TIERS, Tier, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from service.engine.classifier import Classifier
     from service.engine.languages import Languages
     from service.engine.reasoner import Reasoner
+    from service.engine.ruled import WithRules
 
 Judging: TypeAlias = "Classifier | Languages | Cascade"
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -120,23 +126,49 @@ def load_reasoner(path: Path) -> "Reasoner":
     return Reasoner(reasoners.load(path), available_threads(), REASONER_CACHE)
 
 
-def policy_of(path: Path | None) -> Policy:
-    """The policy of a file, or the default.
+def encoder_there() -> Path | None:
+    """The policy encoder's folder, where its bundle is there and its variable does not say none."""
+    if os.environ.get(ENCODER, "unset") in NONE:
+        return None
+    folder = default_policy_encoder()
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def policy_of(path: Path | None, encoded: bool = False) -> Policy:
+    """The policy of a file, or the default; ``encoded``: the policy encoder is asked where it is.
 
     Raises:
-        CommandError: where it has categories of its own: the classifier would let through all that
-            they are to stop.
+        CommandError: where it has categories of its own that nobody judges: the classifier would
+            let through all that they are to stop.
     """
     policy = Policy.load(path) if path else default_policy()
-    if path is not None and policy.own:
+    if path is None or not policy.own:
+        return policy
+    if not encoded or encoder_there() is None:
+        asked = f", without the policy encoder's bundle ({ENCODER})," if encoded else ""
         raise CommandError(
-            f"{path.name}: category {policy.own[0]!r} is the policy's own: the reasoner alone "
-            "judges it, in `tamis serve`"
+            f"{path.name}: category {policy.own[0]!r} is the policy's own:{asked} the reasoner "
+            "alone judges it, in `tamis serve`"
         )
+    try:
+        _ = policy.rules
+    except GuidelineError as error:
+        raise PolicyError(f"{path.name}: {error}") from None
     return policy
 
 
-def provenance_of(classifier: "Judging", policy: Policy) -> Provenance:
+def with_rules(classifier: "Judging", policy: Policy) -> "Judging | WithRules":
+    """The same, and the policy encoder for what is the policy's own."""
+    folder = encoder_there()
+    if folder is None or not policy.own:
+        return classifier
+    from service.engine.policy_encoder import Encoder
+    from service.engine.ruled import WithRules
+
+    return WithRules(classifier, Encoder(rules.load(folder)), policy.rules)
+
+
+def provenance_of(classifier: "Judging | WithRules", policy: Policy) -> Provenance:
     """Who says so."""
     bundle = classifier.bundle
     return Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)

@@ -16,6 +16,7 @@ from tamis.cli.common import (
     policy_of,
     provenance_of,
     sides,
+    with_rules,
 )
 from tamis.content import NotThereError, exchange, judged, prompt
 from tamis.verdict import Action, FieldVerdict, Verdict, decide
@@ -52,13 +53,14 @@ def _moderate(args: argparse.Namespace) -> int:
         raise CommandError(f"{stray[0]}: goes with --input, not with a text")
     text = sys.stdin.read() if args.text == "-" else args.text
     contents = (prompt(text),) if args.response is None else exchange(text, args.response)
-    policy = policy_of(args.policy)
+    policy = policy_of(args.policy, encoded=True)
     try:
         contents = judged(contents, policy.judge if args.judge is None else args.judge)
     except NotThereError as error:
         raise CommandError(f"moderate: the text {error}; give it with --response") from None
     other = multilingual_of(args.multilingual)
-    classifier = load_tier(args.tier, args.bundle, args.accurate, multilingual=other)
+    tier = load_tier(args.tier, args.bundle, args.accurate, multilingual=other)
+    classifier = with_rules(tier, policy)
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))

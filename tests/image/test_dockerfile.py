@@ -1,6 +1,7 @@
 """The image, as far as it can be checked without building it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from scripts.dependencies import dependencies
 from scripts.dockerfile import Dockerfile, expand, parse
 from scripts.image_tree import Ignored, unlocked
+from tests.encoders import write_encoder
 from tests.service.tiers import write_second
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +143,18 @@ def test_the_check_asks_all_who_judge(dockerfile, bundle, tiny_reasoner, tmp_pat
         (bundle.path, "/opt/tamis/bundle"),
         (write_second(bundle, tmp_path / "second").path, "/opt/tamis/accurate"),
         (write_second(bundle, tmp_path / "other").path, "/opt/tamis/multilingual"),
+        (write_encoder(tmp_path / "encoder"), "/opt/tamis/policy-encoder"),
         (tiny_reasoner, "/opt/tamis/reasoner"),
     ):
         assert there in command
         command = command.replace(there, str(ours))
     asked = subprocess.run(
-        ["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert '"policy_encoder": "tiny-encoder@' in asked.stdout
     assert "Reading(unsafe=" in asked.stdout

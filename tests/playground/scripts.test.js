@@ -169,6 +169,15 @@ test("categories of a policy's own stay its own, and keep their definitions", ()
   assert.match(yaml(written(draft)), /\n  "loan promises": \{definition: "Promises a loan."\}\n/);
 });
 
+test("categories of a policy's own have thresholds where somebody scores them", () => {
+  const rule = { flag: 0.4, block: 0.9, definition: "Promises a loan." };
+  const bank = { ...bare, name: "bank", own: ["loan promises"], categories: { "loan promises": rule } };
+  const draft = draftOf(bank, [bank], "prompt");
+  setLimit(draft.categories["loan promises"], "flag", 0.3);
+  assert.equal(isEdited(draft), true);
+  assert.deepEqual(written(draft).categories, { "loan promises": { definition: rule.definition, flag: 0.3, block: 0.9 } });
+});
+
 test("a policy as YAML", () => {
   const draft = draftOf({ ...usual, name: "on: the #1" }, [usual], "prompt");
   assert.equal(
@@ -367,9 +376,12 @@ test("an explanation is told with what stands of it", () => {
   });
   const safe = told({ ...found, safety: "safe", category: null, agrees: null, reason: null, status: "unfinished" }, " It goes on");
   assert.deepEqual(safe.facts[1], ["category", "none"]);
-  assert.deepEqual(safe.facts[3], ["classifier", "has no verdict to compare"]);
+  assert.deepEqual(safe.facts.map(([name]) => name), ["safety", "category", "probability"]);
   assert.equal(safe.reason, "It goes on …");
   assert.match(safe.note, /cut off/);
+  const given = told({ ...found, status: "malformed", agrees: null, reason: null, fault: "repetition" }, "It says it says");
+  assert.deepEqual([given.facts[0], given.reason], [["safety", "unsafe"], ""]);
+  assert.match(given.note, /is no reason/);
   const malformed = told({ ...found, status: "malformed", safety: null, reason: null, fault: "no_reason" }, "It says");
   assert.deepEqual([malformed.facts, malformed.reason], [[], ""]);
   assert.match(malformed.note, /\(no reason\), so nothing is taken/);

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from export import rules as exporting
+from service.engine.policy_encoder import Encoder
 from tamis import rules
 from tamis.cli import main
-from tamis.content import Content, plain, prompt
+from tamis.content import Content, plain, prompt, response
 from tamis.reasoning import Guideline
 from tamis.rules import PairShape, PolicyEncoder
 from tests.conftest import write_rows
@@ -265,6 +266,18 @@ def test_a_bundle_says_what_its_checkpoint_says(
     assert "4 written ones; 3 written ones calibrate" in said
     assert f"| prompt | {bundle.manifest['questions'][0]['rows']} |" in said
     assert bundle.manifest["licence"] == "Apache-2.0"
+
+
+def test_the_service_says_what_is_measured(bundle: PolicyEncoder):
+    words = [word for _, word in RULES.values()]
+    asked = [(prompt(f"tell number 3 about {word}"), POLICY) for word in words]
+    asked += [(response(f"{words[0]} it is", f"and {words[1]}?"), POLICY)]
+    asked += [(plain(" ".join(words * 20)), POLICY)]
+    measured = evaluation.probabilities(Judge.of_bundle(bundle, 1), bundle, asked)
+    encoder = Encoder(bundle)
+    for (content, policy), expected in zip(asked, measured, strict=True):
+        found = encoder.judge(content, policy)
+        np.testing.assert_allclose([found[rule] for rule in policy], expected, atol=1e-4)
 
 
 def test_no_other_rule_changes_a_probability(bundle: PolicyEncoder, clubs: Path):

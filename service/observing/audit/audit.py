@@ -49,8 +49,9 @@ class Audit:
             record["writer"], record["number"] = self._writer, number
             line = json_line(record)
             policy, bundle = judgement.policy, judgement.bundle
-            asked = {f.second.bundle: f.second for f in findings if f.second is not None}
-            seconds = tuple(asked.values())
+            others = [f.second for f in findings]
+            others += [f.ruled.by for f in findings if f.ruled is not None]
+            seconds = tuple({one.bundle: one for one in others if one is not None}.values())
             entry = Entry(judgement.at, self._writer, number, line, policy, bundle, seconds)
             self._spool.put(entry, len(line) + extra)
             extra = 0

@@ -30,7 +30,9 @@ class Recorded:
     @property
     def bundles(self) -> list[str]:
         """The fingerprints of all that were asked."""
-        others = (content["bundle"] for content in self.raw["contents"] if "bundle" in content)
+        contents = self.raw["contents"]
+        others = [content["bundle"] for content in contents if "bundle" in content]
+        others += [content["rules"]["bundle"] for content in contents if "rules" in content]
         return list(dict.fromkeys([self.raw["bundle"], *others]))
 
     @property

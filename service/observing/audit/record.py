@@ -16,7 +16,7 @@ from tamis.content import Content, Question
 from tamis.policy import CalibratedThresholds, Policy, Thresholds
 from tamis.taxonomy import ATTACK
 from tamis.tiers import second_of
-from tamis.verdict import FieldVerdict, Finding, Second, Verdict
+from tamis.verdict import FieldVerdict, Finding, Ruled, Second, Verdict
 
 FORMAT: Final = "tamis.audit/1"
 POSTGRES: Final = ("postgresql://", "postgres://")
@@ -125,8 +125,11 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """What the model said of a content: every head, unrounded, so that equality means something."""
-    return {
+    """What the model said of a content: every head, unrounded, so that equality means something.
+
+    ``rules``, what the policy encoder said, stands only where it was asked.
+    """
+    found = {
         "overall": finding.overall,
         "categories": dict(finding.categories),
         "attack": finding.attack,
@@ -136,9 +139,13 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "tokens": finding.tokens,
         "transforms": list(finding.transforms),
     }
+    if (ruled := finding.ruled) is not None:
+        scores = {rule.name: score for rule, score in ruled.scores.items()}
+        found["rules"] = {"bundle": ruled.by.bundle, "scores": scores}
+    return found
 
 
-def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Finding:
+def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second], policy: Policy) -> Finding:
     """The finding of a recorded content; ``models`` are the recorded bundles by fingerprint.
 
     Raises:
@@ -160,7 +167,13 @@ def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Finding:
         transforms=tuple(map(str, raw.get("transforms", ()))),
         second=_second(raw, models) if "bundle" in raw else None,
         missed=raw.get("missed"),
+        ruled=_ruled(raw["rules"], models, policy) if "rules" in raw else None,
     )
+
+
+def _ruled(raw: Mapping[str, Any], models: Mapping[str, Second], policy: Policy) -> Ruled:
+    scores = {rule: float(raw["scores"][rule.name]) for rule in policy.rules}
+    return Ruled(replace(models[raw["bundle"]], role="rules"), scores)
 
 
 def _second(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Second:

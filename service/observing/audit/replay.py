@@ -7,7 +7,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,10 +15,12 @@ from service.observing.answered import Digest
 from service.observing.audit.history import Log, Recorded
 from service.observing.audit.record import AuditError, finding_json, finding_of, outcome_json
 from tamis.content import Content, Message, behind, last_asked
-from tamis.verdict import Finding, Provenance, decide
+from tamis.policy import Policy
+from tamis.verdict import Finding, Provenance, Ruled, decide
 
 if TYPE_CHECKING:
     from service.engine.classifier import Classifier
+    from service.engine.policy_encoder import Encoder
 
 # What records did not always have is compared where they do.
 ADDED: Final = {"severity", "fields", "refusal"}
@@ -81,6 +83,7 @@ def replay(
     bundles: Collection[str] | None = None,
     texts: Mapping[str, str] | None = None,
     classifiers: "Mapping[str, Classifier] | None" = None,
+    encoders: "Mapping[str, Encoder] | None" = None,
 ) -> Report:
     """Replay logs.
 
@@ -89,6 +92,7 @@ def replay(
         bundles: fingerprints; records of others are refused. None takes all.
         texts: by hash; with them, what is found among them is judged again.
         classifiers: of those bundles, by fingerprint.
+        encoders: the policy encoders among them, by fingerprint.
 
     Raises:
         AuditError: where a source is no audit log.
@@ -97,7 +101,7 @@ def replay(
     report, log = Report(), Log(sources)
     judged: dict[tuple[str, str, str, str | None], Finding] = {}
 
-    def again(content: Mapping[str, Any], first: str) -> Finding | None:
+    def again(content: Mapping[str, Any], first: str, policy: Policy) -> Finding | None:
         """Judge a recorded content again by who judged it; None where its text is not there."""
         assert texts is not None
         assert classifiers is not None
@@ -107,10 +111,16 @@ def replay(
             return None
         who = content.get("bundle", first)
         key = who, content["question"], own, about
+        before = None if about is None else texts[about]
+        asked = Content(content["question"], texts[own], before)
         if key not in judged:
-            before = None if about is None else texts[about]
-            judged[key] = classifiers[who].judge(Content(content["question"], texts[own], before))
-        return judged[key]
+            judged[key] = classifiers[who].judge(asked)
+        if "rules" not in content:
+            return judged[key]
+        assert encoders is not None
+        encoder = encoders[content["rules"]["bundle"]]
+        ruled = Ruled(encoder.who, encoder.judge(asked, policy.rules))
+        return replace(judged[key], ruled=ruled)
 
     for recorded in log.verdicts():
         others = [b for b in recorded.bundles if bundles is not None and b not in bundles]
@@ -205,17 +215,19 @@ def _digest_of(raw: Mapping[str, Any]) -> str:
 
 
 def _compare(
-    recorded: Recorded, again: Callable[[Mapping[str, Any], str], Finding | None] | None
+    recorded: Recorded,
+    again: Callable[[Mapping[str, Any], str, Policy], Finding | None] | None,
 ) -> tuple[dict[str, tuple[Any, Any]], bool]:
     """What comes out otherwise than recorded, and whether all texts could be judged again."""
     changes: dict[str, tuple[Any, Any]] = {}
     complete = True
     contents = recorded.raw["contents"]
-    findings = [finding_of(content, recorded.models) for content in contents]
+    policy = recorded.policy
+    findings = [finding_of(content, recorded.models, policy) for content in contents]
     for n, content in enumerate(contents):
         if again is None:
             break
-        if (new := again(content, recorded.raw["bundle"])) is None:
+        if (new := again(content, recorded.raw["bundle"], policy)) is None:
             complete = False
         else:
             found = _changes(content, finding_json(new))

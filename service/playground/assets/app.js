@@ -160,7 +160,10 @@ function choose(name) {
   if (policy.severity.borderline !== "allow") about.push(`What is borderline it ${policy.severity.borderline}s.`);
   if (policy.judge?.length === 1) about.push(`It judges the ${policy.judge[0]} alone.`);
   if (policy.shadow) about.push(`“${policy.shadow}” is on trial beside it.`);
-  if (policy.own?.length) about.push("It has categories of its own, which the reasoner alone judges.");
+  if (policy.own?.length) {
+    const scored = policy.own.some((own) => policy.categories[own].flag !== null);
+    about.push(`It has categories of its own, which ${scored ? "the policy encoder" : "the reasoner alone"} judges.`);
+  }
   byId("policy-note").textContent = about.filter(Boolean).join(" ");
   drawEditor();
   edited();

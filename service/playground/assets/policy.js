@@ -67,7 +67,9 @@ export function written({ base, overall, categories }) {
   if (overall.on) out.overall = overall.edited || !base.overall ? limits(overall) : shared(base.overall);
   out.categories = {};
   for (const [name, rule] of Object.entries(categories)) {
-    if (rule.on) out.categories[name] = rule.own ? { definition: rule.definition } : rule.taught ? limits(rule) : {};
+    if (!rule.on) continue;
+    const said = rule.own ? { definition: rule.definition } : {};
+    out.categories[name] = rule.taught ? { ...said, ...limits(rule) } : said;
   }
   return out;
 }

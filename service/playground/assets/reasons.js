@@ -8,11 +8,6 @@ const CUT = {
   unfinished: "The reason grew longer than the service allows, and was cut off.",
   late: "Time was over before the reason was written.",
 };
-const AGREES = new Map([
-  [true, "says the same"],
-  [false, "says otherwise"],
-  [null, "has no verdict to compare"],
-]);
 
 /**
  * An explanation for the page.
@@ -24,7 +19,7 @@ const AGREES = new Map([
 export function told(explanation, streamed) {
   if (explanation === null) return { facts: [], reason: "", note: "There was nothing to read." };
   const { status, safety, category, probability, agrees, reason, fault } = explanation;
-  if (status === "malformed") {
+  if (status === "malformed" && safety === null) {
     const why = fault ? ` (${fault.replaceAll("_", " ")})` : "";
     return { facts: [], reason: "", note: `The reasoner did not answer in the form that was asked for${why}, so nothing is taken from it.` };
   }
@@ -32,9 +27,11 @@ export function told(explanation, streamed) {
     ["safety", safety],
     ["category", category ?? "none"],
     ["probability", `${probability.toFixed(2)} that it is unsafe`],
-    ["classifier", AGREES.get(agrees)],
   ];
+  // Null where the verdict is not the reasoner's own, or is nobody else's to compare with.
+  if (agrees !== null) facts.push(["classifier", agrees ? "says the same" : "says otherwise"]);
   if (reason !== null) return { facts, reason, note: null };
+  if (status === "malformed") return { facts, reason: "", note: "What the reasoner wrote is no reason, so nothing is taken from it." };
   return { facts, reason: streamed.trim() && `${streamed.trim()} …`, note: CUT[status] ?? null };
 }
 

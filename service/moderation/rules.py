@@ -1,0 +1,145 @@
+"""The policy encoder as the service offers it: found, loaded beside the classifier, and bounded."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+
+from service.engine.engine import Engine
+from service.engine.policy_encoder import Encoder
+from service.errors import RequestError
+from service.moderation.arrival import Arrival, State
+from service.observing.metrics import Metrics
+from service.settings import Settings
+from tamis import rules
+from tamis.content import Content
+from tamis.policy import Policy, PolicyError, check_unscored
+from tamis.reasoning import Guideline, GuidelineError
+from tamis.windows import Window
+
+logger = logging.getLogger("tamis.service")
+
+WAITING: Final[dict[State, str]] = {
+    "off": "this service has no policy encoder (TAMIS_POLICY_ENCODER is empty)",
+    "absent": "the policy encoder's bundle is not there",
+    "building": "the policy encoder's bundle is being built",
+    "loading": "the policy encoder is still loading",
+}
+# Of warm-up: a pair as most are, and one as long as may be.
+LENGTHS: Final = (64, 256)
+REPEATS: Final = 3
+
+
+class Rules:
+    """The policy encoder's state in a process. What needs no rules of its own needs none of it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._arrival = Arrival(settings.policy_encoder, "the policy encoder's bundle")
+
+    @property
+    def state(self) -> State:
+        """How the bundle stands."""
+        return self._arrival.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why a bundle that is there does not judge; None where it does, or where none is there."""
+        if self._arrival.failure is None:
+            return None
+        return f"the policy encoder could not be loaded: {self._arrival.failure}"
+
+    async def join(self, engine: Engine) -> None:
+        """Have an engine that nobody asks yet ask the bundle, where it is there already."""
+        await self._arrival.look(self._taker(engine))
+
+    async def watch(self, engine: Engine) -> None:
+        """Look for the bundle until cancelled, and have the engine ask it; later ones, too."""
+        await self._arrival.watch(self._taker(engine))
+
+    def check(self, policy: Policy, judged: bool, reasoned: bool) -> None:
+        """Refuse categories of a policy's own that cannot be read, or that nobody would judge.
+
+        ``judged``: there is an encoder. ``reasoned``: the reasoner is asked.
+
+        Raises:
+            RequestError: 400, naming the category.
+        """
+        if not policy.own:
+            return
+        try:
+            _ = policy.rules
+            if not judged:
+                check_unscored(policy, "policy")
+        except (GuidelineError, PolicyError) as error:
+            said = str(error).removeprefix("policy: ")
+            raise RequestError(f"policy: {said}", param="policy", code="invalid_policy") from None
+        if not judged and not reasoned:
+            why = self.reason or WAITING.get(self.state, "the policy encoder is still loading")
+            raise RequestError(
+                f"policy: the classifier does not know the category {policy.own[0]!r}, and {why}; "
+                "ask /moderate with explain: 'reason'",
+                param="policy",
+                code="invalid_policy",
+            )
+
+    def check_work(
+        self, items: Sequence[tuple[str, Sequence[Content]]], asked: Sequence[Guideline]
+    ) -> None:
+        """Refuse what would keep all cores busy for too long.
+
+        Raises:
+            RequestError: naming the limit.
+        """
+        if (work := work_of([c for _, contents in items for c in contents], asked)) > (
+            limit := self._settings.rules_max_characters
+        ):
+            raise RequestError(
+                f"input: {len(asked)} rules beside these texts are {work} characters to read, over "
+                f"the limit of {limit}",
+                param="input",
+                code="too_many_rules",
+            )
+
+    def fits(self, contents: Sequence[Content], asked: Sequence[Guideline]) -> bool:
+        """Whether ``check_work`` would let it pass."""
+        return work_of(contents, asked) <= self._settings.rules_max_characters
+
+    def _taker(self, engine: Engine) -> Callable[[Path], Awaitable[None]]:
+        async def take(path: Path) -> None:
+            encoder, speed = await run_in_threadpool(self._load, path)
+            engine.rule_by(encoder, speed)
+            bundle = encoder.bundle
+            self._metrics.beside("rules", bundle.name, bundle.fingerprint)
+            logger.info("policies' own rules: %s@%s", bundle.name, bundle.fingerprint[:12])
+
+        return take
+
+    def _load(self, path: Path) -> tuple[Encoder, float]:
+        encoder = Encoder(rules.load(path), self._settings.rules_cache_bytes)
+        return encoder, warm_up(encoder)
+
+
+def work_of(contents: Sequence[Content], asked: Sequence[Guideline]) -> int:
+    """Characters to read: each rule with each text, and what the text is read behind."""
+    lengths = [len(one.text) + min(len(one.context or ""), len(one.text)) for one in contents]
+    rule = sum(len(name) + len(definition or "") for name, definition in asked)
+    return rule * len(contents) + len(asked) * sum(lengths)
+
+
+def warm_up(encoder: Encoder) -> float:
+    """Tokens a second on one core, by a few first runs."""
+    shape, speeds = encoder.bundle.shape, []
+    for tokens in LENGTHS:
+        tokens = min(tokens, shape.max_tokens)
+        ids = [shape.cls, *[shape.sep] * (tokens - 1)]
+        pair = Window(ids=ids, types=[0] * tokens, lead=1, first=0, count=tokens - 2)
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            encoder.score(pair)
+            speeds.append(tokens / (time.perf_counter() - began))
+    encoder.memory.clear()
+    return max(speeds)
