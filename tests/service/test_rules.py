@@ -496,3 +496,11 @@ def test_a_broken_bundle_leaves_the_rest_alone(bundle, tmp_path: Path):
 def test_an_empty_setting_means_no_encoder(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TAMIS_POLICY_ENCODER", "off")
     assert Settings().policy_encoder is None
+
+
+def test_rules_are_judged_beside_workers_of_their_own(bundle, folder: Path):
+    settings = Settings(bundle=bundle.path, policy_encoder=folder, workers=1)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        answer = ask(client, input=[BUY, "What a lovely garden.", {"document": BUY}])["results"]
+        assert [one["action"] for one in answer] == ["flag", "allow", "allow"]
