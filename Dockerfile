@@ -127,10 +127,10 @@ RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --jso
         && rm tea.yaml; \
     fi \
     && /opt/tamis/env/bin/python -c "import pathlib; \
-    from service.engine.reasoner import go_on; \
+    from service.engine.reasoner.reasoner import go_on; \
     from tamis.cli.common import load_reasoner; \
     from tamis.content import prompt; \
-    from tamis.reasoning import guidelines; \
+    from tamis.reasoner.protocol import guidelines; \
     from tamis.taxonomy import taxonomy; \
     reasoner = load_reasoner(pathlib.Path('/opt/tamis/reasoner')); \
     policy = guidelines(taxonomy().categories); \
@@ -145,9 +145,9 @@ COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=policy-encoder /opt/tamis/policy-encoder /opt/tamis/policy-encoder
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -c "import pathlib, onnxruntime, service.app, tamis.bundle; \
-    import tamis.reasoner; \
+    import tamis.reasoner.bundle; \
     print(tamis.bundle.load(pathlib.Path('/opt/tamis/bundle')).fingerprint, \
-        tamis.reasoner.load(pathlib.Path('/opt/tamis/reasoner')).fingerprint)"
+        tamis.reasoner.bundle.load(pathlib.Path('/opt/tamis/reasoner')).fingerprint)"
 
 FROM ${BASE} AS final
 ARG VERSION=0.1.0

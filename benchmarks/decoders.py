@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.record import Record, Row
 from export import reasoner as reasoners
-from service.engine.decoder import Decoder
+from service.engine.reasoner.decoder import Decoder
 from service.engine.runtime import available_threads, cpu_session
 from tamis import bundle as bundles
 

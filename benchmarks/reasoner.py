@@ -21,18 +21,19 @@ from benchmarks.record import Record, Row
 from benchmarks.saturation import Traffic
 from benchmarks.server import Server
 from service.engine.classifier import Classifier
-from service.engine.reasoner import Reasoner, go_on
+from service.engine.reasoner.reasoner import Reasoner, go_on
 from service.engine.runtime import CpuRuntime, available_threads
 from tamis import bundle as bundles
-from tamis import content, reasoning
-from tamis import reasoner as reasoners
+from tamis import content
+from tamis.reasoner import bundle as reasoners
+from tamis.reasoner import protocol
 
 EXPLAINS: Final = 4.0
 SECONDS: Final = 60
 SHARE: Final = 0.3
 LONGEST: Final = 64
 BANK: Final = yaml.safe_load(files("training.reasoner").joinpath("bank.yaml").read_text("utf-8"))
-POLICY: Final = reasoning.guidelines(BANK["categories"])
+POLICY: Final = protocol.guidelines(BANK["categories"])
 TEXTS: Final = tuple(example["prompt"] for example in BANK["examples"])
 
 

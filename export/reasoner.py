@@ -17,12 +17,12 @@ from tqdm import tqdm
 from export import llama
 from export.decoder import decoder
 from export.quantize import quantize_embeddings
-from tamis import reasoning
 from tamis.building import building, replacing
 from tamis.bundle import MANIFEST, BundleError, models, sha256_of
 from tamis.content import prompt
-from tamis.reasoner import FORMAT, NAME, Calibration, load
-from tamis.reasoning import Format
+from tamis.reasoner import protocol
+from tamis.reasoner.bundle import FORMAT, NAME, Calibration, load
+from tamis.reasoner.protocol import Format
 from tamis.taxonomy import taxonomy
 from training.classifier import bases
 from training.classifier.bases import BaseMismatchError
@@ -65,7 +65,7 @@ def build(
     if another process has just done so.
 
     Of an adapter's folder, ``adapter_config.json`` and ``adapter_model.safetensors`` are read, and
-    where they are there ``format.json`` (``reasoning.Format``) and ``calibration.json``
+    where they are there ``format.json`` (``protocol.Format``) and ``calibration.json``
     (``reasoner.Calibration``).
 
     Raises:
@@ -154,10 +154,10 @@ def parity(
 
     tokenizer = Tokenizer.from_str(model.tokenizer)
     tokenizer.encode_special_tokens = True
-    policy = reasoning.guidelines(taxonomy().categories)
-    asked = (*reasoning.prefix(policy, form), *reasoning.case(prompt("How do I bake bread?")))
-    control = {t: tokenizer.token_to_id(t) for t in (reasoning.START, reasoning.END)}
-    ids = reasoning.encode(
+    policy = protocol.guidelines(taxonomy().categories)
+    asked = (*protocol.prefix(policy, form), *protocol.case(prompt("How do I bake bread?")))
+    control = {t: tokenizer.token_to_id(t) for t in (protocol.START, protocol.END)}
+    ids = protocol.encode(
         asked, lambda text: tokenizer.encode(text, add_special_tokens=False).ids, control
     )[-positions:]
     with tempfile.TemporaryDirectory() as tmp:

@@ -10,7 +10,7 @@ from service.engine.runtime import Provider
 from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
-from tamis.reasoner import default_reasoner
+from tamis.reasoner.bundle import default_reasoner
 from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 import yaml
 
 from tamis.content import Side
-from tamis.reasoning import Guideline, GuidelineError, guidelines
+from tamis.reasoner.protocol import Guideline, GuidelineError, guidelines
 from tamis.taxonomy import ATTACK, UnknownCategoryError, taxonomy
 
 OVERALL: Final = "overall"

@@ -46,7 +46,7 @@ from tamis.bundle import (
     understanding,
 )
 from tamis.content import Content, Question
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.windows import Window, WindowShape, shorten, windows
 
 FORMAT: Final = "tamis.policy-encoder/1"

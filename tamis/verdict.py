@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
 from tamis.reading import TRANSFORMS
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 
 # The labels of evidence for the overall question, and for being borderline.

@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tamis.reasoning import END, START
+from tamis.reasoner.protocol import END, START
 
 LAYERS, HIDDEN = 2, 64
 

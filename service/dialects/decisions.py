@@ -26,12 +26,12 @@ from pydantic import (
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect
-from service.engine.reasoner import Explanation
+from service.engine.reasoner.reasoner import Explanation
 from service.errors import RequestError, from_validation
+from service.moderation.explaining import Asked
 from service.moderation.moderator import moderator_of
-from service.reasoning import Asked
 from tamis.content import Content
-from tamis.reasoning import MAX_DEFINITION, MAX_NAME, Guideline
+from tamis.reasoner.protocol import MAX_DEFINITION, MAX_NAME, Guideline
 
 router = Dialect()
 

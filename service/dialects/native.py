@@ -11,9 +11,9 @@ from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
 from service.engine.engine import STAGES, Timings
 from service.errors import RequestError
+from service.moderation.explaining import explanation_json
 from service.moderation.masking import Masked
 from service.moderation.moderator import moderator_of
-from service.reasoning import explanation_json
 from tamis import content
 from tamis.verdict import CategoryScore, FieldVerdict, Provenance, Verdict
 

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestError, frames
+from service.moderation.explaining import explanation_json
 from service.moderation.judged import Judged
 from service.moderation.moderator import Moderator
-from service.reasoning import explanation_json
 from tamis.content import Content
 from tamis.policy import Policy
 

@@ -19,7 +19,7 @@ from service.engine.scheduler import DeadlineError, Events, OverloadedError, Sch
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding, Role
 

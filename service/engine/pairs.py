@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from service.engine.policy_encoder import Encoder, RuleScore
 from service.engine.scheduler import DeadlineError, Scheduler
 from tamis.content import Content
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.rules import SPECIAL
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Ruled

@@ -18,7 +18,7 @@ from tamis import rules
 from tamis.bundle import BundleError
 from tamis.content import Content, Question
 from tamis.reading import read
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.rules import PolicyEncoder, Text
 from tamis.tokens import plain_tokenizer
 from tamis.verdict import Second

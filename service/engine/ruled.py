@@ -8,7 +8,7 @@ from service.engine.classifier import Classifier
 from service.engine.languages import Languages
 from service.engine.policy_encoder import Encoder
 from tamis.content import Content
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Ruled
 

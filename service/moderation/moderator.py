@@ -21,11 +21,12 @@ from service.engine.engine import Engine, Timings
 from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.memory import Memory, Work
 from service.engine.pairs import Rulings
-from service.engine.reasoner import Explanation
+from service.engine.reasoner.reasoner import Explanation
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.engine.workers.crew import LostError, WorkerLostError
 from service.errors import RequestError, frames, retry_after
 from service.moderation.disconnect import UntilDisconnect
+from service.moderation.explaining import Asked, Explained, Reasoning, Unexplained
 from service.moderation.judged import Judged
 from service.moderation.masking import Masked, mask, missing
 from service.moderation.questions import answered, rules_of
@@ -34,11 +35,10 @@ from service.moderation.streams import Streams
 from service.moderation.tiers import SOON, Tiers, Tongues
 from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
-from service.reasoning import Asked, Explained, Reasoning, Unexplained
 from service.settings import Settings
 from tamis.content import Content, NotThereError, Side, judged
 from tamis.policy import MaskRule, Policy
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Evidence, Finding, Provenance, Verdict, breach, decide, withhold
 
 logger = logging.getLogger("tamis.service")

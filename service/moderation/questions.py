@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from service.engine.policy_encoder import RuleScore
-from service.engine.reasoner import Explanation, Given, Reading
-from service.reasoning import Asked
-from tamis.reasoning import Guideline
+from service.engine.reasoner.reasoner import Explanation, Given, Reading
+from service.moderation.explaining import Asked
+from tamis.reasoner.protocol import Guideline
 
 LIKELY: Final = 0.5
 # Probabilities are taken apart into odds, and none is quite certain.

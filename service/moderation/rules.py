@@ -17,7 +17,7 @@ from service.settings import Settings
 from tamis import rules
 from tamis.content import Content
 from tamis.policy import Policy, PolicyError, check_unscored
-from tamis.reasoning import Guideline, GuidelineError
+from tamis.reasoner.protocol import Guideline, GuidelineError
 from tamis.windows import Window
 
 logger = logging.getLogger("tamis.service")

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
-from service.engine.explainer import ExplainerEvents
 from service.engine.policy_encoder import RuleScore
-from service.engine.reasoner import Explanation, Status
+from service.engine.reasoner.queue import ExplainerEvents
+from service.engine.reasoner.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
 from service.engine.workers.crew import CrewEvents

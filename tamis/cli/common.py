@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from tamis import bundle as bundles
-from tamis import reasoner as reasoners
 from tamis import rules
 from tamis.bundle import MANIFEST
 from tamis.content import Side
 from tamis.policy import Policy, PolicyError, default_policy
-from tamis.reasoning import GuidelineError
+from tamis.reasoner import bundle as reasoners
+from tamis.reasoner.protocol import GuidelineError
 from tamis.rules import WHERE as ENCODER
 from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, MULTILINGUAL, NONE, OFF, TIERS, Tier, load_bands
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from service.engine.cascade import Cascade
     from service.engine.classifier import Classifier
     from service.engine.languages import Languages
-    from service.engine.reasoner import Reasoner
+    from service.engine.reasoner.reasoner import Reasoner
     from service.engine.ruled import WithRules
 
 Judging: TypeAlias = "Classifier | Languages | Cascade"
@@ -120,7 +120,7 @@ def load_tier(
 
 def load_reasoner(path: Path) -> "Reasoner":
     """The reasoner of a bundle, on all cores."""
-    from service.engine.reasoner import Reasoner
+    from service.engine.reasoner.reasoner import Reasoner
     from service.engine.runtime import available_threads
 
     return Reasoner(reasoners.load(path), available_threads(), REASONER_CACHE)

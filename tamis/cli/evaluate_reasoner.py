@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tamis import reasoner as reasoners
 from tamis.cli import rules
 from tamis.cli.common import (
     CommandError,
@@ -19,7 +18,8 @@ from tamis.cli.common import (
     whole,
 )
 from tamis.content import Content
-from tamis.reasoning import Answer, as_text, verdict
+from tamis.reasoner import bundle as reasoners
+from tamis.reasoner.protocol import Answer, as_text, verdict
 from tamis.verdict import decide
 
 # Texts of either label a taxonomy: of the reasoner's older rows, and of those beside them.
@@ -100,7 +100,7 @@ def said_of(bundle: Path) -> str:
 
 def served(bundle: Path) -> Any:
     """Answers of a reasoner's bundle, by the engine that serves it."""
-    from service.engine.reasoner import TooLongError, go_on
+    from service.engine.reasoner.reasoner import TooLongError, go_on
     from training.reasoner.decode import MOST_TOKENS, Said
 
     reasoner = load_reasoner(bundle)

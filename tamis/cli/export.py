@@ -15,7 +15,7 @@ from tamis import tiers
 from tamis.bundle import MANIFEST, BundleError, default_bundle
 from tamis.cli import rules
 from tamis.cli.common import CommandError, Commands, load_classifier
-from tamis.reasoner import WHERE, default_reasoner
+from tamis.reasoner.bundle import WHERE, default_reasoner
 from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, MULTILINGUAL, Companion
 

@@ -158,7 +158,7 @@ def _grpo(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from service.engine.reasoner import TooLongError, go_on
+    from service.engine.reasoner.reasoner import TooLongError, go_on
     from training.reasoner import calibrate
     from training.reasoner.examples import read_examples
     from training.reasoner.sft import HELD_OUT

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from export import llama, reasoner
-from service.engine.decoder import Decoder
-from tamis import reasoner as bundles
+from service.engine.reasoner.decoder import Decoder
 from tamis.building import is_being_built
 from tamis.bundle import BundleError
 from tamis.cli import main
+from tamis.reasoner import bundle as bundles
 from tests.reasoners import write_base
 
 

@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from export import reasoner as export
-from service.engine.reasoner import Explanation, Reasoner, go_on
-from tamis import content, reasoning
-from tamis import reasoner as bundles
-from tamis.reasoning import END, START
+from service.engine.reasoner.reasoner import Explanation, Reasoner, go_on
+from tamis import content
+from tamis.reasoner import bundle as bundles
+from tamis.reasoner import protocol
+from tamis.reasoner.protocol import END, START
 
 BANK = yaml.safe_load(files("training.reasoner").joinpath("bank.yaml").read_text("utf-8"))
-POLICY = reasoning.guidelines(BANK["categories"])
+POLICY = protocol.guidelines(BANK["categories"])
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.settings import Settings
-from tamis import reasoning
-from tamis.reasoning import as_text
+from tamis.reasoner import protocol
+from tamis.reasoner.protocol import as_text
 from tests.service.test_app import wait_until_ready
 from tests.service.test_reasoning import obedient, wait_for_reasoner
 
@@ -102,9 +102,9 @@ def test_names_that_look_alike_stay_apart(client, obedient):
 
 def test_turns_are_read_as_they_were_taken(client, obedient, monkeypatch):
     read: list[str] = []
-    case = reasoning.case
+    case = protocol.case
     monkeypatch.setattr(
-        reasoning, "case", lambda content: read.append(as_text(case(content))) or case(content)
+        protocol, "case", lambda content: read.append(as_text(case(content))) or case(content)
     )
     rules = {"role": "system", "content": "Be brief."}
     ask(client, input=[rules, *TURNS], questions=QUESTIONS[:1])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.labels import Labels
+from service.engine.reasoner.labels import Labels
 
 VOCABULARY = 8
 

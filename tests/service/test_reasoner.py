@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engine import reasoner as engine
-from service.engine.decoder import Decoder
-from service.engine.explainer import Explainer
-from service.engine.reasoner import (
+from service.engine.reasoner import reasoner as engine
+from service.engine.reasoner.decoder import Decoder
+from service.engine.reasoner.queue import Explainer
+from service.engine.reasoner.reasoner import (
     GivenUpError,
     LateError,
     Reasoner,
@@ -18,11 +18,12 @@ from service.engine.reasoner import (
     go_on,
 )
 from service.engine.scheduler import DeadlineError, OverloadedError
-from tamis import content, reasoning
-from tamis import reasoner as bundles
+from tamis import content
 from tamis.bundle import BundleError
-from tamis.reasoner import ReasonerBundle
-from tamis.reasoning import Format, Piece, guidelines
+from tamis.reasoner import bundle as bundles
+from tamis.reasoner import protocol
+from tamis.reasoner.bundle import ReasonerBundle
+from tamis.reasoner.protocol import Format, Piece, guidelines
 
 POLICY = guidelines(
     {"garden crime": "Steals apples.", "garden noise": None, "rude geese": "Honks."}
@@ -94,7 +95,7 @@ def test_probabilities_are_read_off_the_model(reasoner: Reasoner, bundle: Reason
     """Against a plain reading of each whole answer, token by token."""
     reading = reasoner.judge(POLICY, TEXT, go_on)
     decoder = Decoder(bundle.graph, bundle.positions, 1)
-    question = reasoner._encode((*reasoning.prefix(POLICY, FORM), *reasoning.case(TEXT)))
+    question = reasoner._encode((*protocol.prefix(POLICY, FORM), *protocol.case(TEXT)))
     opening = reasoner._encode([Piece("\\safety{")])
     logits = decoder.read([*question, *opening])[0]
     safe, unsafe = (reasoner._encode([Piece(label)])[0] for label in ("safe", "unsafe"))
@@ -145,7 +146,7 @@ def obedient(reasoner: Reasoner, monkeypatch: pytest.MonkeyPatch) -> Reasoner:
 
 def speak(reasoner: Reasoner, monkeypatch: pytest.MonkeyPatch, said: str) -> list[int]:
     """Let the model write a text behind its next verdict, and then what it likes."""
-    ids = [*reasoner._encode([Piece(said)]), reasoner._controls[reasoning.END]]
+    ids = [*reasoner._encode([Piece(said)]), reasoner._controls[protocol.END]]
     read = reasoner.decoder.read
     runs: list[int] = []
     bridge = reasoner._encode([Piece("}"), Piece("\n")])

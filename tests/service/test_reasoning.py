@@ -12,12 +12,12 @@ from fastapi.testclient import TestClient
 
 import service.moderation.arrival
 from service.app import create_app
-from service.engine import reasoner as engine
-from service.engine.explainer import Explainer
+from service.engine.reasoner import reasoner as engine
+from service.engine.reasoner.queue import Explainer
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.errors import RequestError
+from service.moderation.explaining import Reasoning
 from service.observing.metrics import Metrics
-from service.reasoning import Reasoning
 from service.settings import Settings
 from tamis.building import building
 from tests.service.test_app import wait_until_ready

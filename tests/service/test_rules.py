@@ -24,7 +24,7 @@ from service.moderation.rules import warm_up
 from service.settings import Settings
 from tamis import content, rules
 from tamis.bundle import BundleError, sha256_of
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.windows import Window
 from tests.encoders import BLOCK, FLAG, WORDS, write_encoder
 from tests.service.test_app import wait_until_ready

@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app
-from service.engine import reasoner as engine
-from service.engine.explainer import Explainer
-from service.engine.reasoner import GivenUpError
+from service.engine.reasoner import reasoner as engine
+from service.engine.reasoner.queue import Explainer
+from service.engine.reasoner.reasoner import GivenUpError
 from service.engine.scheduler import DeadlineError, OverloadedError
 from service.settings import Settings
 from tests.service.test_app import wait_until_ready

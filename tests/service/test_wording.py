@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.engine import reasoner as engine
-from service.engine.reasoner import Reasoner, go_on
+from service.engine.reasoner import reasoner as engine
+from service.engine.reasoner.reasoner import Reasoner, go_on
 from service.settings import Settings
-from tamis import reasoning
+from tamis.reasoner import protocol
 from tests.encoders import write_encoder
 from tests.service.test_app import wait_until_ready
 from tests.service.test_decisions import QUESTIONS, TURNS
@@ -53,7 +53,7 @@ def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """The verdicts that were given to be worded; the model writes a reason in two pieces."""
     given: list[tuple[str, str | None]] = []
-    verdict = reasoning.verdict
+    verdict = protocol.verdict
 
     def said(safety, category):
         given.append((safety, category))
@@ -157,11 +157,11 @@ def test_what_the_model_writes_is_the_reason_or_a_fault(client):
 
 def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
     """The decoder has read policy, text and verdict when it begins to write, whatever the steps."""
-    from tamis import reasoner as reasoners
     from tamis.content import prompt
+    from tamis.reasoner import bundle as reasoners
 
     model = Reasoner(reasoners.load(tiny_reasoner), 1, 1 << 20)
-    policy = reasoning.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
+    policy = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
     decided = engine.Reading(0.9, {SHARES: 0.9}, None, given=engine.Given("unsafe", SHARES))
     found = []
     for step in (7, 64, 1_000):

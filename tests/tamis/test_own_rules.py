@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tamis.policy import Policy, PolicyError, Thresholds, check_unscored, load_policies
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Action, Finding, Provenance, Ruled, Second, Severity, breach, decide
 
 OWN = {name: Thresholds(0.5, 0.9) for name in ("prompt", "response", "toxicity", "attack", "hate")}

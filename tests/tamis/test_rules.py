@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tamis import rules
 from tamis.bundle import BundleError, sha256_of
 from tamis.content import Content, plain, prompt, response
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.rules import PairShape
 
 SHAPE = PairShape(cls=1, sep=2, max_tokens=48, overlap=4, rule_tokens=12, context_tokens=8)

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tamis.reasoning import END, START
+from tamis.reasoner.protocol import END, START
 from tests.conftest import row
 from training.reasoner.policies import Library, parse_library
 

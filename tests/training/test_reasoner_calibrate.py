@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamis import reasoner as bundles
 from tamis.cli import main
 from tamis.content import prompt
-from tamis.reasoning import Guideline
+from tamis.reasoner import bundle as bundles
+from tamis.reasoner.protocol import Guideline
 from tests.conftest import write_rows
 from tests.training.reasoner_world import make_rows
 from training.reasoner.calibrate import Judged, expected_error, figures, fit, report

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tamis.reasoning import Format, answer, as_text, guidelines, parse
+from tamis.reasoner.protocol import Format, answer, as_text, guidelines, parse
 from tests.conftest import write_rows
 from tests.training.reasoner_world import make_library, make_rows
 from training.datasets.mixing import is_held_out

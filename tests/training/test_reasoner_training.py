@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tamis.content import prompt
-from tamis.reasoning import END, Format, Guideline, answer, case, prefix
+from tamis.reasoner.protocol import END, Format, Guideline, answer, case, prefix
 from tests.conftest import write_rows
 from tests.training.reasoner_world import make_causal, make_library, make_rows
 from training.reasoner import decode, packing, rewards, sft

@@ -11,7 +11,7 @@ from service.engine.policy_encoder import Encoder
 from tamis import rules
 from tamis.cli import main
 from tamis.content import Content, plain, prompt, response
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.rules import PairShape, PolicyEncoder
 from tests.conftest import write_rows
 from tests.training.reasoner_world import make_library, make_rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
-from tamis.reasoner import Calibration
+from tamis.reasoner.bundle import Calibration
 
 Floats = NDArray[np.float64]
 BINS: Final = 10

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from tamis.content import Content
-from tamis.reasoning import guidelines
+from tamis.reasoner.protocol import guidelines
 from training.datasets.mixing import FREE, Variant, is_held_out
 from training.datasets.schema import Row, data_files, read_pairs
 from training.evaluation.suite import content_of

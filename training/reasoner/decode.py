@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from tamis.reasoning import (
+from tamis.reasoner.protocol import (
     END,
     Answer,
     Fault,

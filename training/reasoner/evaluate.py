@@ -13,7 +13,7 @@ import yaml
 from tqdm import tqdm
 
 from tamis.content import Content, prompt
-from tamis.reasoning import Format, Guideline
+from tamis.reasoner.protocol import Format, Guideline
 from training.classifier.inference import device, keep_memory
 from training.datasets.mixing import FREE, Variant, is_held_out_prompt
 from training.datasets.registry import sources

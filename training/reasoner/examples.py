@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tamis.content import Content
-from tamis.reasoning import Answer, Format, Guideline, answer, as_text, parse
+from tamis.reasoner.protocol import Answer, Format, Guideline, answer, as_text, parse
 from training.datasets.schema import write_lines
 from training.reasoner.cases import Case, Pool
 from training.reasoner.policies import View, draw_view, usual_view

@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from tamis.reasoning import END, Format, case, prefix
+from tamis.reasoner.protocol import END, Format, case, prefix
 from training.classifier import bases
 from training.classifier.inference import autocast, device, keep_memory
 from training.reasoner import decode

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from tamis.reasoning import Format
+from tamis.reasoner.protocol import Format
 from training.classifier import bases
 from training.classifier.inference import device
 from training.reasoner import attention

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from tamis.reasoning import END, START, Format, Pieces, answer, case, encode, prefix
+from tamis.reasoner.protocol import END, START, Format, Pieces, answer, case, encode, prefix
 from training.reasoner.attention import Span
 from training.reasoner.examples import Example
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from tamis.reasoning import Guideline, guidelines
+from tamis.reasoner.protocol import Guideline, guidelines
 from tamis.taxonomy import taxonomy as own_taxonomy
 
 MOST: Final = 14

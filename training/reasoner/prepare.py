@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from tamis.reasoning import Format
+from tamis.reasoner.protocol import Format
 from training.datasets.contamination import Seen
 from training.datasets.mixing import Variant
 from training.reasoner.cases import Pool, Sourced, invented_pools, pools_of, read_sourced

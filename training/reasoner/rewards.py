@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tamis.reasoning import Format, MalformedError, parse
+from tamis.reasoner.protocol import Format, MalformedError, parse
 
 SAFETY: Final = 0.55
 CATEGORY: Final = 0.45

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tamis.reasoning import Format, Order
+from tamis.reasoner.protocol import Format, Order
 from training.classifier.inference import device, keep_memory
 from training.reasoner import model as models
 from training.reasoner.charts import draw_metrics

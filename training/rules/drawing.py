@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from tamis.content import Content
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from training.reasoner.cases import Case
 from training.reasoner.policies import Category
 from training.rules.banks import Bank, Kind

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from tamis.content import Content, plain, response
-from tamis.reasoning import Answer, Guideline
+from tamis.reasoner.protocol import Answer, Guideline
 from tamis.rules import PolicyEncoder
 from training.classifier.calibration import sigmoid
 from training.reasoner.cases import Pool

@@ -11,7 +11,7 @@ import torch
 
 from tamis import rules
 from tamis.content import Content
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from tamis.rules import Encode, PairShape, PolicyEncoder
 from tamis.tokens import plain_tokenizer
 from tamis.windows import Window

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tamis.content import Content, plain, prompt, response
-from tamis.reasoning import guidelines
+from tamis.reasoner.protocol import guidelines
 from training.datasets.schema import SchemaError, data_files
 from training.reasoner.cases import Case, Pool
 from training.reasoner.policies import Category, Taxonomy

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from tamis.content import Content, Question
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from training.reasoner.cases import Case
 from training.reasoner.policies import usual_view
 from training.rules.banks import Bank

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from tamis.reasoning import Guideline
+from tamis.reasoner.protocol import Guideline
 from training.reasoner.policies import Category
 
 # How often a rule is shown without its definition. An organisation's exceptions stand there, so

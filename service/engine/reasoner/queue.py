@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from service.engine.priority import LAST, stand_back
-from service.engine.reasoner import GivenUpError, LateError, Pause, Reasoner
+from service.engine.reasoner.reasoner import GivenUpError, LateError, Pause, Reasoner
 from service.engine.scheduler import DeadlineError, OverloadedError
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from service.engine.explainer import Explainer
-from service.engine.labels import SameLabelsError
-from service.engine.reasoner import (
+from service.engine.reasoner.labels import SameLabelsError
+from service.engine.reasoner.queue import Explainer
+from service.engine.reasoner.reasoner import (
     Emit,
     Explanation,
     Given,
@@ -27,9 +27,9 @@ from service.moderation.arrival import LOOK, Arrival, State
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
-from tamis import reasoner
 from tamis.content import Content
-from tamis.reasoning import GuidelineError
+from tamis.reasoner import bundle as reasoners
+from tamis.reasoner.protocol import GuidelineError
 from tamis.taxonomy import ATTACK, taxonomy
 from tamis.verdict import Breach, Verdict
 
@@ -105,7 +105,7 @@ class Reasoning:
 
     def _load(self, path: Path) -> Explainer:
         settings = self._settings
-        bundle = reasoner.load(path)
+        bundle = reasoners.load(path)
         threads = settings.reasoner_threads or settings.threads or background_threads()
         return Explainer(
             lambda: Reasoner(bundle, threads, settings.reasoner_cache_bytes),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tamis.bundle import default_bundle, listed, read_manifest, understanding
-from tamis.reasoning import Format
+from tamis.reasoner.protocol import Format
 
-FORMAT: Final = "tamis.reasoner/1"
+FORMAT: Final = "tamis.reasoner.bundle/1"
 NAME: Final = "tamis-reasoner-135m"
 # The variable that says where the bundle is; empty: there is to be none.
 WHERE: Final = "TAMIS_REASONER"

@@ -16,14 +16,23 @@ from typing import Final, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from service.engine.decoder import Decoder, Floats
-from service.engine.labels import Labels
-from service.engine.prefixes import Prefixes
-from tamis import reasoning
+from service.engine.reasoner.decoder import Decoder, Floats
+from service.engine.reasoner.labels import Labels
+from service.engine.reasoner.prefixes import Prefixes
 from tamis.bundle import BundleError
 from tamis.content import Content
-from tamis.reasoner import ReasonerBundle
-from tamis.reasoning import END, START, Fault, Guideline, MalformedError, Piece, Pieces, Safety
+from tamis.reasoner import protocol
+from tamis.reasoner.bundle import ReasonerBundle
+from tamis.reasoner.protocol import (
+    END,
+    START,
+    Fault,
+    Guideline,
+    MalformedError,
+    Piece,
+    Pieces,
+    Safety,
+)
 
 # Tokens read in one run, between which others may pass and a caller's leaving is noticed.
 STEP: Final = 64
@@ -149,8 +158,8 @@ class Reasoner:
 
     def count(self, policy: Policy, content: Content) -> tuple[int, int]:
         """Tokens of a policy and of a text behind it."""
-        prefix = self._encode(reasoning.prefix(policy, self.bundle.form))
-        return len(prefix), len(self._encode(reasoning.case(content)))
+        prefix = self._encode(protocol.prefix(policy, self.bundle.form))
+        return len(prefix), len(self._encode(protocol.case(content)))
 
     def judge(
         self,
@@ -174,9 +183,9 @@ class Reasoner:
             SameLabelsError: where two categories have the same tokens.
         """
         form = self.bundle.form
-        prefix = self._encode(reasoning.prefix(policy, form, note))
-        case = self._encode(reasoning.case(content))
-        opening, label, bridge, *_ = reasoning.verdict("unsafe", None)
+        prefix = self._encode(protocol.prefix(policy, form, note))
+        case = self._encode(protocol.case(content))
+        opening, label, bridge, *_ = protocol.verdict("unsafe", None)
         forced = [self._encode([piece]) for piece in (opening, label, bridge)]
         used = len(prefix) + sum(map(len, forced)) + self._room(policy, max_reason)
         if used + len(case) > self.bundle.positions:
@@ -282,9 +291,9 @@ class Reasoner:
         """
         began, given = time.perf_counter(), decided.given
         assert given is not None
-        prefix = self._encode(reasoning.prefix(policy, self.bundle.form, note))
-        case = self._encode(reasoning.case(content))
-        said = self._encode((*reasoning.verdict(given.safety, given.category), Piece("\n")))
+        prefix = self._encode(protocol.prefix(policy, self.bundle.form, note))
+        case = self._encode(protocol.case(content))
+        said = self._encode((*protocol.verdict(given.safety, given.category), Piece("\n")))
         used = len(prefix) + len(said) + max_reason
         if used + len(case) > self.bundle.positions:
             raise TooLongError(len(case), max(0, self.bundle.positions - used))
@@ -312,7 +321,7 @@ class Reasoner:
     ) -> tuple[Status, str | None, Fault | None, int]:
         """Write a reason behind the verdict that was read."""
         safety: Safety = "safe" if category is None else "unsafe"
-        said = (*reasoning.verdict(safety, category), Piece("\n"))
+        said = (*protocol.verdict(safety, category), Piece("\n"))
         # What is left to write of the verdict, behind what was read already.
         rest = said[1:] if safety == "safe" else said[3:]
         self.decoder.rewind(self._verdict_at if safety == "safe" else self._category_at)
@@ -347,7 +356,7 @@ class Reasoner:
             return "late", None, None, len(ids)
         try:
             whole = self._tokenizer.decode(ids, skip_special_tokens=False)
-            return "ok", reasoning.check_reason(whole), None, len(ids)
+            return "ok", protocol.check_reason(whole), None, len(ids)
         except MalformedError as error:
             return "malformed", None, error.fault, len(ids)
 
@@ -372,14 +381,14 @@ class Reasoner:
 
     def _room(self, policy: Policy, max_reason: int) -> int:
         """Tokens that follow the opened verdict at most: a label, its end, and a reason."""
-        names = (*(name for name, _ in policy), reasoning.NOT_APPLICABLE)
+        names = (*(name for name, _ in policy), protocol.NOT_APPLICABLE)
         return max(len(self._label(name, "}")) for name in names) + 1 + max_reason
 
     def _label(self, name: str, end: str) -> list[int]:
         return [*self._encode([Piece(name)]), *self._encode([Piece(end)])]
 
     def _encode(self, pieces: Pieces | Sequence[Piece]) -> list[int]:
-        return reasoning.encode(pieces, self._text_ids, self._controls)
+        return protocol.encode(pieces, self._text_ids, self._controls)
 
     def _text_ids(self, text: str) -> list[int]:
         (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from service.engine.decoder import Prefix
+from service.engine.reasoner.decoder import Prefix
 
 
 class Prefixes:

@@ -1,0 +1,1 @@
+"""Running the reasoner: read a policy once, judge a text in one run, write why."""
