@@ -46,7 +46,7 @@ schema: $(DEV)/.ready
 # CASES=100000 tries fewer: a million take some 20 minutes. A tenth as many are drawn by hypothesis.
 fuzz: CASES ?= 1000000
 fuzz: $(FUZZ)/.ready $(DEV)/.ready
-	$(FUZZ)/bin/python -m tests.tamis.reading.fuzz -runs=$(CASES) -max_len=1024 -print_final_stats=1
+	$(FUZZ)/bin/python -m tests.tamis.reading.fuzz -runs=$(CASES) -max_len=1024 -report_slow_units=60 -print_final_stats=1
 	TAMIS_CASES=$$(($(CASES) / 10)) $(DEV)/bin/pytest -q tests/tamis/reading/test_reader.py -k any_text
 
 format: $(DEV)/.ready

@@ -17,7 +17,7 @@ from typing import Final
 
 from scripts.reading_tables import write_words
 from tamis.reading.lexicon import known, words
-from tamis.reading.misspelt import LEAST, candidates, keys, usual
+from tamis.reading.misspelt import LEAST, SHORT, candidates, keys, usual
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import read_rows
 
@@ -67,7 +67,7 @@ def alike(chosen: list[str], dictionary: set[str], harmless: Counter[str]) -> It
     for word in sorted(dictionary | {word for word, n in harmless.items() if n >= TWICE}):
         if known(word) or word in index.words:
             continue
-        if any(candidates(word, index)) or usual(word) is not None:
+        if any(candidates(word, index, SHORT)) or usual(word) is not None:
             yield word
 
 

@@ -8,12 +8,13 @@ tier, a multilingual bundle judges what the tier's own cannot read.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from tamis.bundle import Bundle, BundleError, default_bundle, models
 from tamis.content import Question
+from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Role, Second
 
@@ -52,6 +53,8 @@ class Bands:
     accurate: str
     overall: Mapping[Question, Band]
     attack: Mapping[Question, Band]
+    kept: frozenset[str] = frozenset()
+    """Categories that the fast bundle tells better, or alone: it found more of them held out."""
 
     def unsure(self, finding: Finding) -> bool:
         """Whether a second opinion is wanted.
@@ -65,6 +68,21 @@ class Bands:
             return True
         attack = self.attack.get(finding.question)
         return attack is not None and finding.attack is not None and attack.holds(finding.attack)
+
+    def settle(self, first: Finding, second: Finding, own: Mapping[str, Thresholds]) -> Finding:
+        """The second opinion, with the categories that the first one tells better.
+
+        A category's score is P(unsafe) · P(category | unsafe): of those that are kept, the latter
+        is the fast bundle's, and so are the thresholds (``own``).
+        """
+        kept = [name for name in self.kept if name in first.categories]
+        if not kept or second.second is None:
+            return second
+        share = second.overall / first.overall if first.overall else 0.0
+        told = {name: first.categories[name] * share for name in kept}
+        limits = {name: own[name] for name in kept}
+        who = replace(second.second, thresholds={**second.second.thresholds, **limits})
+        return replace(second, categories={**second.categories, **told}, second=who)
 
     def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:
         """Refuse bands that were chosen for other bundles.
@@ -130,6 +148,7 @@ def load_bands(accurate: Path) -> Bands:
             accurate=str(raw["accurate"]["fingerprint"]),
             overall=_bands(raw["bands"], OVERALL),
             attack=_bands(raw["bands"], ATTACK),
+            kept=frozenset(map(str, raw.get("kept", ()))),
         )
     except KeyError as error:
         raise BundleError(f"{path}: field {error} is missing") from None

@@ -18,9 +18,9 @@ COLOURS: Final = dict(
     zip(
         STAGES,
         (
-            *("#c9c4bb", "#e3b98f", "#d98880", "#e6a57e", "#8fc1a9", "#73b3c7", "#b9a3d6"),
-            *("#a8c686", "#f2cf66", "#8fa8d6", "#d69bbd", "#c6a58a", "#c28f6a", "#d8d2a8"),
-            *("#9fb8ad", "#d5d5d5"),
+            *("#c9c4bb", "#e3b98f", "#d98880", "#e6a57e", "#8fc1a9", "#73b3c7"),
+            *("#b9a3d6", "#cdb7e8", "#a8c686", "#f2cf66", "#8fa8d6", "#d69bbd"),
+            *("#c6a58a", "#c28f6a", "#d8d2a8", "#9fb8ad", "#d5d5d5"),
         ),
         strict=True,
     )

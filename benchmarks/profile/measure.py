@@ -31,8 +31,9 @@ SECONDS: Final = 20.0
 WARM: Final = 2.0
 TURN: Final = 5.0
 PICTURES: Final = Path(__file__).parents[2] / "docs" / "images"
-# What stands below every frame of a thread says nothing.
+# What stands below every frame of a thread says nothing, but that a process is forked from another.
 BOTTOM: Final = ("Thread.run", "Runner.run")
+FORKED: Final = "_Template._become"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,14 @@ def table(name: str, found: Profile) -> list[Row]:
     ]
 
 
-def _drawn(found: Profile) -> Iterator[tuple[str, tuple[Frame, ...], float]]:
-    return ((name, _above_bottom(frames), spent) for name, frames, spent in found.stacks())
+def seen(found: Profile) -> Iterator[tuple[str, tuple[Frame, ...], float]]:
+    """The stacks as they are drawn, without how every thread begins."""
+    for name, frames, spent in found.stacks():
+        at = next((n for n, frame in enumerate(frames) if frame.function == FORKED), None)
+        if at is None:
+            yield name, _above_bottom(frames), spent
+        else:
+            yield "worker process", frames[at + 1 :], spent
 
 
 def run(bundle_path: Path, accurate: Path | None = None) -> Record:
@@ -161,9 +168,9 @@ def run(bundle_path: Path, accurate: Path | None = None) -> Record:
         served = [tier for tier in found if tier.name != tiers.ALWAYS]
         pictures = []
         for tier in served:
-            seen = profile(tier, sent)
-            record.tables.append(table(tier.name, seen))
-            drawn = flame.picture(flame.tree(_drawn(seen)), f"{tier.name}: CPU of a request")
+            one = profile(tier, sent)
+            record.tables.append(table(tier.name, one))
+            drawn = flame.picture(flame.tree(seen(one)), f"{tier.name}: CPU of a request")
             PICTURES.mkdir(parents=True, exist_ok=True)
             (PICTURES / f"profile-{tier.name}.svg").write_text(drawn, encoding="utf-8")
             pictures.append(f"![Flame graph of {tier.name}](images/profile-{tier.name}.svg)")
@@ -174,7 +181,8 @@ def run(bundle_path: Path, accurate: Path | None = None) -> Record:
         "thread is the kernel's account, its shares are those of the samples in which it was "
         "ready to run. *Stood still* is not CPU: threads that were in the middle of that stage "
         "and on no core: they waited for Python's lock, for another one, or for a core; where "
-        "they wait for work is left out. *run* is onnxruntime, *feed* its arrays.",
+        "they wait for work is left out. *run* is onnxruntime, *feed* its arrays, *hand over* what "
+        "goes to worker processes and back, where there are any.",
         f"Load generator and profiler share the {os.cpu_count()} cores.",
         *missing,
         *pictures,

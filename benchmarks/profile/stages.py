@@ -47,6 +47,8 @@ RULES: Final = (
     Rule(RUN, "service/engine/cuda.py"),
     Rule("pool, evidence", "service/engine/classifier.py"),
     Rule("pool, evidence", "service/engine/evidence.py"),
+    Rule("hand over", "service/engine/workers/"),
+    Rule("hand over", "multiprocessing/connection.py"),
     Rule("queue", "service/engine/"),
     Rule("serialise", "service/dialects/native.py"),
     Rule("serialise", "starlette/responses.py", ("__init__", "render", "init_headers")),
@@ -65,10 +67,11 @@ RULES: Final = (
     Rule(LOOP, "asyncio/"),
 )
 STAGES: Final = (
-    *(LOOP, "read, route", "admit", "validate", "normalise", "tokenise", "queue", "feed", RUN),
+    *(LOOP, "read, route", "admit", "validate", "normalise", "tokenise", "queue", "hand over"),
+    *("feed", RUN),
     *("pool, evidence", "verdict", "serialise", "write", "wait for a leaver", "observe", OTHER),
 )
-"""In a request's order."""
+"""In a request's order; *hand over* is to processes that judge, and back."""
 # Where a thread waits for work: being there costs nobody anything.
 IDLE: Final = (
     Rule("", "threading.py", ("wait", "_wait_for_tstate_lock")),

@@ -160,13 +160,14 @@ class ChatRequest(Loose):
         return last_asked(self.turns)
 
 
-def _asked(name: str, given: str | Sequence[str] | Sequence[Message] | None) -> Iterator[Content]:
+def _asked(name: str, given: str | list[str] | list[Message] | None) -> Iterator[Content]:
     """What is asked of one field of a request."""
     if isinstance(given, str):
         yield prompt(given, name)
         return
     turns = []
-    for n, one in enumerate(given or ()):
+    several: Sequence[str | Message] = given or ()
+    for n, one in enumerate(several):
         if isinstance(one, str):
             yield prompt(one, f"{name}[{n}]")
         else:

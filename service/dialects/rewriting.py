@@ -79,8 +79,8 @@ def shown_evidence(
         RequestError: where there are too many.
     """
     fields: dict[str, list[str]] = {}
-    for part in shown:
-        fields.setdefault(part.text, []).append(part.field)
+    for one in shown:
+        fields.setdefault(one.text, []).append(one.field)
     evidence: dict[str, list[Evidence]] = {}
     for found in verdict.evidence:
         evidence.setdefault(found.field, []).append(found)

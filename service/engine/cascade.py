@@ -32,4 +32,5 @@ class Cascade:
         found = self._first.judge(content, evidence)
         if not self._bands.unsure(found):
             return found
-        return replace(self._second.judge(content, evidence), second=self.second)
+        second = replace(self._second.judge(content, evidence), second=self.second)
+        return self._bands.settle(found, second, self.bundle.thresholds)

@@ -1,8 +1,10 @@
 """The asynchronous engine: contents in, findings and stage times out."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Final, Literal, TypeAlias, cast
 
@@ -124,6 +126,7 @@ class Engine:
         self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
         self._hands = hands or InProcess()
+        self._mine = threading.local()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
         self._limits = max_queued_tokens, max_wait
         self.scheduler: Scheduler[Task] = Scheduler(
@@ -347,7 +350,7 @@ class Engine:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
         for n, finding in zip(unsure, more.findings, strict=True):
-            found.findings[n] = finding
+            found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)
         found.queued += more.queued
         found.tokenize += more.tokenize
         found.pool += more.pool
@@ -439,19 +442,25 @@ class Engine:
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
     def _begin(self, number: int, patient: bool) -> None:
-        """A thread of the scheduler begins; pairs are run on it even where windows are not."""
+        """A thread of the scheduler begins."""
         self._hands.begin(number, patient)
-        if patient:
-            stand_back(PATIENT)
+        if patient and not isinstance(self._hands, InProcess):
+            # Pairs are run in this process all the same, by a thread that stands back. This one
+            # must not: it holds Python's lock to hand things over, and everybody would wait for
+            # it while workers have all cores.
+            self._mine.aside = ThreadPoolExecutor(1, "tamis-pairs", stand_back, (PATIENT,))
 
     def _run(self, tasks: Sequence[Task], alone: bool) -> None:
         """Have windows scored, and run pairs."""
         windows = []
+        aside: ThreadPoolExecutor | None = getattr(self._mine, "aside", None)
         for task in tasks:
-            if isinstance(task, PairTask):
-                task.run()
-            else:
+            if not isinstance(task, PairTask):
                 windows.append(task)
+            elif aside is not None:
+                aside.submit(task.run).result()
+            else:
+                task.run()
         if windows:
             self._hands.run(windows, alone)
 

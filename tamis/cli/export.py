@@ -189,7 +189,7 @@ def _cascade(args: argparse.Namespace) -> int:
 
     from service.engine.runtime import available_threads
     from training.datasets import mixing
-    from training.evaluation.cascade import choose
+    from training.evaluation.cascade import better_told, choose
     from training.evaluation.suite import content_of
 
     _needs(args, "data")
@@ -213,6 +213,7 @@ def _cascade(args: argparse.Namespace) -> int:
         "format": tiers.FORMAT,
         "fast": {"name": fast.name, "fingerprint": fast.fingerprint},
         "accurate": {"name": accurate.name, "fingerprint": accurate.fingerprint},
+        "kept": better_told(fast.manifest, accurate.manifest),
     } | chosen
     text = json.dumps(found, indent=2) + "\n"
     # Beside the delta to be committed, and in the bundle's folder to be used.

@@ -15,13 +15,16 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from tamis.reading.language import language
-from tamis.reading.lexicon import known, table, telling, words
+from tamis.reading.lexicon import GRAMMAR, known, table, telling, words
 from tamis.reading.text import Edit
 
 WORD: Final = re.compile(r"[A-Za-z]+")
 # A cut is one sign or one space; an apostrophe is spelling.
 CUT: Final = frozenset(" -_.*~|/\\+=^")
+PREFIXES: Final = frozenset(("co", "e", "mis", "non", "pre", "pro", "re", "sub", "un"))
 LEAST: Final = 4
+# Of three letters only those of words of grammar are known when they have changed places: "hwo".
+SHORT: Final = 3
 # Of four letters one that is another leaves too little: "bomb" is not "tomb". So does a first one.
 SURE: Final = 5
 # A name has a capital: only a long word of harm is told from one.
@@ -50,9 +53,9 @@ def keys(found: Iterable[str]) -> Keys:
     return Keys(chosen, without)
 
 
-def candidates(word: str, index: Keys) -> Iterator[str]:
+def candidates(word: str, index: Keys, least: int = LEAST) -> Iterator[str]:
     """The words that a slip may have made this of: the likeliest first."""
-    if not LEAST <= len(word) <= LONGEST:
+    if not least <= len(word) <= LONGEST:
         return
     parts = [word[:n] + word[n + 1 :] for n in range(len(word))]
     alike = [w for part in parts for w in index.without.get(part, ())]
@@ -79,6 +82,12 @@ def misspelt(text: str) -> list[Edit]:
             word = slip(m[0].lower())
             if word is not None and not _name(text, m, word):
                 said[n] = Edit(*m.span(), _as(m[0], word))
+    if said:
+        # Three letters are a word of harm without one of its own only in such company.
+        short = ((n, m) for n, m in enumerate(found) if strange[n] and n not in said)
+        for n, m in short:
+            if m[0].islower() and (lost := _lost(m[0])) is not None:
+                said[n] = Edit(*m.span(), lost)
     return sorted(set(said.values()))
 
 
@@ -98,8 +107,9 @@ def _joined(text: str, found: list[re.Match[str]], strange: list[bool]) -> dict[
         if n in sure or not (strange[n] or strange[n + 1]) or cut not in CUT:
             continue
         joined = (one[0] + other[0]).lower()
-        # "e-mail" is spelt so; behind an apostrophe no word begins.
-        own = text[max(one.start() - 1, 0)] not in "'\u2019" and (cut != "-" or one[0] not in "eE")
+        # "e-mail" and "co-operate" are spelt so; behind an apostrophe no word begins.
+        spelt = cut == "-" and one[0].lower() in PREFIXES
+        own = text[max(one.start() - 1, 0)] not in "'\u2019" and not spelt
         torn = cut != " " or (strange[n] and (strange[n + 1] or len(one[0]) == 1))
         if own and _whole(joined, torn):
             sure[n] = sure[n + 1] = Edit(one.start(), other.end(), _as(one[0], joined))
@@ -122,7 +132,17 @@ def slip(word: str) -> str | None:
     """The word that one slip made this strange one of: one of harm, or else the commonest."""
     if word in _alike():
         return None
+    if len(word) == SHORT:
+        turned = (word[0] + word[2] + word[1], word[1] + word[0] + word[2])
+        return next((w for w in turned if words().get(w, GRAMMAR) < GRAMMAR), None)
     return next(candidates(word, _telling()), None) or usual(word)
+
+
+def _lost(word: str) -> str | None:
+    """The word of harm that lacks one of its four letters."""
+    if len(word) != SHORT or word in _alike():
+        return None
+    return next(candidates(word, _telling(), SHORT), None)
 
 
 def usual(word: str) -> str | None:
@@ -165,7 +185,7 @@ def _telling() -> Keys:
 
 @cache
 def _common() -> Keys:
-    """Some 60,000 keys; 40 ms once."""
+    """Some 60,000 keys; 40 ms once, 9 MB."""
     return keys(w for w, rank in words().items() if rank < COMMON and len(w) >= LEAST)
 
 

@@ -41,6 +41,8 @@ WORDS: Final[dict[str, Simple]] = {
 CIPHERS: Final = (
     *("reversed", "reversed_words", "rot13", "atbash", "caesar", "pig_latin", "scattered_spaces"),
 )
+# Of a cipher's letters words come by chance: only where nothing was turned.
+SPELLING: Final[dict[str, Simple]] = {"misspelt": misspelt}
 # What these give is what was written, in whatever language.
 EXACT: Final = frozenset(
     (
@@ -58,7 +60,7 @@ TRANSFORMS: Final = (
     "spaced",
     *WORDS,
     *CIPHERS,
-    "misspelt",
+    *SPELLING,
     UNREADABLE,
     UNREAD_SCRIPT,
 )
@@ -143,8 +145,8 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
         names.update(name for name, _ in undone)
         said = said.edit([edit for _, edit in undone])
     else:
-        # Of a cipher's letters words of harm come by chance.
-        apply("misspelt", misspelt(said.text))
+        for name, find in SPELLING.items():
+            apply(name, find(said.text))
     return said
 
 

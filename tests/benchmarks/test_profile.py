@@ -106,6 +106,24 @@ def test_the_table_adds_up(found):
     assert ready["stood still, µs a request"] == 10_000
 
 
+def test_a_forked_workers_stacks_begin_where_it_was_forked():
+    line = (
+        "process 9:python;thread (9): MainThread;main (service/engine/workers/__main__.py:1);"
+        "_Template._become (service/engine/workers/template.py:2);"
+        "serve (service/engine/workers/calls.py:3);"
+        "Connection._recv (multiprocessing/connection.py:4) 10"
+    )
+    threads = spy.parsed([line])
+    threads[9].cpu = 1.0
+    ((name, frames, spent),) = measure.seen(measure.Profile(1.0, 1.0, threads, threads))
+    assert (name, [frame.function for frame in frames]) == (
+        "worker process",
+        ["serve", "Connection._recv"],
+    )
+    assert spent == pytest.approx(1e6)
+    assert (stage_of(frames), waits(frames)) == ("hand over", True)
+
+
 def test_boxes_are_as_wide_as_what_they_take(found):
     root = flame.tree(found.stacks())
     assert root.weight == pytest.approx(50_000)

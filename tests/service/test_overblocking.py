@@ -82,6 +82,22 @@ def test_an_alarm_is_counted_where_there_is_one(classifier: Classifier):
     assert overblocking.gaps(found) == {"p": pytest.approx(found[0].score - found[1].score)}
 
 
+def test_two_bundles_stand_beside_each_other():
+    def one(row: Row, flagged: bool, score: float) -> Judged:
+        return Judged(row, flagged, score, "unsafe", score, score)
+
+    here = [Row("a", "names", "prompt", "a", pair="p"), Row("b", "names", "prompt", "b", pair="p")]
+    apart = [Row("c", "languages", "prompt", "c"), Row("d", "OKTest", "prompt", "d")]
+    before = [one(row, flagged=True, score=0.9) for row in [*here, *apart]]
+    now = [one(row, flagged=row.id == "a", score=0.6 * (row.id == "a")) for row in [*here, *apart]]
+    assert overblocking.beside(now, before) == [
+        {"false alarms": "the benign set", "rows": 2, "before": "1.000", "now": "0.500"},
+        {"false alarms": "OKTest", "rows": 1, "before": "1.000", "now": "0.000"},
+        {"false alarms": "mean gap between twins", "rows": 2, "before": "0.000", "now": "0.600"},
+    ]
+    assert "before" not in overblocking.beside(now, None)[0]
+
+
 def test_few_rows_are_flagged(judged: list[Judged]):
     total = overblocking.counted(judged)
     assert overblocking.false_alarms(total) <= TOTAL, alarms(total)

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -14,9 +16,10 @@ from service.app import create_app
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.policy_encoder import PAIR_BYTES, Encoder, Logits
-from service.engine.queue import MARGIN
-from service.engine.scheduler import DeadlineError
+from service.engine.priority import PATIENT
+from service.engine.queue import MARGIN, DeadlineError
 from service.engine.warmup import Pace
+from service.engine.workers.crew import Elsewhere
 from service.moderation.rules import warm_up
 from service.settings import Settings
 from tamis import content, rules
@@ -160,6 +163,53 @@ async def test_a_score_depends_on_its_rule_and_its_text_alone(engine: Engine, en
             assert alone[rule].known == 0
     (again,) = await engine.rules.judge([contents[-1]], RULES)
     assert all(score.known == score.tokens > 0 for score in again.values())
+
+
+async def test_beside_worker_processes_pairs_that_can_wait_stand_back(
+    bundle, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+):
+    class Away:
+        """Hands of other processes, which have nothing to do."""
+
+        def begin(self, number: int, patient: bool) -> None: ...
+        def open(self, task: Any) -> Any:
+            raise AssertionError(task)
+
+        def run(self, tasks: Any, alone: bool) -> None:
+            raise AssertionError(tasks, alone)
+
+        def close(self) -> None: ...
+
+    ran: dict[str, int] = {}
+    real = encoder.score
+
+    def score(pair: Window) -> float:
+        ran[threading.current_thread().name] = os.getpriority(
+            os.PRIO_PROCESS, threading.get_native_id()
+        )
+        return real(pair)
+
+    monkeypatch.setattr(encoder, "score", score)
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    engine = Engine(
+        Elsewhere(bundle),
+        Pace(10_000, 128),
+        workers=1,
+        max_queued_tokens=100_000,
+        max_wait=10.0,
+        hands=Away(),
+    )
+    engine.rule_by(encoder, 10_000)
+    assert engine.rules is not None
+    try:
+        await engine.rules.judge([content.prompt(BUY)], RULES)
+        assert ran == {"tamis-infer-0": mine}
+        await engine.rules.judge([content.plain("so it goes " * 400)], RULES)
+        assert ran["tamis-pairs_0"] == max(mine, PATIENT)
+        # Who hands things over has kept its place.
+        assert set(ran) == {"tamis-infer-0", "tamis-pairs_0"}
+    finally:
+        engine.close()
 
 
 async def test_findings_say_what_rules_say_and_documents_are_left_alone(engine: Engine):

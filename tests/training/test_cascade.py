@@ -7,7 +7,7 @@ from tamis.policy import Thresholds
 from tamis.tiers import OVERALL
 from tamis.verdict import Finding
 from training.datasets.schema import Row
-from training.evaluation.cascade import choose
+from training.evaluation.cascade import better_told, choose
 
 HEADS = ("prompt", "response", "toxicity", "attack")
 OWN = {head: Thresholds(0.5, 0.8) for head in HEADS}
@@ -67,3 +67,13 @@ def test_a_second_bundle_that_knows_less_is_not_asked(world):
     rows, fast, accurate = world
     found = choose(rows, accurate, fast, (HIGH, OWN), 0.2)
     assert found["bands"] == {}
+
+
+def test_categories_that_the_fast_bundle_tells_better_are_kept():
+    def manifest(**f1: float) -> dict:
+        heads = [{"name": name.replace("_", "-"), "f1": value} for name, value in f1.items()]
+        return {"heads": heads}
+
+    mine = manifest(prompt=0.8, hate=0.6, violence=0.6, self_harm=0.5)
+    theirs = manifest(prompt=0.9, hate=0.7, violence=0.5)
+    assert better_told(mine, theirs) == ["violence", "self-harm"]

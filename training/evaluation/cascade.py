@@ -16,7 +16,7 @@ from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.tiers import OVERALL
 from tamis.verdict import Finding
-from training.datasets.registry import QUESTION_OF, source_of
+from training.datasets.registry import CATEGORIES, QUESTION_OF, source_of
 from training.datasets.schema import Row
 from training.evaluation import metrics
 
@@ -113,6 +113,19 @@ def choose(
             measured[question]["asked_twice"] = round(float(asked.mean()), 4)
             measured[question]["asked_twice_of_safe"] = round(float(asked[safe].mean()), 4)
     return {"bands": bands, "share": share, "rows": len(rows), "measured": measured}
+
+
+def better_told(fast: Mapping[str, Any], accurate: Mapping[str, Any]) -> list[str]:
+    """Categories that the fast bundle tells better, or alone, by the F1 that manifests state.
+
+    Both were held out the same rows. A body that is better at what is unsafe may have seen too
+    little of a rare category to tell it from others.
+    """
+    mine, theirs = (
+        {head["name"]: head["f1"] for head in manifest["heads"] if head["name"] in CATEGORIES}
+        for manifest in (fast, accurate)
+    )
+    return [name for name, f1 in mine.items() if f1 > theirs.get(name, 0.0)]
 
 
 def _label(row: Row, head: str) -> float:

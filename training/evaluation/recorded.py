@@ -78,7 +78,8 @@ class RecordedCascade:
         found = self._first.judge(content)
         if not self._bands.unsure(found):
             return found
-        return replace(self._second.judge(content), second=self.second)
+        second = replace(self._second.judge(content), second=self.second)
+        return self._bands.settle(found, second, self._first.thresholds)
 
 
 def digest(content: Content) -> str:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.robustness.library
 
-installs it: some 60 MB beside what development has, and WordNet, which is a package of Debian's.
+installs it: 220 MB beside what development has, and WordNet, which is a package of Debian's.
 """
 
 import json

@@ -385,7 +385,10 @@ class Crew(Hands):
         elif seat.failures > 1:
             self._closing.wait(min(PAUSE * 2 ** (seat.failures - 2), LONGEST_PAUSE))
         with self._leading:
-            forked, way = self._led().fork(seat.fork)
+            try:
+                forked, way = self._led().fork(seat.fork)
+            except LostError:  # it has just ended
+                forked, way = self._led().fork(seat.fork)
             worker = seat.worker = Worker(forked.pid, way, self._loads)
         for pid, status in forked.ended.items():
             if status:
