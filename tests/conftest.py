@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Tests that want one of these name it; others must not load one that was built in this tree.
 for companion in ("TAMIS_REASONER", "TAMIS_MULTILINGUAL", "TAMIS_POLICY_ENCODER"):
     os.environ[companion] = ""
+# Nor ask it twice: those of tiers say which one they want.
+os.environ["TAMIS_TIER"] = "fast"
 # Tests look into this process; those of workers say so, and find as many on every machine.
 os.environ["TAMIS_WORKERS"] = "0"
 

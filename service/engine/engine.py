@@ -204,10 +204,12 @@ class Engine:
         evidence: bool = False,
         deadline: float | None = None,
         rules: Sequence[Guideline] = (),
+        once: bool = False,
     ) -> tuple[list[list[Finding]], Timings]:
         """Findings for each content of each item, in order; ``deadline`` in seconds from now.
 
-        ``rules`` are judged, too, where there is somebody to judge them.
+        ``rules`` are judged, too, where there is somebody to judge them. ``once``: without second
+        opinions, for whoever reads the first bundle's scores on a scale of its own.
 
         Cancelling the caller drops what has not started.
 
@@ -219,7 +221,8 @@ class Engine:
         contents = [content for item in items for content in item]
         readings = [Reading(self._first, self._other, one, evidence) for one in contents]
         found = await self._judged(readings, deadline)
-        await self._consulted(found, contents, evidence, began, deadline)
+        if not once:
+            await self._consulted(found, contents, evidence, began, deadline)
         await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)

@@ -47,19 +47,21 @@ def world() -> tuple[list[Row], list[Finding], list[Finding]]:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
-def test_the_band_lies_where_the_fast_one_guesses(world, share: float):
+def test_the_band_begins_where_the_fast_one_guesses(world, share: float):
     rows, fast, accurate = world
     found = choose(rows, fast, accurate, (OWN, HIGH), share)
     low, high = found["bands"]["prompt"][OVERALL]
     asked = np.array([low <= f.overall <= high for f in fast])
-    assert asked.mean() <= share
-    assert asked.mean() == pytest.approx(min(share, 0.4), abs=0.02)
-    guessed = np.array([0.3 <= f.overall <= 0.6 for f in fast])
-    assert (asked & guessed).sum() >= 0.9 * min(asked.sum(), guessed.sum())
+    safe = np.array([not row.label for row in rows])
+    assert asked[safe].mean() <= share
+    # Whatever it would flag is heard again, and no more of what it is sure of than helps.
+    assert asked[np.array([f.overall >= 0.6 for f in fast])].all()
+    assert low >= 0.29
     measured = found["measured"]["prompt"]
     quality = {who: sum(measured[OVERALL][who].values()) for who in ("fast", "cascade", "accurate")}
     assert quality["fast"] < quality["cascade"] <= quality["accurate"]
     assert measured["asked_twice"] == pytest.approx(asked.mean(), abs=1e-4)
+    assert measured["asked_twice_of_safe"] == pytest.approx(asked[safe].mean(), abs=1e-4)
     assert "response" not in found["bands"]
 
 

@@ -1,9 +1,11 @@
-"""Where the fast bundle's scores leave the answer open: bands chosen on rows held out of training.
+"""From which fast scores on a second opinion is worth asking: chosen on rows held out of training.
 
-A band is worth what a second opinion within it changes. Of all bands that ask for a second opinion
-of a stated share of rows, that one is taken in which both together rank and decide best: the mean
-over sources of average precision and of F1 at each bundle's own thresholds. Across sources a model
-may simply recognise the source, so every source counts by itself.
+What is unsafe is rare in traffic, so what a cascade costs is how often it asks of *safe* texts. Of
+all bands up to the highest score that hold no more than a stated share of those, that one is taken
+in which both bundles together rank and decide best: the mean over sources of average precision and
+of F1 at each bundle's own thresholds. Across sources a model may simply recognise the source, so
+every source counts by itself. Whatever the fast bundle would flag lies within: a false alarm at .95
+is heard again like one at .55, which a band around the threshold left alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ from training.datasets.registry import CATEGORIES, QUESTION_OF, source_of
 from training.datasets.schema import Row
 from training.evaluation import metrics
 
-# Places a band is tried at, from the lowest scores to the highest.
+# Places a band is tried to begin at.
 PLACES: Final = 60
 # Of a share, so much goes to the question whether a prompt or a post is an attack.
 ATTACK_PART: Final = 0.25
@@ -69,7 +71,7 @@ def choose(
         fast: what the one bundle says of them.
         accurate: what the other one does.
         own: the bundles' thresholds by head.
-        share: of each question's rows, so many at most are asked twice.
+        share: of each question's safe rows, so many at most are asked twice.
     """
     bands: dict[str, dict[str, list[float]]] = {}
     measured: dict[str, Any] = {}
@@ -80,6 +82,7 @@ def choose(
         mine = [fast[n] for n in at]
         found: dict[str, list[float]] = {}
         asked = np.zeros(len(at), dtype=bool)
+        safe = np.array([not rows[n].label for n in at])
         for score, head in ((ATTACK, ATTACK), (OVERALL, question)):
             if score == ATTACK and question == "response":
                 continue
@@ -93,8 +96,8 @@ def choose(
                 accurate=_scores([accurate[n] for n in at], score)[known],
                 flags=(own[0][head].flag, own[1][head].flag),
             )
-            left = share * ATTACK_PART if score == ATTACK else share - asked.mean()
-            band = _best(scored, first, left) if known.any() else None
+            left = share * ATTACK_PART if score == ATTACK else share - asked[safe].mean()
+            band = _best(scored, int(left * (~scored.truth).sum()))
             if band is None:
                 continue
             inside = _within(first, band)
@@ -109,7 +112,6 @@ def choose(
             }
         if found:
             bands[question] = found
-            safe = np.array([not rows[n].label for n in at])
             measured[question]["asked_twice"] = round(float(asked.mean()), 4)
             measured[question]["asked_twice_of_safe"] = round(float(asked[safe].mean()), 4)
     return {"bands": bands, "share": share, "rows": len(rows), "measured": measured}
@@ -140,21 +142,20 @@ def _within(scores: np.ndarray, band: tuple[float, float]) -> np.ndarray:
     return np.asarray((scores >= band[0]) & (scores <= band[1]))
 
 
-def _best(scored: Scored, scores: np.ndarray, share: float) -> tuple[float, float] | None:
-    """The best band that holds this share of scores; None where none is better than no band."""
-    count = len(scores)
-    width = int(share * count)
-    if width < 1:
-        return None
-    order = np.sort(scores)
+def _best(scored: Scored, most: int) -> tuple[float, float] | None:
+    """From which score on both together are best; None where nowhere better than the fast one.
+
+    No more than ``most`` safe rows reach it.
+    """
+    safe = np.sort(scored.fast[~scored.truth])[::-1]
     best, worth = None, _worth(scored, np.zeros(len(scored.fast), dtype=bool))
-    for start in np.unique(np.linspace(0, count - width, PLACES).astype(int)):
-        band = float(order[start]), float(order[start + width - 1])
-        # Equal scores may make a band wider than it should be.
-        if _within(scores, band).mean() > share:
+    for count in np.unique(np.linspace(1, most, PLACES).astype(int)) if most else ():
+        low = float(safe[count - 1])
+        # Equal scores may let in more than there should be.
+        if (safe >= low).sum() > most:
             continue
-        if (found := _worth(scored, _within(scored.fast, band))) > worth:
-            best, worth = band, found
+        if (found := _worth(scored, scored.fast >= low)) > worth:
+            best, worth = (low, 1.0), found
     return best
 
 
