@@ -123,8 +123,10 @@ def test_sending_a_text_again_and_again_costs_what_is_new(client):
     assert len(sent) == 28
     answers = [send(client, "cheap", part, final=part == text) for part in sent]
     whole = [alone(client, part) for part in sent]
-    assert sum(one["windows"] for one in whole) == 28
-    assert sum(one["run"]["windows"] for one in answers) == 4
+    # A last word that is cut may be read as a longer one as well.
+    spelt = [len(one["transforms"]) for one in whole]
+    assert sum(one["windows"] for one in whole) == 28 + sum(spelt)
+    assert sum(one["run"]["windows"] for one in answers) == 4 + spelt[-1]
     assert 4 * sum(one["run"]["tokens"] for one in answers) < sum(one["tokens"] for one in whole)
     assert same(answers[-1], whole[-1])
 
