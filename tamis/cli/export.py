@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
     export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
     export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
     export.add_argument(
-        "--share", type=float, default=0.2, help="cascade: share of safe rows to ask twice (default 0.2)"
+        "--share", type=float, default=0.2, help="cascade: of safe rows, asked twice (default 0.2)"
     )
     export.add_argument(
         "--rows", type=int, default=6000, help="cascade: held-out rows to judge (default 6000)"
