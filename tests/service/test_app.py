@@ -200,9 +200,11 @@ def test_a_deadline_comes_from_the_header_or_the_policy(client, monkeypatch):
     given: list[float | None] = []
     real = Engine.judge
 
-    async def spy(self: Engine, items: Any, evidence: bool, deadline: float | None) -> Any:
+    async def spy(
+        self: Engine, items: Any, evidence: bool, deadline: float | None, *more: Any
+    ) -> Any:
         given.append(deadline)
-        return await real(self, items, evidence, deadline)
+        return await real(self, items, evidence, deadline, *more)
 
     monkeypatch.setattr(Engine, "judge", spy)
     patient = {"name": "patient", "overall": {}, "deadline_ms": 7_000}
