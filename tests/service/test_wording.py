@@ -65,7 +65,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
             emit("so.")
         return "ok", "It says so.", None, 3
 
-    monkeypatch.setattr(engine.reasoning, "verdict", said)
+    monkeypatch.setattr(engine.protocol, "verdict", said)
     monkeypatch.setattr(Reasoner, "_write", write)
     return given
 
