@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from service.engine.engine import Engine
 from tamis.building import is_being_built
 from tamis.bundle import MANIFEST
 
@@ -61,6 +64,38 @@ class Arrival:
             logger.error("%s cannot be loaded: %s", self._what, error)
             return
         self.state = "ready"
+
+
+class Joining(ABC):
+    """A bundle that an engine asks beside its own as soon as it is there; later ones, too."""
+
+    def __init__(self, path: Path | None, what: str, who: str) -> None:
+        """Look nowhere yet: ``what`` names the bundle in logs, ``who`` its model in reasons."""
+        self._arrival, self._who = Arrival(path, what), who
+
+    @property
+    def state(self) -> State:
+        """How the bundle stands."""
+        return self._arrival.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why a bundle that is there does not judge; None where it does, or where none is there."""
+        if self._arrival.failure is None:
+            return None
+        return f"{self._who} could not be loaded: {self._arrival.failure}"
+
+    async def join(self, engine: Engine) -> None:
+        """Have an engine that nobody asks yet ask the bundle, where it is there already."""
+        await self._arrival.look(partial(self._take, engine))
+
+    async def watch(self, engine: Engine) -> None:
+        """Look for the bundle until cancelled, and have the engine ask it; later ones, too."""
+        await self._arrival.watch(partial(self._take, engine))
+
+    @abstractmethod
+    async def _take(self, engine: Engine, path: Path) -> None:
+        """Load the bundle, and have the engine ask it."""
 
 
 def _stamp(manifest: Path) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.engine.engine import Engine
 from service.engine.policy_encoder import Encoder
 from service.errors import RequestError
-from service.moderation.arrival import Arrival, State
+from service.moderation.arrival import Joining, State
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import rules
@@ -33,32 +33,14 @@ LENGTHS: Final = (64, 256)
 REPEATS: Final = 3
 
 
-class Rules:
+class Rules(Joining):
     """The policy encoder's state in a process. What needs no rules of its own needs none of it."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        super().__init__(
+            settings.policy_encoder, "the policy encoder's bundle", "the policy encoder"
+        )
         self._settings, self._metrics = settings, metrics
-        self._arrival = Arrival(settings.policy_encoder, "the policy encoder's bundle")
-
-    @property
-    def state(self) -> State:
-        """How the bundle stands."""
-        return self._arrival.state
-
-    @property
-    def reason(self) -> str | None:
-        """Why a bundle that is there does not judge; None where it does, or where none is there."""
-        if self._arrival.failure is None:
-            return None
-        return f"the policy encoder could not be loaded: {self._arrival.failure}"
-
-    async def join(self, engine: Engine) -> None:
-        """Have an engine that nobody asks yet ask the bundle, where it is there already."""
-        await self._arrival.look(self._taker(engine))
-
-    async def watch(self, engine: Engine) -> None:
-        """Look for the bundle until cancelled, and have the engine ask it; later ones, too."""
-        await self._arrival.watch(self._taker(engine))
 
     def check(self, policy: Policy, judged: bool, reasoned: bool) -> None:
         """Refuse categories of a policy's own that cannot be read, or that nobody would judge.
@@ -108,15 +90,12 @@ class Rules:
         """Whether ``check_work`` would let it pass."""
         return work_of(contents, asked) <= self._settings.rules_max_characters
 
-    def _taker(self, engine: Engine) -> Callable[[Path], Awaitable[None]]:
-        async def take(path: Path) -> None:
-            encoder, speed = await run_in_threadpool(self._load, path)
-            engine.rule_by(encoder, speed)
-            bundle = encoder.bundle
-            self._metrics.beside("rules", bundle.name, bundle.fingerprint)
-            logger.info("policies' own rules: %s@%s", bundle.name, bundle.fingerprint[:12])
-
-        return take
+    async def _take(self, engine: Engine, path: Path) -> None:
+        encoder, speed = await run_in_threadpool(self._load, path)
+        engine.rule_by(encoder, speed)
+        bundle = encoder.bundle
+        self._metrics.beside("rules", bundle.name, bundle.fingerprint)
+        logger.info("policies' own rules: %s@%s", bundle.name, bundle.fingerprint[:12])
 
     def _load(self, path: Path) -> tuple[Encoder, float]:
         encoder = Encoder(rules.load(path), self._settings.rules_cache_bytes)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from service.engine.engine import Engine
 from service.engine.judging import Served
 from service.engine.loader import Loader
-from service.moderation.arrival import Arrival, State
+from service.moderation.arrival import Arrival, Joining, State
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.bundle import BundleError
@@ -94,39 +94,17 @@ class Tiers:
         return bands
 
 
-class Tongues:
+class Tongues(Joining):
     """The multilingual bundle's state in a process: it judges what the tier's own cannot read."""
 
     def __init__(self, settings: Settings, metrics: Metrics, loader: Loader) -> None:
+        name = "the multilingual bundle"
+        super().__init__(settings.multilingual, name, name)
         self._loader, self._metrics = loader, metrics
-        self._arrival = Arrival(settings.multilingual, "the multilingual bundle")
 
-    @property
-    def state(self) -> State:
-        """How the bundle stands."""
-        return self._arrival.state
-
-    @property
-    def reason(self) -> str | None:
-        """Why a bundle that is there does not judge; None where it does, or where none is there."""
-        if self._arrival.failure is None:
-            return None
-        return f"the multilingual bundle could not be loaded: {self._arrival.failure}"
-
-    async def join(self, engine: Engine) -> None:
-        """Have an engine that nobody asks yet ask the bundle, where it is there already."""
-        await self._arrival.look(self._taker(engine))
-
-    async def watch(self, engine: Engine) -> None:
-        """Look for the bundle until cancelled, and have the engine ask it once it is there."""
-        await self._arrival.watch(self._taker(engine))
-
-    def _taker(self, engine: Engine) -> Callable[[Path], Awaitable[None]]:
-        async def take(path: Path) -> None:
-            classifier, pace = await run_in_threadpool(self._loader.load, path, "multilingual")
-            engine.read_by(classifier, pace)
-            bundle = classifier.bundle
-            self._metrics.beside("multilingual", bundle.name, bundle.fingerprint)
-            logger.info("other languages: %s@%s", bundle.name, bundle.fingerprint[:12])
-
-        return take
+    async def _take(self, engine: Engine, path: Path) -> None:
+        classifier, pace = await run_in_threadpool(self._loader.load, path, "multilingual")
+        engine.read_by(classifier, pace)
+        bundle = classifier.bundle
+        self._metrics.beside("multilingual", bundle.name, bundle.fingerprint)
+        logger.info("other languages: %s@%s", bundle.name, bundle.fingerprint[:12])
