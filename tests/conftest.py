@@ -125,30 +125,12 @@ def graded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer BERT with random weights and a word-level tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import BertConfig, BertModel
+    from tests.training.tiny import write_bert
 
     folder = tmp_path_factory.mktemp("base")
     rows = [*invented(), *graded()]
     words = sorted({w for r in rows for w in f"{r['prompt']} {r['response']}".lower().split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = BertConfig(
-        # Over 1,024 rows, so that the embedding table is quantised like a real one.
-        vocab_size=max(1100, len(vocabulary)),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_bert(folder, words)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BertConfig, BertModel
-
+from tests.training.tiny import write_bert
 from training.rules.organisations import part_of
 
 # What a rule is called, what it says, and the word by which a text breaks it.
@@ -56,19 +53,4 @@ def make_base(folder: Path) -> Path:
     said = [f"{name} {about} {word}" for name, (about, word) in RULES.items()]
     said += [*CALM, "tell number about on day what is it like user assistant post : ."]
     words = sorted({w for text in said for w in text.lower().replace(".", " . ").split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words, *map(str, range(20))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=1100,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_bert(folder, [*words, *map(str, range(20))])

@@ -1,11 +1,38 @@
-"""A causal language model with random weights, small enough to be made for a test."""
+"""Models with random weights, small enough to be made for a test."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+
+def write_bert(folder: Path, known: Iterable[str]) -> Path:
+    """A two-layer encoder of 64 dimensions, and a tokenizer of whole words in lower case."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *known]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        # Over 1,024 rows, so that the embedding table is quantised like a real one.
+        vocab_size=max(1100, len(vocabulary)),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
 
 
 def write_causal(folder: Path, known: Iterable[str]) -> Path:
