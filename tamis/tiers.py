@@ -6,16 +6,17 @@ tier, a multilingual bundle judges what the tier's own cannot read.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from tamis.bundle import Bundle, BundleError, default_bundle, models
+from tamis.bundle import Bundle, BundleError, default_bundle, models, thresholds_of
 from tamis.content import Question
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK
+from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
@@ -26,6 +27,8 @@ DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
 OVERALL: Final = "overall"
+# Nobody is surer than this of anything: a score of 0 or 1 has no logit.
+SUREST: Final = 1e-6
 # What a companion's variable says where there is to be none.
 OFF: Final = "off"
 NONE: Final = ("", OFF)
@@ -44,6 +47,26 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighing:
+    """Two opinions on one question as one: P = sigmoid(first · z1 + second · z2 + bias).
+
+    z1 and z2 are the logits of both calibrated scores. Two bundles err in different places: of
+    texts that were asked twice, both together rank better than the better one of them.
+    """
+
+    first: float
+    second: float
+    bias: float
+    thresholds: Thresholds
+    """On P."""
+
+    def score(self, first: float, second: float) -> float:
+        """P, of the first and the second bundle's score."""
+        z = self.first * logit(first) + self.second * logit(second) + self.bias
+        return 1 / (1 + math.exp(-z))
+
+
+@dataclass(frozen=True, slots=True)
 class Bands:
     """When the fast bundle is unsure of a content: by question, on the overall score and attack.
 
@@ -56,6 +79,8 @@ class Bands:
     attack: Mapping[Question, Band]
     kept: frozenset[str] = frozenset()
     """Categories that the fast bundle tells better, or alone: it found more of them held out."""
+    weighed: Mapping[str, Weighing] = field(default_factory=dict)
+    """By head: how both opinions become one. Of other heads the second opinion stands alone."""
 
     def unsure(self, finding: Finding) -> bool:
         """Whether a second opinion is wanted.
@@ -71,19 +96,51 @@ class Bands:
         return attack is not None and finding.attack is not None and attack.holds(finding.attack)
 
     def settle(self, first: Finding, second: Finding, own: Mapping[str, Thresholds]) -> Finding:
-        """The second opinion, with the categories that the first one tells better.
+        """Both opinions as one, with the categories that the first one tells better.
 
-        A category's score is P(unsafe) · P(category | unsafe): of those that are kept, the latter
-        is the fast bundle's, and so are the thresholds (``own``).
+        A category's score is P(unsafe) · P(category | unsafe): the former is that of both, the
+        latter the fast bundle's where its category is kept, and so are the thresholds (``own``).
+        So is evidence where the fast bundle has any: it marks words where a larger body, whose
+        states all know of each other, marks sentences.
         """
-        kept = [name for name in self.kept if name in first.categories]
-        if not kept or second.second is None:
+        if second.second is None:
             return second
-        share = second.overall / first.overall if first.overall else 0.0
-        told = {name: first.categories[name] * share for name in kept}
-        limits = {name: own[name] for name in kept}
-        who = replace(second.second, thresholds={**second.second.thresholds, **limits})
-        return replace(second, categories={**second.categories, **told}, second=who)
+        limits = dict(second.second.thresholds)
+
+        def weighed(head: str, mine: float | None, theirs: float | None) -> float | None:
+            how = self.weighed.get(head)
+            if how is None or mine is None or theirs is None:
+                return theirs
+            limits[head] = how.thresholds
+            return how.score(mine, theirs)
+
+        overall = weighed(first.question, first.overall, second.overall) or 0.0
+        told = {}
+        for finding, mine in ((second, False), (first, True)):
+            share = overall / finding.overall if finding.overall else 0.0
+            for name, score in finding.categories.items():
+                if name == TOXICITY:
+                    # A question of its own, not a share of what is unsafe.
+                    continue
+                if not mine:
+                    told[name] = score * share
+                elif name in self.kept:
+                    told[name], limits[name] = score * share, own[name]
+        toxic = weighed(TOXICITY, first.categories.get(TOXICITY), second.categories.get(TOXICITY))
+        if toxic is not None:
+            told[TOXICITY] = toxic
+        marked = {one.category for one in first.evidence}
+        return replace(
+            second,
+            overall=overall,
+            attack=weighed(ATTACK, first.attack, second.attack),
+            categories=told,
+            evidence=(
+                *first.evidence,
+                *(one for one in second.evidence if one.category not in marked),
+            ),
+            second=replace(second.second, thresholds=limits),
+        )
 
     def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:
         """Refuse bands that were chosen for other bundles.
@@ -150,6 +207,10 @@ def load_bands(accurate: Path) -> Bands:
             overall=_bands(raw["bands"], OVERALL),
             attack=_bands(raw["bands"], ATTACK),
             kept=frozenset(map(str, raw.get("kept", ()))),
+            weighed={
+                str(head): _weighing({"name": head} | how)
+                for head, how in raw.get("weighed", {}).items()
+            },
         )
     except KeyError as error:
         raise BundleError(f"{path}: field {error} is missing") from None
@@ -171,3 +232,16 @@ def _bands(raw: Mapping[str, Any], score: str) -> dict[Question, Band]:
                 raise ValueError(f"the band of {question} {score} is not within 0 and 1")
             found[question] = Band(low, high)
     return found
+
+
+def _weighing(raw: Mapping[str, Any]) -> Weighing:
+    first, second, bias = (float(raw[name]) for name in ("first", "second", "bias"))
+    if min(first, second) < 0:
+        raise ValueError(f"the weights of {raw['name']} must not be below 0")
+    return Weighing(first, second, bias, thresholds_of(raw))
+
+
+def logit(p: float) -> float:
+    """The logit of a probability, which is finite."""
+    p = min(max(p, SUREST), 1 - SUREST)
+    return math.log(p / (1 - p))

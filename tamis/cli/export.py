@@ -59,11 +59,12 @@ def add_to(commands: Commands) -> None:
     export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
     export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
     export.add_argument(
-        "--share", type=float, default=0.2, help="cascade: of safe rows, asked twice (default 0.2)"
+        "--share",
+        type=float,
+        default=0.25,
+        help="cascade: of safe rows, asked twice (default 0.25)",
     )
-    export.add_argument(
-        "--rows", type=int, default=6000, help="cascade: held-out rows to judge (default 6000)"
-    )
+    export.add_argument("--rows", type=int, help="cascade: held-out rows to judge (default: all)")
     export.add_argument(
         "--precision",
         choices=sorted({*CLASSIFIER, *REASONER}),
@@ -189,7 +190,7 @@ def _cascade(args: argparse.Namespace) -> int:
 
     from service.engine.runtime import available_threads
     from training.datasets import mixing
-    from training.evaluation.cascade import better_told, choose
+    from training.evaluation.cascade import Judged, better_told, choose, telling
     from training.evaluation.suite import content_of
 
     _needs(args, "data")
@@ -198,6 +199,7 @@ def _cascade(args: argparse.Namespace) -> int:
     paths = args.fast or default_bundle(), args.accurate or ACCURATE.folder
     classifiers = [load_classifier(path, threads=1) for path in paths]
     _, held = mixing.split(mixing.load(args.data, "permissive"))
+    held = telling(held)
     drawn = np.random.default_rng(0).permutation(len(held))[: args.rows]
     rows = [held[n] for n in drawn]
     findings = []
@@ -208,7 +210,7 @@ def _cascade(args: argparse.Namespace) -> int:
             findings.append(list(tqdm(judged, total=len(rows), desc=name, unit="text")))
     fast, accurate = (classifier.bundle for classifier in classifiers)
     own = fast.thresholds, accurate.thresholds
-    chosen = choose(rows, findings[0], findings[1], own, args.share)
+    chosen = choose(Judged(rows, *findings, own), args.share)
     found = {
         "format": tiers.FORMAT,
         "fast": {"name": fast.name, "fingerprint": fast.fingerprint},

@@ -76,11 +76,16 @@ def make(classifier: Classifier, accurate: Slow, second: Bundle) -> Iterator[Mak
         engine.close()
 
 
-async def test_only_what_is_unsure_is_asked_twice_and_then_wholly(
+async def test_only_what_is_unsure_is_asked_twice(
     make: Make, classifier: Classifier, accurate: Slow, second: Bundle
 ):
     (found,), timings = await make().judge([(plain(GOOSE), prompt(SOUP), plain(""))], True)
-    assert found[0] == replace(accurate.judge(plain(GOOSE), True), second=second_of(second))
+    whole = replace(accurate.judge(plain(GOOSE), True), second=second_of(second))
+    own = classifier.bundle.thresholds
+    assert found[0] == load_bands(second.path).settle(
+        classifier.judge(plain(GOOSE), True), whole, own
+    )
+    assert found[0].overall == whole.overall
     assert found[0].overall != classifier.judge(plain(GOOSE)).overall
     assert found[0].evidence
     assert found[1:] == [classifier.judge(prompt(SOUP), True), classifier.judge(plain(""), True)]

@@ -31,13 +31,18 @@ def write_second(bundle: Bundle, folder: Path, bands: dict[str, Any] | None = No
 
 
 def write_bands(
-    folder: Path, fast: str, accurate: str, bands: dict[str, Any] | None = None
+    folder: Path,
+    fast: str,
+    accurate: str,
+    bands: dict[str, Any] | None = None,
+    weighed: dict[str, Any] | None = None,
 ) -> None:
-    """The file of bands in a folder."""
+    """The file of bands in a folder; opinions are weighed only where it says how."""
     found = {
         "format": FORMAT,
         "fast": {"name": "tamis-22m", "fingerprint": fast},
         "accurate": {"name": "second", "fingerprint": accurate},
         "bands": UNSURE if bands is None else bands,
+        "weighed": weighed or {},
     }
     (folder / BANDS).write_text(json.dumps(found))

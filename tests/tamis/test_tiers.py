@@ -1,14 +1,20 @@
-"""What a second opinion takes over from the first."""
+"""What two opinions on one content come to."""
 
 from dataclasses import replace
+from pathlib import Path
 
-from tamis.policy import Thresholds
-from tamis.tiers import Bands
-from tamis.verdict import Finding, Second
+import pytest
 
-OWN = {name: Thresholds(0.3, 0.6) for name in ("prompt", "hate", "self-harm")}
-THEIRS = {name: Thresholds(0.5, 0.9) for name in ("prompt", "hate")}
-FIRST = Finding("prompt", 0.4, {"hate": 0.1, "self-harm": 0.2}, 0.0, 1, 9)
+from tamis.bundle import BundleError
+from tamis.policy import CalibratedThresholds, Thresholds
+from tamis.tiers import Bands, Weighing, load_bands
+from tamis.verdict import Evidence, Finding, Second
+from tests.service.tiers import write_bands
+
+OWN = {name: Thresholds(0.3, 0.6) for name in ("prompt", "hate", "self-harm", "attack")}
+THEIRS = {name: Thresholds(0.5, 0.9) for name in ("prompt", "hate", "attack")}
+TOGETHER = Thresholds(0.4, 0.7)
+FIRST = Finding("prompt", 0.4, {"hate": 0.1, "self-harm": 0.2}, 0.1, 1, 9)
 SECOND = Finding("prompt", 0.8, {"hate": 0.7}, 0.0, 1, 9, second=Second("other", "1" * 64, THEIRS))
 BANDS = Bands("0" * 64, "1" * 64, {}, {}, frozenset({"self-harm"}))
 
@@ -22,12 +28,73 @@ def test_categories_are_of_the_bundle_that_tells_them_better():
     assert replace(found, categories=SECOND.categories, second=SECOND.second) == SECOND
 
 
-def test_a_second_opinion_stays_whole_where_nothing_is_kept():
-    assert replace(BANDS, kept=frozenset()).settle(FIRST, SECOND, OWN) is SECOND
+def test_a_second_opinion_stays_whole_where_nothing_is_kept_or_weighed():
+    assert replace(BANDS, kept=frozenset()).settle(FIRST, SECOND, OWN) == SECOND
     # A post has no category of the prompt's, and an unread text none at all.
-    assert BANDS.settle(replace(FIRST, categories={}), SECOND, OWN) is SECOND
+    assert BANDS.settle(replace(FIRST, categories={}), SECOND, OWN) == SECOND
 
 
 def test_where_the_first_one_is_sure_of_nothing_there_is_no_share():
     nothing = replace(FIRST, overall=0.0, categories={"self-harm": 0.0})
     assert BANDS.settle(nothing, SECOND, OWN).categories["self-harm"] == 0.0
+
+
+def test_opinions_are_weighed_and_have_thresholds_of_their_own():
+    halves = replace(BANDS, weighed={"prompt": Weighing(0.5, 0.5, 0.0, TOGETHER)})
+    found = halves.settle(FIRST, SECOND, OWN)
+    # The middle of logit(.4) and logit(.8) is that of odds sqrt(2/3 * 4).
+    odds = (2 / 3 * 4) ** 0.5
+    assert found.overall == pytest.approx(odds / (1 + odds))
+    # What it is about stays what it was: the same shares of another whole.
+    share = found.overall / SECOND.overall
+    assert found.categories["hate"] == pytest.approx(0.7 * share)
+    assert found.categories["self-harm"] == pytest.approx(0.5 * found.overall)
+    assert found.attack == SECOND.attack
+    assert found.second is not None
+    assert found.second.thresholds["prompt"] == TOGETHER
+    assert found.second.thresholds["attack"] == THEIRS["attack"]
+    # Certainty has no logit, and none is lost for it.
+    sure = halves.settle(replace(FIRST, overall=1.0), replace(SECOND, overall=0.0), OWN)
+    assert sure.overall == pytest.approx(0.5)
+
+
+def test_questions_beside_the_first_are_weighed_by_themselves():
+    bands = replace(
+        BANDS,
+        kept=frozenset(),
+        weighed={"attack": Weighing(1.0, 0.0, 0.0, TOGETHER)},
+    )
+    toxic = [replace(f, categories={"toxicity": s}) for f, s in ((FIRST, 0.2), (SECOND, 0.6))]
+    found = bands.settle(toxic[0], toxic[1], OWN)
+    assert found.attack == pytest.approx(FIRST.attack)
+    assert found.overall == SECOND.overall
+    # No share of what is unsafe: it is as it was.
+    assert found.categories == {"toxicity": 0.6}
+
+
+def test_evidence_is_the_first_ones_where_it_has_any():
+    def words(text: str, category: str) -> Evidence:
+        return Evidence(0, len(text), text, category, 0.9, "text")
+
+    word, other = words("goose", "unsafe"), words("silly", "hate")
+    sentence = words("you goose", "unsafe")
+    found = BANDS.settle(
+        replace(FIRST, evidence=(word,)), replace(SECOND, evidence=(sentence, other)), OWN
+    )
+    assert found.evidence == (word, other)
+
+
+def test_weights_are_read_with_their_sensitivities(tmp_path: Path):
+    raw = {"first": 0.4, "second": 0.6, "bias": 0.1, "flag": 0.4, "block": 0.7}
+    sets = {"strict": {"flag": 0.3, "block": 0.6}, "loose": {"flag": 0.5, "block": 0.8}}
+    write_bands(tmp_path, "0" * 64, "1" * 64, weighed={"prompt": raw | {"sensitivities": sets}})
+    how = load_bands(tmp_path).weighed["prompt"]
+    assert (how.first, how.second, how.bias) == (0.4, 0.6, 0.1)
+    expected = CalibratedThresholds(0.4, 0.7, Thresholds(0.3, 0.6), Thresholds(0.5, 0.8))
+    assert how.thresholds == expected
+    write_bands(tmp_path, "0" * 64, "1" * 64, weighed={"prompt": raw | {"first": -1}})
+    with pytest.raises(BundleError, match="weights of prompt"):
+        load_bands(tmp_path)
+    write_bands(tmp_path, "0" * 64, "1" * 64, weighed={"prompt": {"first": 1}})
+    with pytest.raises(BundleError, match="'second' is missing"):
+        load_bands(tmp_path)

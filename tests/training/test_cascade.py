@@ -1,4 +1,4 @@
-"""Bands are chosen where a second opinion changes most, and hold no more rows than stated."""
+"""Bands hold no more rows than stated, and both opinions together tell more than either."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from tamis.policy import Thresholds
 from tamis.tiers import OVERALL
 from tamis.verdict import Finding
 from training.datasets.schema import Row
-from training.evaluation.cascade import better_told, choose
+from training.evaluation.cascade import Judged, better_told, choose, telling
 
 HEADS = ("prompt", "response", "toxicity", "attack")
 OWN = {head: Thresholds(0.5, 0.8) for head in HEADS}
-HIGH = {head: Thresholds(0.7, 0.8) for head in HEADS}
+ROWS = 2000
 
 
 def rows_of(labels: np.ndarray, source: str, target: str) -> list[Row]:
@@ -30,45 +30,62 @@ def rows_of(labels: np.ndarray, source: str, target: str) -> list[Row]:
     ]
 
 
-def findings(scores: np.ndarray, question: str = "prompt") -> list[Finding]:
-    return [Finding(question, float(s), {}, None, windows=1, tokens=3) for s in scores]
+def findings(z: np.ndarray, question: str = "prompt") -> list[Finding]:
+    scores = 1 / (1 + np.exp(-z))
+    return [Finding(question, float(s), {}, 0.01, windows=1, tokens=3) for s in scores]
 
 
-@pytest.fixture
-def world() -> tuple[list[Row], list[Finding], list[Finding]]:
-    """The fast one knows all but those between .3 and .6, where it guesses; the other all."""
+def judged(spread: tuple[float, float]) -> Judged:
+    """Two bundles whose logits stand around the truth's, each off by chance of its own."""
     rng = np.random.default_rng(0)
-    truth = rng.random(2000) < 0.4
-    sure = np.where(truth, rng.uniform(0.6, 1, 2000), rng.uniform(0, 0.3, 2000))
-    fast = np.where(rng.random(2000) < 0.3, rng.uniform(0.3, 0.6, 2000), sure)
-    accurate = np.where(truth, rng.uniform(0.75, 1, 2000), rng.uniform(0, 0.4, 2000))
-    rows = rows_of(truth, "guardreasoner_train_5k", "prompt")
-    return rows, findings(fast), findings(accurate)
+    truth = rng.random(ROWS) < 0.4
+    z = np.where(truth, 2.0, -2.0)
+    fast, accurate = (findings(z + rng.normal(0, sigma, ROWS)) for sigma in spread)
+    return Judged(rows_of(truth, "guardreasoner_train_5k", "prompt"), fast, accurate, (OWN, OWN))
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
-def test_the_band_begins_where_the_fast_one_guesses(world, share: float):
-    rows, fast, accurate = world
-    found = choose(rows, fast, accurate, (OWN, HIGH), share)
+def test_a_band_holds_its_share_and_both_are_better_than_either(share: float):
+    world = judged((2.5, 2.0))
+    found = choose(world, share)
     low, high = found["bands"]["prompt"][OVERALL]
-    asked = np.array([low <= f.overall <= high for f in fast])
-    safe = np.array([not row.label for row in rows])
-    assert asked[safe].mean() <= share
-    # Whatever it would flag is heard again, and no more of what it is sure of than helps.
-    assert asked[np.array([f.overall >= 0.6 for f in fast])].all()
-    assert low >= 0.29
+    asked = np.array([low <= f.overall <= high for f in world.fast])
+    safe = np.array([not row.label for row in world.rows])
+    assert share - 0.01 < asked[safe].mean() <= share
     measured = found["measured"]["prompt"]
-    quality = {who: sum(measured[OVERALL][who].values()) for who in ("fast", "cascade", "accurate")}
-    assert quality["fast"] < quality["cascade"] <= quality["accurate"]
+    precision = {who: measured[who]["average_precision"] for who in ("fast", "accurate")}
+    assert max(precision.values()) + 0.01 < measured["together"]["average_precision"]
+    assert precision["fast"] < measured["cascade"]["average_precision"]
     assert measured["asked_twice"] == pytest.approx(asked.mean(), abs=1e-4)
     assert measured["asked_twice_of_safe"] == pytest.approx(asked[safe].mean(), abs=1e-4)
     assert "response" not in found["bands"]
+    # The one that errs less has the greater say.
+    how = found["weighed"]["prompt"]
+    assert 0 < how["first"] < how["second"]
+    assert 0 < how["flag"] <= how["block"]
+    assert how["sensitivities"]["strict"]["flag"] <= how["flag"]
 
 
-def test_a_second_bundle_that_knows_less_is_not_asked(world):
-    rows, fast, accurate = world
-    found = choose(rows, accurate, fast, (HIGH, OWN), 0.2)
-    assert found["bands"] == {}
+def test_thresholds_do_not_depend_on_the_band():
+    world = judged((2.5, 2.0))
+    few, many = (choose(world, share) for share in (0.02, 0.5))
+    assert few["bands"] != many["bands"]
+    assert few["weighed"] == many["weighed"]
+
+
+def test_a_first_bundle_that_adds_nothing_has_hardly_a_say():
+    how = choose(judged((50.0, 0.5)), 0.4)["weighed"]["prompt"]
+    assert how["first"] < how["second"] / 10
+
+
+def test_a_second_bundle_that_knows_less_is_not_asked():
+    assert choose(judged((0.3, 50.0)), 0.4)["bands"] == {}
+
+
+def test_rows_that_set_no_threshold_are_left_out():
+    rows = rows_of(np.array([0, 1]), "guardreasoner_train_5k", "prompt")
+    documents = rows_of(np.array([0, 1]), "guardreasoner_train_5k", "document")
+    assert telling(rows + documents) == rows
 
 
 def test_categories_that_the_fast_bundle_tells_better_are_kept():

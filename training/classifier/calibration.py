@@ -15,7 +15,9 @@ from training.classifier.thresholds import (
     FEWEST_BENIGN,
     TARGETS,
     Chosen,
+    Name,
     Scored,
+    Target,
     benign,
     choose,
     plain,
@@ -67,13 +69,26 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def fit_platt(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
     """Weighted Platt scaling: (scale, bias) minimising the log loss, scale kept positive."""
-    parameters = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    (scale,), bias = fit_logistic(z[:, None], y, w)
+    return scale, bias
+
+
+def fit_logistic(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[list[float], float]:
+    """(scales, bias) of several logits of each row that minimise the log loss of their sum.
+
+    Args:
+        z: (rows, logits).
+        y: (rows,), 0 or 1.
+        w: (rows,), what each weighs.
+    """
+    many = z.shape[1]
+    parameters = torch.zeros(many + 1, dtype=torch.float64, requires_grad=True)
     logits, labels, weights = (torch.from_numpy(a.astype(np.float64)) for a in (z, y, w))
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        scaled = parameters[0].exp() * logits + parameters[1]
+        scaled = logits @ (parameters[:-1].exp() / many) + parameters[-1]
         loss = binary_cross_entropy_with_logits(scaled, labels, weight=weights / weights.mean())
         # A pull towards no change, worth two rows: it keeps heads with few rows, which are often
         # perfectly separable, from claiming certainty.
@@ -82,8 +97,8 @@ def fit_platt(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float
         return loss
 
     optimizer.step(closure)
-    log_scale, bias = parameters.detach().tolist()
-    return float(np.exp(log_scale)), bias
+    *log_scales, bias = parameters.detach().tolist()
+    return [float(np.exp(log) / many) for log in log_scales], bias
 
 
 def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
@@ -127,23 +142,11 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         if name not in REQUIRED and not _enough(y):
             continue
         scale, bias = fit_platt(z, y, w)
-        p, both = sigmoid(scale * z + bias), _holds_both(names[known], y)
+        p = sigmoid(scale * z + bias)
         declines = labels[known, HEADS.index(REFUSAL)] == 1
         if name == "response" and REFUSAL in found:
             p = _as_answered(p, logits[known, HEADS.index(REFUSAL)], found[REFUSAL])
-        scored = Scored(p[both], y[both], w[both])
-        if name in TARGETS:
-            # The safe rows of a source with both labels are its hard ones, twins of unsafe rows.
-            ordinary = (y == 0) & ~both if ((y == 0) & ~both).any() else y == 0
-            groups = [benign(p[ordinary], names[known][ordinary])]
-            refused = (y == 0) & declines
-            if name == "response" and refused.sum() >= FEWEST_BENIGN:
-                # Among all benign answers they would not be heard, and an output guard that stops
-                # refusals is of no use.
-                groups.append(benign(p[refused], np.zeros(int(refused.sum()))))
-            chosen = choose(scored, groups, TARGETS[name])
-        else:
-            chosen = plain(scored)
+        chosen = limits(name, Scored(p, y, w), names[known], declines)
         found[name] = _calibration(name, z, y, w, scale, bias, chosen)
         mine = asked == head
         overall[mine] = sigmoid(scale * logits[mine, head] + bias)
@@ -169,6 +172,38 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         if offered.f1 >= LEAST_F1:
             found[name] = replace(offered, synthetic=pool is not genuine)
     return sorted(found.values(), key=lambda each: HEADS.index(each.name))
+
+
+def limits(
+    name: str,
+    scored: Scored,
+    sources: np.ndarray,
+    declines: np.ndarray,
+    targets: Mapping[str, Mapping[Name, Target]] = TARGETS,
+) -> Chosen:
+    """The thresholds of a question's head, from all rows that say something of it.
+
+    Args:
+        name: the head.
+        scored: calibrated scores; of answers, as answered.
+        sources: (rows,), each with what it teaches.
+        declines: (rows,), whether the answer is known to decline.
+        targets: by head; a head without one has its thresholds where F1 is best.
+    """
+    p, y, _ = scored
+    both = _holds_both(sources, y)
+    told = Scored(*(part[both] for part in scored))
+    if name not in targets:
+        return plain(told)
+    # The safe rows of a source with both labels are its hard ones, twins of unsafe rows.
+    ordinary = (y == 0) & ~both if ((y == 0) & ~both).any() else y == 0
+    groups = [benign(p[ordinary], sources[ordinary])]
+    refused = (y == 0) & declines
+    if name == "response" and refused.sum() >= FEWEST_BENIGN:
+        # Among all benign answers they would not be heard, and an output guard that stops
+        # refusals is of no use.
+        groups.append(benign(p[refused], np.zeros(int(refused.sum()))))
+    return choose(told, groups, targets[name])
 
 
 def _as_answered(p: np.ndarray, declines: np.ndarray, refusal: Calibration) -> np.ndarray:

@@ -1,49 +1,63 @@
-"""From which fast scores on a second opinion is worth asking: chosen on rows held out of training.
+"""When a second opinion is worth asking, and what both opinions come to: by held-out rows.
+
+Two bundles err in different places, so where both were asked neither stands alone: their logits are
+weighed together, question by question, and thresholds are chosen for what that gives as they are
+for a bundle's own scores (``thresholds``). Before that, a text was flagged where *both* would flag
+it, and recall fell below that of either.
 
 What is unsafe is rare in traffic, so what a cascade costs is how often it asks of *safe* texts. Of
 all bands up to the highest score that hold no more than a stated share of those, that one is taken
-in which both bundles together rank and decide best: the mean over sources of average precision and
-of F1 at each bundle's own thresholds. Across sources a model may simply recognise the source, so
-every source counts by itself. Whatever the fast bundle would flag lies within: a false alarm at .95
-is heard again like one at .55, which a band around the threshold left alone.
+in which both together rank and decide best: the mean over sources of average precision and of F1.
+Across sources a model may simply recognise the source, so every source counts by itself. Whatever
+the fast bundle would flag lies within: a false alarm at .95 is heard again like one at .55, which a
+band around the threshold left alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, TOXICITY
-from tamis.tiers import OVERALL
-from tamis.verdict import Finding
+from tamis.taxonomy import ATTACK, REFUSAL, TOXICITY
+from tamis.tiers import OVERALL, Bands, Weighing, logit
+from tamis.verdict import Finding, Second, as_answered
+from training.classifier.calibration import fit_logistic, limits
+from training.classifier.thresholds import TARGETS, Chosen, Scored
+from training.datasets import mixing
 from training.datasets.registry import CATEGORIES, QUESTION_OF, source_of
 from training.datasets.schema import Row
 from training.evaluation import metrics
 
-# Places a band is tried to begin at.
-PLACES: Final = 60
-# Of a share, so much goes to the question whether a prompt or a post is an attack.
-ATTACK_PART: Final = 0.25
+# Two opinions leave alarms to spare, which a prompt's threshold spends on recall as an answer's.
+LIMITS: Final = {**TARGETS, "prompt": TARGETS["response"]}
 # Sources with fewer rows of either label measure nothing.
 FEWEST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What both bundles say to one question: truth, scores and flags (N,); sources (N,)."""
+class Opinions:
+    """Of the rows that answer a head's question: what is true, and what each opinion says; (N,)."""
 
+    head: str
+    at: np.ndarray
+    """Which rows."""
     truth: np.ndarray
+    weight: np.ndarray
     sources: np.ndarray
+    declines: np.ndarray
     fast: np.ndarray
     accurate: np.ndarray
-    flags: tuple[float, float]
+    together: np.ndarray
+    how: Weighing
+    flags: Mapping[str, float]
+    """By opinion."""
 
-    def quality(self, asked: np.ndarray) -> dict[str, float]:
-        """Mean average precision and F1 over sources, where the asked rows got a second opinion."""
-        scores = np.where(asked, self.accurate, self.fast)
-        flagged = scores >= np.where(asked, self.flags[1], self.flags[0])
+    def quality(self, opinion: str, asked: np.ndarray) -> dict[str, float]:
+        """Mean average precision and F1 over sources, where the asked rows have this opinion."""
+        scores = np.where(asked, getattr(self, opinion), self.fast)
+        flagged = scores >= np.where(asked, self.flags[opinion], self.flags["fast"])
         found = []
         for source in np.unique(self.sources):
             mine = self.sources == source
@@ -56,65 +70,119 @@ class Scored:
         ap, f1 = np.mean(found, axis=0) if found else (0.0, 0.0)
         return {"average_precision": round(float(ap), 4), "f1": round(float(f1), 4)}
 
+    def precision(self, asked: np.ndarray) -> float:
+        """Mean average precision over sources, where the asked rows have both opinions."""
+        return self.quality("together", asked)["average_precision"]
 
-def choose(
-    rows: Sequence[Row],
-    fast: Sequence[Finding],
-    accurate: Sequence[Finding],
-    own: tuple[Mapping[str, Thresholds], Mapping[str, Thresholds]],
-    share: float,
-) -> dict[str, Any]:
-    """Bands by question as ``cascade.json`` holds them, and what was measured of them.
+    def chosen(self) -> Chosen:
+        """Thresholds of both opinions together, as if they were given on all rows.
 
-    Args:
-        rows: held out of the training of both.
-        fast: what the one bundle says of them.
-        accurate: what the other one does.
-        own: the bundles' thresholds by head.
-        share: of each question's safe rows, so many at most are asked twice.
+        Of the asked ones alone they would depend on where the band happens to begin: below it no
+        threshold alarms, so that low ones look as good as any.
+        """
+        scored = Scored(self.together, self.truth * 1.0, self.weight)
+        return limits(self.head, scored, self.sources, self.declines, LIMITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Held-out rows that are telling, and what two bundles say of each, by their own thresholds."""
+
+    rows: Sequence[Row]
+    fast: Sequence[Finding]
+    accurate: Sequence[Finding]
+    own: tuple[Mapping[str, Thresholds], Mapping[str, Thresholds]]
+
+    def opinions(self, head: str) -> Opinions | None:
+        """Of the rows that answer a head's question, with both opinions weighed.
+
+        None where they are too few of either label to say anything.
+        """
+        labels = np.array([source_of(row).labels_of(row).get(head, -1.0) for row in self.rows])
+        at = np.flatnonzero((labels == 0) | (labels == 1))
+        if min((labels[at] == 1).sum(), (labels[at] == 0).sum()) < FEWEST:
+            return None
+        truth, weight = labels[at], mixing.probabilities(list(self.rows))[at]
+        mine, theirs = [self.fast[n] for n in at], [self.accurate[n] for n in at]
+        z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
+        (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
+        how = Weighing(first, second, bias, self.own[1][head])
+        both = Bands("", "", {}, {}, weighed={head: how})
+        who = Second("", "", self.own[1])
+        together = [
+            both.settle(f, replace(g, second=who), self.own[0])
+            for f, g in zip(mine, theirs, strict=True)
+        ]
+        said = zip((mine, theirs, together), (*self.own, self.own[1]), strict=True)
+        rows = [self.rows[n] for n in at]
+        found = Opinions(
+            head,
+            at,
+            truth == 1,
+            weight,
+            np.array([f"{row.source}/{row.target}" for row in rows]),
+            np.array([source_of(row).labels_of(row).get(REFUSAL) == 1 for row in rows]),
+            *(
+                np.array([score(as_answered(finding, limits), head) for finding in findings])
+                for findings, limits in said
+            ),
+            how,
+            {"fast": self.own[0][head].flag, "accurate": self.own[1][head].flag},
+        )
+        flag = found.chosen().sets["balanced"].flag
+        return replace(found, flags={**found.flags, "together": flag})
+
+
+def telling(rows: Sequence[Row]) -> list[Row]:
+    """English ones of sources that calibrate, documents aside: nobody is asked twice about them.
+
+    Both bundles were taught English; another judges what they cannot read.
     """
+    return [
+        row
+        for row in rows
+        if row.lang in (None, "en") and source_of(row).calibrates and row.target != "document"
+    ]
+
+
+def choose(judged: Judged, share: float) -> dict[str, Any]:
+    """Bands and weights as ``cascade.json`` holds them, and what was measured of them.
+
+    ``share``: of each question's safe rows, so many at most are asked twice.
+    """
+    found = {head: judged.opinions(head) for head in ("prompt", "response", TOXICITY, ATTACK)}
+    opinions = {head: told for head, told in found.items() if told is not None}
+    asks = np.array([QUESTION_OF[row.target] for row in judged.rows])
+    scores = np.array([finding.overall for finding in judged.fast])
+    asked = np.zeros(len(asks), dtype=bool)
     bands: dict[str, dict[str, list[float]]] = {}
-    measured: dict[str, Any] = {}
-    for question in ("prompt", "response", TOXICITY):
-        at = [n for n, row in enumerate(rows) if QUESTION_OF[row.target] == question]
-        if not at:
-            continue
-        mine = [fast[n] for n in at]
-        found: dict[str, list[float]] = {}
-        asked = np.zeros(len(at), dtype=bool)
-        safe = np.array([not rows[n].label for n in at])
-        for score, head in ((ATTACK, ATTACK), (OVERALL, question)):
-            if score == ATTACK and question == "response":
-                continue
-            labels = np.array([_label(rows[n], head) for n in at])
-            known = (labels == 0) | (labels == 1)
-            first = _scores(mine, score)
-            scored = Scored(
-                truth=labels[known] == 1,
-                sources=np.array([rows[n].source for n in at])[known],
-                fast=first[known],
-                accurate=_scores([accurate[n] for n in at], score)[known],
-                flags=(own[0][head].flag, own[1][head].flag),
-            )
-            left = share * ATTACK_PART if score == ATTACK else share - asked[safe].mean()
-            band = _best(scored, int(left * (~scored.truth).sum()))
-            if band is None:
-                continue
-            inside = _within(first, band)
+    for question, told in opinions.items():
+        mine = asks == question
+        low = _lowest(scores[told.at[mine[told.at] & ~told.truth]], share)
+        inside = mine & (scores >= low)
+        if told.precision(inside[told.at]) > told.precision(np.zeros(len(told.at), dtype=bool)):
+            bands[question] = {OVERALL: [low, 1.0]}
             asked |= inside
-            found[score] = [float(limit) for limit in band]
-            nobody = np.zeros(known.sum(), dtype=bool)
-            measured.setdefault(question, {})[score] = {
-                "rows": int(known.sum()),
-                "fast": scored.quality(nobody),
-                "cascade": scored.quality(inside[known]),
-                "accurate": scored.quality(~nobody),
-            }
-        if found:
-            bands[question] = found
-            measured[question]["asked_twice"] = round(float(asked.mean()), 4)
-            measured[question]["asked_twice_of_safe"] = round(float(asked[safe].mean()), 4)
-    return {"bands": bands, "share": share, "rows": len(rows), "measured": measured}
+    return {
+        "bands": bands,
+        "weighed": {
+            head: _weighing(told) for head, told in opinions.items() if asked[told.at].any()
+        },
+        "share": share,
+        "rows": len(asks),
+        "measured": {
+            head: _measured(told, asked[told.at])
+            for head, told in opinions.items()
+            if asked[told.at].any()
+        },
+    }
+
+
+def score(finding: Finding, head: str) -> float:
+    """What a finding says to a head's question, which need not be its own."""
+    if head == ATTACK:
+        return finding.attack or 0.0
+    return finding.overall if head == finding.question else finding.categories[head]
 
 
 def better_told(fast: Mapping[str, Any], accurate: Mapping[str, Any]) -> list[str]:
@@ -130,35 +198,37 @@ def better_told(fast: Mapping[str, Any], accurate: Mapping[str, Any]) -> list[st
     return [name for name, f1 in mine.items() if f1 > theirs.get(name, 0.0)]
 
 
-def _label(row: Row, head: str) -> float:
-    return source_of(row).labels_of(row).get(head, -1.0)
+def _lowest(safe: np.ndarray, share: float) -> float:
+    """The score that no more than a share of safe rows reaches; above 1 where that is nobody.
 
-
-def _scores(findings: Sequence[Finding], score: str) -> np.ndarray:
-    return np.array([(f.attack if score == ATTACK else f.overall) or 0.0 for f in findings])
-
-
-def _within(scores: np.ndarray, band: tuple[float, float]) -> np.ndarray:
-    return np.asarray((scores >= band[0]) & (scores <= band[1]))
-
-
-def _best(scored: Scored, most: int) -> tuple[float, float] | None:
-    """From which score on both together are best; None where nowhere better than the fast one.
-
-    No more than ``most`` safe rows reach it.
+    The whole share is used: what a second opinion on one row more is worth is far less than what
+    chance makes of it on some hundred rows.
     """
-    safe = np.sort(scored.fast[~scored.truth])[::-1]
-    best, worth = None, _worth(scored, np.zeros(len(scored.fast), dtype=bool))
-    for count in np.unique(np.linspace(1, most, PLACES).astype(int)) if most else ():
-        low = float(safe[count - 1])
-        # Equal scores may let in more than there should be.
-        if (safe >= low).sum() > most:
-            continue
-        if (found := _worth(scored, scored.fast >= low)) > worth:
-            best, worth = (low, 1.0), found
-    return best
+    most = int(share * len(safe))
+    reached = np.sort(safe)[::-1]
+    # Equal scores may let in more than there should be.
+    fitting = [low for low in reached[:most] if (safe >= low).sum() <= most]
+    return float(fitting[-1]) if fitting else 2.0
 
 
-def _worth(scored: Scored, asked: np.ndarray) -> float:
-    quality = scored.quality(asked)
-    return quality["average_precision"] + quality["f1"]
+def _measured(told: Opinions, asked: np.ndarray) -> dict[str, Any]:
+    """What each opinion is worth, by what was asked, for the file."""
+    everybody, nobody = np.ones(len(asked), dtype=bool), np.zeros(len(asked), dtype=bool)
+    return {
+        "rows": len(asked),
+        "fast": told.quality("fast", nobody),
+        "accurate": told.quality("accurate", everybody),
+        "together": told.quality("together", everybody),
+        "cascade": told.quality("together", asked),
+        "asked_twice": round(float(asked.mean()), 4),
+        "asked_twice_of_safe": round(float(asked[~told.truth].mean()), 4),
+    }
+
+
+def _weighing(told: Opinions) -> dict[str, Any]:
+    """How a head's opinions are weighed, with the thresholds of what that gives, for the file."""
+    chosen = told.chosen()
+    sets = {str(name): limits._asdict() for name, limits in chosen.sets.items()}
+    plain = sets.pop("balanced")
+    how = {name: getattr(told.how, name) for name in ("first", "second", "bias")}
+    return how | plain | {"sensitivities": sets, "f1": chosen.f1, "alarms": chosen.alarms}
