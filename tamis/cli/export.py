@@ -210,7 +210,7 @@ def _cascade(args: argparse.Namespace) -> int:
             findings.append(list(tqdm(judged, total=len(rows), desc=name, unit="text")))
     fast, accurate = (classifier.bundle for classifier in classifiers)
     own = fast.thresholds, accurate.thresholds
-    chosen = choose(Judged(rows, *findings, own), args.share)
+    chosen = choose(Judged(rows, findings[0], findings[1], own), args.share)
     found = {
         "format": tiers.FORMAT,
         "fast": {"name": fast.name, "fingerprint": fast.fingerprint},

@@ -100,10 +100,11 @@ class Judged:
         """
         labels = np.array([source_of(row).labels_of(row).get(head, -1.0) for row in self.rows])
         at = np.flatnonzero((labels == 0) | (labels == 1))
+        known: list[int] = at.tolist()
         if min((labels[at] == 1).sum(), (labels[at] == 0).sum()) < FEWEST:
             return None
         truth, weight = labels[at], mixing.probabilities(list(self.rows))[at]
-        mine, theirs = [self.fast[n] for n in at], [self.accurate[n] for n in at]
+        mine, theirs = [self.fast[n] for n in known], [self.accurate[n] for n in known]
         z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
         (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
         how = Weighing(first, second, bias, self.own[1][head])
@@ -113,21 +114,23 @@ class Judged:
             both.settle(f, replace(g, second=who), self.own[0])
             for f, g in zip(mine, theirs, strict=True)
         ]
-        said = zip((mine, theirs, together), (*self.own, self.own[1]), strict=True)
-        rows = [self.rows[n] for n in at]
+        rows = [self.rows[n] for n in known]
+
+        def said(findings: Sequence[Finding], own: Mapping[str, Thresholds]) -> np.ndarray:
+            return np.array([score(as_answered(finding, own), head) for finding in findings])
+
         found = Opinions(
-            head,
-            at,
-            truth == 1,
-            weight,
-            np.array([f"{row.source}/{row.target}" for row in rows]),
-            np.array([source_of(row).labels_of(row).get(REFUSAL) == 1 for row in rows]),
-            *(
-                np.array([score(as_answered(finding, limits), head) for finding in findings])
-                for findings, limits in said
-            ),
-            how,
-            {"fast": self.own[0][head].flag, "accurate": self.own[1][head].flag},
+            head=head,
+            at=at,
+            truth=truth == 1,
+            weight=weight,
+            sources=np.array([f"{row.source}/{row.target}" for row in rows]),
+            declines=np.array([source_of(row).labels_of(row).get(REFUSAL) == 1 for row in rows]),
+            fast=said(mine, self.own[0]),
+            accurate=said(theirs, self.own[1]),
+            together=said(together, self.own[1]),
+            how=how,
+            flags={"fast": self.own[0][head].flag, "accurate": self.own[1][head].flag},
         )
         flag = found.chosen().sets["balanced"].flag
         return replace(found, flags={**found.flags, "together": flag})
