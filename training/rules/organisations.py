@@ -1,8 +1,8 @@
 """Written organisations: each with rules of its own, and texts under them.
 
-A ``*.jsonl.gz`` file holds policies, ``{"policy", "kind", "about", "categories": {name:
-{"definition"}}}``, and texts, ``{"policy", "text", "to", "category"}``: every rule of a policy was
-held against every text, and one of them or none is broken.
+A file, ``*.jsonl.gz`` or ``*.jsonl``, holds policies, ``{"policy", "kind", "about", "categories":
+{name: {"definition"}}}``, and texts, ``{"policy", "text", "to", "category"}``: every rule of a
+policy was held against every text, and one of them or none is broken.
 """
 
 import gzip
@@ -21,6 +21,8 @@ from training.reasoner.policies import Category, Taxonomy
 ORGANISATIONS: Final = "organisations"
 Part = Literal["train", "dev", "test"]
 KINDS: Final = ("prompt", "response", "text")
+# What the names of those begin with that only teach.
+OURS: Final = "ours/"
 # Of a hundred organisations so many test, and so many more calibrate and stop the training.
 TEST: Final = 20
 DEV: Final = 12
@@ -29,8 +31,11 @@ DEV: Final = 12
 def part_of(name: str) -> Part:
     """Which side of the split an organisation is on, all its texts with it: by a hash of its name.
 
-    What is there already stays where it is, whatever is added.
+    What is there already stays where it is, whatever is added. Those of
+    ``training/rules/written`` only teach: who wrote them had seen two of the others.
     """
+    if name.startswith(OURS):
+        return "train"
     at = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % 100
     return "test" if at < TEST else "dev" if at < TEST + DEV else "train"
 
@@ -44,7 +49,7 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
     """The organisations of folders, each as a taxonomy of its own with its texts.
 
     Raises:
-        FileNotFoundError: where a folder holds no ``*.jsonl.gz``.
+        FileNotFoundError: where a folder holds no such file.
         SchemaError: naming the file, the line and the field that is missing or wrong.
     """
     policies: dict[str, Mapping[str, Any]] = {}
@@ -66,16 +71,21 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
 
 
 def _lines(folders: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for folder in folders:
-        for path in data_files(folder):
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    where = f"{path.name} line {number}"
-                    try:
-                        raw = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise SchemaError(f"{where}: not JSON ({error.msg})") from None
-                    yield where, raw
+    for path in (path for folder in folders for path in _files(folder)):
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{path.name} line {number}"
+                try:
+                    raw = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise SchemaError(f"{where}: not JSON ({error.msg})") from None
+                yield where, raw
+
+
+def _files(folder: Path) -> list[Path]:
+    """What is read of a folder: our own are kept as plain lines, for whoever reads a change."""
+    return sorted(folder.glob("*.jsonl")) or data_files(folder)
 
 
 def _case(raw: Mapping[str, Any], policy: Mapping[str, Any], number: int) -> Case:
