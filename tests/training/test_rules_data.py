@@ -73,14 +73,14 @@ def test_organisations_are_split_whole_and_keep_their_side():
     assert part_of("tallow-bank") == "train"
 
 
-def test_what_was_written_for_training_only_teaches(tmp_path: Path):
+def test_what_was_written_for_training_never_tests(tmp_path: Path):
     policy = {"policy": "ours/kites", "kind": "text", "categories": {"c": {"definition": "d"}}}
     rows = [{"policy": "ours/kites", "text": f"text {n}", "category": "c"} for n in range(3)]
     lines = "\n".join(json.dumps(one) for one in (policy, *rows))
     (tmp_path / "some.jsonl").write_text(lines)
     (pool,) = read_organisations([tmp_path])
     assert [case.content.text for case in pool.unsafe["c"]] == ["text 0", "text 1", "text 2"]
-    assert {part_of(f"ours/{n}") for n in range(200)} == {"train"}
+    assert {part_of(f"ours/{n}") for n in range(200)} == {"train", "dev"}
 
 
 def test_a_text_of_an_organisation_is_judged_as_its_kind(clubs: Path):
