@@ -20,7 +20,7 @@ from training.rules import drawing
 from training.rules.banks import Bank
 from training.rules.batching import batches
 from training.rules.data import Data, genuine
-from training.rules.drawing import SHARES, Item, Mixture, draw
+from training.rules.drawing import SHARES, Item, Mixture, draw, words
 from training.rules.organisations import name_of, part_of, read_organisations
 from training.rules.trials import trials
 from training.rules.wording import swapped, worded
