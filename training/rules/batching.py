@@ -12,9 +12,11 @@ from training.rules.banks import Bank
 from training.rules.drawing import Item, Mixture, draw_together
 from training.rules.forms import CROSS, SPLIT, Form, up_to
 
-# Batches are cut from so many texts sorted by length: little padding, random enough.
+# Batches are cut from so many draws sorted by length: little padding, random enough.
 POOL: Final = 1024
-# So many texts of one policy are read together where its rules are read once for all of them.
+# Where rules are read once for all texts of a batch, so many texts of a policy are drawn at once,
+# and those of like lengths stay together.
+DRAWN: Final = 16
 TOGETHER: Final = 4
 
 
@@ -35,15 +37,16 @@ def batches(
     form: Form[Any] = CROSS,
 ) -> Iterator[Batch]:
     """Batches without end: of at most ``tokens`` tokens, all pairs of a text together."""
-    together = TOGETHER if form is SPLIT else 1
-    drawn = draw_together(Mixture(banks), seed, together)
+    count, together = (DRAWN, TOGETHER) if form is SPLIT else (1, 1)
+    drawn = draw_together(Mixture(banks), seed, count)
     order = np.random.default_rng([seed, 1])
     while True:
-        groups = [
-            [_encoded(item, ids, shape, form) for item in items]
-            for items in islice(drawn, POOL // together)
-        ]
-        groups.sort(key=lambda group: -max(_widest(item, form) for item in group))
+        groups: list[list[Encoded]] = []
+        for items in islice(drawn, POOL):
+            found = [_encoded(item, ids, shape, form) for item in items]
+            found.sort(key=lambda item: -_widest(item, form))
+            groups += [found[n : n + together] for n in range(0, len(found), together)]
+        groups.sort(key=lambda group: -_widest(group[0], form))
         cut = list(_cut([item for group in groups for item in group], tokens, form))
         for n in order.permutation(len(cut)):
             yield _collate(cut[int(n)], form)

@@ -16,6 +16,8 @@ from tamis.windows import Window
 Feed = Mapping[str, Any]
 # As the classifier's batches: few distinct widths (``batches.WIDTH_STEP``).
 WIDTH_STEP: Final = 16
+# Of what is read alone, where batches are many and short.
+ALONE_STEP: Final = 8
 
 
 class Parts(NamedTuple):
@@ -78,7 +80,7 @@ def _feed(pairs: Sequence[Parts]) -> dict[str, Any]:
     alone, starts, at = [], {}, 0
     for _, group in groupby(sorted(unique, key=_width), _width):
         some = list(group)
-        made = feed_of([Window(list(ids), list(types), 0, 0, 0) for ids, types in some])
+        made = feed_of([Window(list(ids), list(types), 0, 0, 0) for ids, types in some], ALONE_STEP)
         width = made["input_ids"].shape[1]
         starts |= {key: at + n * width for n, key in enumerate(some)}
         at += len(some) * width
@@ -103,7 +105,7 @@ def _key(ids: Sequence[int], types: Sequence[int] | None = None) -> Key:
 
 
 def _width(key: Key) -> int:
-    return up_to(len(key[0]))
+    return up_to(len(key[0]), ALONE_STEP)
 
 
 CROSS: Final = Form(rules.pairs, lambda w: len(w.ids), feed_of, lambda w: len(w.ids))
