@@ -12,7 +12,7 @@ from training.rules.banks import Bank
 from training.rules.drawing import Item, Mixture, draw_together
 from training.rules.forms import CROSS, SPLIT, Form, up_to
 
-# Batches are cut from so many draws sorted by length: little padding, random enough.
+# Batches are cut from so many texts or more, sorted by length: little padding, random enough.
 POOL: Final = 1024
 # Where rules are read once for all texts of a batch, so many texts of a policy are drawn at once,
 # and those of like lengths stay together.
@@ -42,7 +42,7 @@ def batches(
     order = np.random.default_rng([seed, 1])
     while True:
         groups: list[list[Encoded]] = []
-        for items in islice(drawn, POOL):
+        for items in islice(drawn, POOL // together):
             found = [_encoded(item, ids, shape, form) for item in items]
             found.sort(key=lambda item: -_widest(item, form))
             groups += [found[n : n + together] for n in range(0, len(found), together)]
