@@ -68,8 +68,7 @@ ENCODER: Final = """## The policy encoder
 It reads one rule beside the text and says how likely the text breaks it: unsafe where the likeliest
 rule reaches the bundle's threshold, which is then the category. Up to 60 texts of either label a
 taxonomy; of organisations all. *Reward* is the paper's, .55 for the verdict and .45 for the
-category, of answers whose length is not counted. Some unseen taxonomies' texts (FigStep, ToxiGen)
-were met by the body that the encoder began with, as safe or unsafe ones, never under a policy.
+category, of answers whose length is not counted.
 """
 OLDER: Final = """## Beside the decoder's older rows
 
