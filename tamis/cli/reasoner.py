@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tamis.cli import rules
 from tamis.cli.common import CommandError, Commands, chosen, load_classifier, load_reasoner, whole
 from tamis.content import Content
 from tamis.verdict import UNSAFE
@@ -32,10 +33,22 @@ def add_to(stages: Commands) -> None:
     data.add_argument("--model", help="the model's name behind the URL")
     data.set_defaults(run=_data)
 
+    reasons = stages.add_parser("reasoner-reasons", help="examples of reasons that people wrote")
+    rules.add_policies(reasons, required=True)
+    reasons.add_argument("--out", type=Path, required=True, help="folder of examples")
+    reasons.add_argument(
+        "--replay", type=Path, help="folder of older examples, a third of all by default"
+    )
+    reasons.add_argument("--replayed", type=float, help="their share in all, below 1")
+    reasons.add_argument("--passes", type=whole, help="how often each text comes (default 2)")
+    reasons.add_argument("--seed", type=int)
+    reasons.set_defaults(run=_reasons)
+
     sft = stages.add_parser("reasoner", help="the cold start: LoRA fine-tuning on the examples")
     sft.add_argument("--data", type=Path, required=True, help="folder of examples")
     sft.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     sft.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    sft.add_argument("--init", help="adapter or checkpoint of that base to go on from")
     sft.add_argument("--order", choices=("verdict-first", "reason-first"))
     sft.add_argument("--epochs", type=float)
     sft.add_argument("--steps", type=whole, help="stop after so many")
@@ -52,6 +65,7 @@ def add_to(stages: Commands) -> None:
     own.add_argument("--out", type=Path, required=True, help="folder of examples")
     own.add_argument("--count", type=whole, default=2000, help="examples to try (default 2000)")
     own.add_argument("--base", help="what the checkpoint belongs to")
+    own.add_argument("--given", action="store_true", help="tell it all verdicts: reasons alone")
     own.add_argument("--seed", type=int, default=0)
     own.set_defaults(run=_self)
 
@@ -108,11 +122,28 @@ def _data(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reasons(args: argparse.Namespace) -> int:
+    from training.reasoner.written import Settings, prepare
+
+    if args.replayed is not None and not 0 <= args.replayed < 1:
+        raise CommandError("--replayed: must be at least 0 and below 1")
+    settings = Settings(**chosen(args, "passes", "replayed", "seed"))
+    report = prepare(args.policies, args.out, settings, args.replay)
+    for name in ("examples.jsonl.gz", "held-out.jsonl.gz"):
+        part = report[name]
+        print(
+            f"{name}: {part['examples']} examples, {part['replayed']} of them older, "
+            f"of {len(part['organisations'])} organisations; left out: {part['faults']}"
+        )
+    return 0
+
+
 def _sft(args: argparse.Namespace) -> int:
     from training.reasoner.sft import Recipe, train
 
     names = (
         "base",
+        "init",
         "order",
         "epochs",
         "steps",
@@ -143,6 +174,7 @@ def _self(args: argparse.Namespace) -> int:
         args.count,
         args.base or DEFAULT,
         args.seed,
+        args.given,
     )
     print(f"kept {found['kept']} of {found['tried']}")
     return 0

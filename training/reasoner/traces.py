@@ -13,8 +13,8 @@ import numpy as np
 
 from tamis.content import Content, Question
 from training.reasoner.examples import Example
+from training.reasoner.reasons import MOST_WORDS
 
-MOST_WORDS: Final = 35
 # A quote is a handful of words: the evidence and a neighbour on either side.
 QUOTED: Final = 7
 MARGIN: Final = 1
