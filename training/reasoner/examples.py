@@ -184,6 +184,7 @@ def _safe_source(pool: Pool, rng: np.random.Generator) -> tuple[Case, ...]:
 
 
 def example_of(view: View, case: Case) -> Example:
+    """A case under a policy, with its own reason if it has one."""
     category = None if case.key is None else view.category(case.key)
     left_out = None
     if case.key is not None and category is None:

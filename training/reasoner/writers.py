@@ -23,8 +23,7 @@ from training.reasoner.examples import (
     write_examples,
 )
 from training.reasoner.model import form_of, load_reasoner
-from training.reasoner.reasons import check
-from training.reasoner.traces import MOST_WORDS
+from training.reasoner.reasons import MOST_WORDS, check
 from training.synthesis.generator import EndpointGenerator, GeneratorError
 from training.synthesis.generator import Sampling as Writing
 from training.synthesis.prompts import Prompt

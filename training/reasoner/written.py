@@ -103,7 +103,7 @@ def draw(pools: Sequence[Pool], passes: int, seed: int) -> Iterator[list[Example
 
 
 def _views(pool: Pool, rng: np.random.Generator) -> Iterator[tuple[View, list[str], bool]]:
-    """Policies that show each rule once as that of its texts: whose texts, and the safe ones?"""
+    """Policies, whose texts stand under each, and whether the safe ones do: each text does once."""
 
     def shuffled() -> list[str]:
         return [str(key) for key in rng.permutation(list(pool.taxonomy.categories))]

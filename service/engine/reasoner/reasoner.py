@@ -345,7 +345,7 @@ class Reasoner:
     def _write(
         self, content: Content, logits: Floats, pause: Pause, max_reason: int, emit: Emit | None
     ) -> tuple[Status, str | None, Fault | None, int]:
-        """Decode greedily, to the end of the turn or the limit; nothing is quoted that is not there.
+        """Decode greedily, to the turn's end or the limit; nothing is quoted that is not there.
 
         Raises:
             GivenUpError: as ``judge``.
