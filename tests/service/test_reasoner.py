@@ -24,6 +24,7 @@ from tamis.reasoner import bundle as bundles
 from tamis.reasoner import protocol
 from tamis.reasoner.bundle import ReasonerBundle
 from tamis.reasoner.protocol import Format, Piece, guidelines
+from tamis.reasoner.quotes import Source
 
 POLICY = guidelines(
     {"garden crime": "Steals apples.", "garden noise": None, "rude geese": "Honks."}
@@ -183,6 +184,30 @@ def test_a_malformed_reason_is_none(obedient, monkeypatch, said, fault):
     speak(obedient, monkeypatch, said)
     _, found = obedient.explain(POLICY, [TEXT], go_on, 40)
     assert (found.status, found.reason, found.fault) == ("malformed", None, fault)
+
+
+def test_a_slip_in_a_quote_is_not_written(obedient, monkeypatch):
+    speak(obedient, monkeypatch, "It says “the pples home” twice.")
+    grown: list[str] = []
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 80, grown.append)
+    assert "pples" not in "".join(grown).replace("apples", "")
+    assert Source.of(TEXT).lets("".join(grown))
+    assert found.status in ("ok", "unfinished")
+
+
+def test_a_quote_that_stands_is_written_as_it_is(obedient, monkeypatch):
+    said = "It asks to “take the apples home”, “May I”."
+    speak(obedient, monkeypatch, said)
+    grown: list[str] = []
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 80, grown.append)
+    assert (found.status, found.reason, "".join(grown)) == ("ok", said, said)
+
+
+def test_what_is_misquoted_all_the_same_is_no_reason(obedient, monkeypatch):
+    speak(obedient, monkeypatch, "It says “pears”.")
+    monkeypatch.setattr(Source, "lets", lambda *_: True)
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 40)
+    assert (found.status, found.reason, found.fault) == ("malformed", None, "quotation")
 
 
 def test_time_that_is_over_leaves_the_verdict(obedient, monkeypatch):
