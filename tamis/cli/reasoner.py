@@ -69,7 +69,7 @@ def add_to(stages: Commands) -> None:
     own.add_argument("--seed", type=int, default=0)
     own.set_defaults(run=_self)
 
-    grpo = stages.add_parser("reasoner-grpo", help="reinforcement from the paper's reward")
+    grpo = stages.add_parser("reasoner-grpo", help="reinforcement from a reward of the format")
     grpo.add_argument("--data", type=Path, required=True, help="folder of examples")
     grpo.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     grpo.add_argument("--init", help="the cold start's checkpoint; without one, the bare base")
@@ -78,6 +78,9 @@ def add_to(stages: Commands) -> None:
     grpo.add_argument("--prompts", type=whole, help="a step, each with a group of rollouts")
     grpo.add_argument("--group", type=whole, help="rollouts of a prompt (default 5)")
     grpo.add_argument("--micro", type=whole, help="rollouts per pass; divides prompts x group")
+    grpo.add_argument(
+        "--most-question-tokens", type=whole, help="leave out longer ones (default 384)"
+    )
     grpo.add_argument("--lr", type=float)
     grpo.add_argument("--seed", type=int)
     grpo.set_defaults(run=_grpo)
@@ -184,6 +187,7 @@ def _grpo(args: argparse.Namespace) -> int:
     from training.reasoner.grpo import Recipe, train
 
     names = ("init", "base", "steps", "prompts", "group", "micro", "lr", "seed")
+    names += ("most_question_tokens",)
     report = train(args.data, args.out, Recipe(**chosen(args, *names)))
     print(f"{report['rollouts']} rollouts in {report['seconds']} s on {report['device']}")
     return 0
