@@ -1,27 +1,30 @@
 """False alarms on the benign set of ``tests/data/benign``, by group, at the default policy.
 
-    python -m benchmarks.overblocking [--bundle B] [--before B] [--data DIR] [--rows] [--write]
+    python -m benchmarks.overblocking [--tier T] [--before B] [--data DIR] [--rows] [--write]
 
-``--before`` sets another bundle beside it, and ``--data`` public sets of safe prompts; ``--rows``
-lists every false alarm; ``--write`` makes ``docs/overblocking.md``. The test that gates
+Judged by the default tier, unless ``--tier`` names another; the fast bundle alone stands beside it,
+``--before`` sets another bundle there as well, and ``--data`` public sets of safe prompts;
+``--rows`` lists every false alarm; ``--write`` makes ``docs/overblocking.md``. The test that gates
 these figures is ``tests/service/test_overblocking.py``.
 """
 
 import argparse
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Final, Literal
 
 from benchmarks.record import Record, render
-from service.engine.classifier import Classifier, load_classifier
-from tamis import bundle as bundles
+from service.engine.cascade import Cascade
+from service.engine.classifier import Classifier
+from tamis.cli.common import add_tier, load_classifier, load_tier
 from tamis.content import Content, plain, prompt, response
 from tamis.policy import default_policy
 from tamis.taxonomy import ATTACK, TOXICITY
+from tamis.tiers import DEFAULT
 from tamis.verdict import UNSAFE, Provenance, Verdict, decide
 
 ROOT: Final = Path(__file__).parents[1]
@@ -106,7 +109,7 @@ def public(data: Path) -> list[Row]:
     return found
 
 
-def judge(classifier: Classifier, some: Iterable[Row]) -> list[Judged]:
+def judge(classifier: Classifier | Cascade, some: Iterable[Row]) -> list[Judged]:
     """Judge rows one by one under the default policy."""
     policy, bundle = default_policy(), classifier.bundle
     provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
@@ -206,11 +209,11 @@ def record(judged: Sequence[Judged]) -> Record:
     return found
 
 
-def beside(now: Sequence[Judged], before: Sequence[Judged] | None) -> list[dict[str, str | int]]:
-    """Shares of false alarms and the gap between twins, of one bundle or of two."""
-    named = {"before": before, "now": now} if before is not None else {"now": now}
-    sets = {"the benign set": [one.row.group not in (*APART, *PUBLIC) for one in now]}
-    sets |= {name: [one.row.group == name for one in now] for name in PUBLIC}
+def beside(named: Mapping[str, Sequence[Judged]]) -> list[dict[str, str | int]]:
+    """Shares of false alarms and the gap between twins, of each who judged the same rows."""
+    rows = [one.row for one in next(iter(named.values()))]
+    sets = {"the benign set": [row.group not in (*APART, *PUBLIC) for row in rows]}
+    sets |= {name: [row.group == name for row in rows] for name in PUBLIC}
     table: list[dict[str, str | int]] = []
     for name, here in sets.items():
         if any(here):
@@ -222,35 +225,41 @@ def beside(now: Sequence[Judged], before: Sequence[Judged] | None) -> list[dict[
             table.append({"false alarms": name, "rows": sum(here), **shares})
     between = {who: gaps(judged) for who, judged in named.items()}
     twins = {who: f"{fmean(found.values()):.3f}" for who, found in between.items()}
-    rows_of_twins = sum(one.row.pair is not None for one in now)
+    rows_of_twins = sum(row.pair is not None for row in rows)
     return [*table, {"false alarms": "mean gap between twins", "rows": rows_of_twins, **twins}]
 
 
 def main() -> None:
     """Judge, print, and write the page where asked."""
     parser = argparse.ArgumentParser(description="false alarms on the benign set")
-    parser.add_argument("--bundle", type=Path, default=bundles.default_bundle())
+    parser.add_argument("--bundle", type=Path, help="the fast bundle (default: the shipped one)")
+    add_tier(parser)
     parser.add_argument("--before", type=Path, help="a bundle to set beside it")
     parser.add_argument("--data", type=Path, help="folder of public sets")
     parser.add_argument("--rows", action="store_true", help="list every false alarm")
     parser.add_argument("--write", action="store_true", help="make docs/overblocking.md")
     args = parser.parse_args()
-    bundle = bundles.load(args.bundle)
+    tier = args.tier or DEFAULT
     some = [*rows(), *(public(args.data) if args.data else [])]
-    found = judge(load_classifier(bundle), some)
-    before = None
+    served = load_tier(tier, args.bundle, args.accurate)
+    named = {tier: judge(served, some)}
+    if tier != "fast":
+        named["fast"] = judge(load_classifier(args.bundle), some)
     if args.before:
-        before = judge(load_classifier(bundles.load(args.before)), some)
-    judged = [one for one in found if one.row.group not in PUBLIC]
+        named["before"] = judge(load_classifier(args.before), some)
+    judged = [one for one in named[tier] if one.row.group not in PUBLIC]
     if args.rows:
         for group in by_group(judged).values():
             for one in (one for one in group if one.flagged):
                 print(f"{one}  {(one.row.response or one.row.prompt)[:100]!r}")
         print()
     made = record(judged)
-    made.tables = [beside(found, before), *made.tables]
+    made.tables = [beside(named), *made.tables]
     made.command += " --data DATA/eval" * bool(args.data) + " --before BUNDLE" * bool(args.before)
-    made.write(bundle, keep=False)
+    who = [f"{served.bundle.name}@{served.bundle.fingerprint[:12]}"]
+    if isinstance(served, Cascade):
+        who.append(f"{served.second.model}@{served.second.bundle[:12]}")
+    made.write(served.bundle, keep=False, bundle=f"{tier}: {', '.join(who)}")
     if args.write:
         PAGE.write_text(f"{HEAD}\n{render(asdict(made))}", encoding="utf-8")
 

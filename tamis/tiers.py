@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 from tamis.bundle import Bundle, BundleError, default_bundle, models, thresholds_of
 from tamis.content import Question
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, TOXICITY
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
@@ -134,6 +134,8 @@ class Bands:
             second,
             overall=overall,
             attack=weighed(ATTACK, first.attack, second.attack),
+            refusal=weighed(REFUSAL, first.refusal, second.refusal),
+            severity=weighed(SEVERITY, first.severity, second.severity),
             categories=told,
             evidence=(
                 *first.evidence,

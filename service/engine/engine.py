@@ -219,7 +219,7 @@ class Engine:
         """
         began = time.perf_counter()
         contents = [content for item in items for content in item]
-        readings = [Reading(self._first, self._other, one, evidence) for one in contents]
+        readings = [Reading(self._first, self._other, one, evidence, once=once) for one in contents]
         found = await self._judged(readings, deadline)
         if not once:
             await self._consulted(found, contents, evidence, began, deadline)
@@ -245,7 +245,7 @@ class Engine:
         began = time.perf_counter()
         contents = [content for content, _ in texts]
         readings = [
-            Reading(self._first, self._other, content, evidence=False, memory=memory)
+            Reading(self._first, self._other, content, False, memory, once=not whole)
             for content, memory in texts
         ]
         found = self._recalled(readings) if whole else {}
@@ -439,9 +439,10 @@ class Engine:
             if context is not None:
                 cost += min(int(ratio * len(context)), shape.context_tokens)
             tasks.append(WindowTask(reading, cost, reading.model.weight))
-        if self._second is not None and deadline is None and not extra:
+        more = sum(task.cost for task in tasks if not task.reading.once)
+        if self._second is not None and deadline is None and more and not extra:
             # Nothing will cut a second opinion short, so there must be room for one.
-            self.scheduler.check_patience(self._second.weight * sum(task.cost for task in tasks))
+            self.scheduler.check_patience(self._second.weight * more)
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
     def _begin(self, number: int, patient: bool) -> None:

@@ -61,7 +61,8 @@ class Reading:
     """A content to be judged by whoever of the two can read it.
 
     ``model`` judges what is English, ``other`` what is not. Windows that are in ``memory`` are not
-    run. ``read`` is there once all its windows are scored; ``tokenize`` and ``pool`` took seconds.
+    run. ``once``: nobody will be asked for a second opinion of it. ``read`` is there when all its
+    windows are scored; ``tokenize`` and ``pool`` took seconds.
     """
 
     model: Model
@@ -69,6 +70,7 @@ class Reading:
     content: Content
     evidence: bool
     memory: Memory | None = None
+    once: bool = False
     tokenize: float = 0.0
     pool: float = 0.0
     read: Read | None = None

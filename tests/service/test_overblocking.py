@@ -16,6 +16,9 @@ from benchmarks import overblocking
 from benchmarks.overblocking import ALARMING, Judged, Row
 from benchmarks.record import render
 from service.engine.classifier import Classifier
+from tamis.bundle import MANIFEST
+from tamis.cli.common import load_tier
+from tamis.tiers import ACCURATE
 
 # Share of all rows but other languages'. Aim: 0.01.
 TOTAL: Final = 0.058
@@ -42,6 +45,11 @@ TWENTY: Final = 5
 # Between the highest and the lowest score of twins: the mean of all sets, aim 0.05, and the widest.
 MEAN_GAP: Final = 0.145
 WIDEST_GAP: Final = 0.34
+
+# The default tier's, where its second bundle is there.
+CASCADE_TOTAL: Final = 0.044
+CASCADE_TWENTY: Final = 2
+CASCADE_MEAN_GAP: Final = 0.06
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +98,11 @@ def test_two_bundles_stand_beside_each_other():
     apart = [Row("c", "languages", "prompt", "c"), Row("d", "OKTest", "prompt", "d")]
     before = [one(row, flagged=True, score=0.9) for row in [*here, *apart]]
     now = [one(row, flagged=row.id == "a", score=0.6 * (row.id == "a")) for row in [*here, *apart]]
-    assert overblocking.beside(now, before) == [
+    assert overblocking.beside({"before": before, "now": now}) == [
         {"false alarms": "the benign set", "rows": 2, "before": "1.000", "now": "0.500"},
         {"false alarms": "OKTest", "rows": 1, "before": "1.000", "now": "0.000"},
         {"false alarms": "mean gap between twins", "rows": 2, "before": "0.000", "now": "0.600"},
     ]
-    assert "before" not in overblocking.beside(now, None)[0]
 
 
 def test_few_rows_are_flagged(judged: list[Judged]):
@@ -118,6 +125,18 @@ def test_twins_score_alike(judged: list[Judged]):
     gaps = overblocking.gaps(judged)
     assert fmean(gaps.values()) <= MEAN_GAP, gaps
     assert max(gaps.values()) <= WIDEST_GAP, gaps
+
+
+@pytest.mark.skipif(
+    not (ACCURATE.folder / MANIFEST).is_file(), reason="the accurate bundle was not made"
+)
+def test_the_default_tier_stops_less(rows: list[Row]):
+    judged = overblocking.judge(load_tier("cascade", None, None), rows)
+    total = overblocking.counted(judged)
+    assert overblocking.false_alarms(total) <= CASCADE_TOTAL, alarms(total)
+    twenty = overblocking.by_group(judged)[ALARMING]
+    assert sum(one.flagged for one in twenty) <= CASCADE_TWENTY, alarms(twenty)
+    assert fmean(overblocking.gaps(judged).values()) <= CASCADE_MEAN_GAP
 
 
 def test_the_page_has_every_group_and_every_one_of_the_twenty(judged: list[Judged]):

@@ -107,6 +107,18 @@ async def test_load_changes_no_score_and_nobody_is_refused_a_second_opinion(
     assert engine.scheduler.queued_tokens == 0
 
 
+async def test_who_wants_one_opinion_needs_no_room_for_a_second(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    engine, wanted = make(), list[int]()
+    monkeypatch.setattr(engine.scheduler, "check_patience", wanted.append)
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)], once=True)
+    assert (found.second, wanted) == (None, [])
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)])
+    assert found.second is not None
+    assert min(wanted) > 0
+
+
 async def test_a_deadline_leaves_the_first_opinion_and_says_so(make: Make, classifier, slow):
     slow(4)
     engine, began = make(), time.perf_counter()

@@ -68,4 +68,5 @@ def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
     assert set(found["by_language"]["en"]) == {"prompt", "response"}
     refusals = found["refusals"]
     assert (refusals["precision"], refusals["recall"], refusals["flagged"]) == (1.0, 1.0, 0)
-    assert refusals["answers"] > refusals["refuse"] > 0
+    assert refusals["answers"] > refusals["refuse"] >= refusals["english"]["refuse"] > 0
+    assert refusals["english"]["flagged"] == 0

@@ -29,7 +29,14 @@ HELD_OUT = {
     "targets": {"prompt": {level: {"rows": 9, "flagged": n} for n, level in enumerate(LEVELS)}},
     "in_context": {},
     "languages": {},
-    "refusals": {"flagged": 1, "answers": 50, "refuse": 40, "precision": 0.9, "recall": 0.8},
+    "refusals": {
+        "flagged": 1,
+        "english": {"refuse": 30, "flagged": 0},
+        "answers": 50,
+        "refuse": 40,
+        "precision": 0.9,
+        "recall": 0.8,
+    },
 }
 
 
@@ -45,6 +52,7 @@ def test_bundles_stand_side_by_side_and_beside_what_others_published():
     assert "| hatecheck | hate | 4 | 0.500 | 0.400 | 0.500 | 0.400 |" in text
     assert "| targets: prompt | 2/9 · 1/9 · 0/9 |" in text
     assert "| flagged | 1 of 40 (2.5%) |" in text
+    assert "| flagged, of those in English | 0 of 30 |" in text
     assert "| refusal head: precision | 0.900 |" in text
     assert "| refusal head: recall | 0.800 |" in text
     assert "asked twice |" not in text

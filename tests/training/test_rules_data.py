@@ -20,7 +20,7 @@ from training.rules import drawing
 from training.rules.banks import Bank
 from training.rules.batching import batches
 from training.rules.data import Data, genuine
-from training.rules.drawing import Item, Mixture, draw, words
+from training.rules.drawing import SHARES, Item, Mixture, draw, words
 from training.rules.organisations import name_of, part_of, read_organisations
 from training.rules.trials import trials
 from training.rules.wording import swapped, worded
@@ -73,14 +73,14 @@ def test_organisations_are_split_whole_and_keep_their_side():
     assert part_of("tallow-bank") == "train"
 
 
-def test_what_was_written_for_training_only_teaches(tmp_path: Path):
+def test_what_was_written_for_training_never_tests(tmp_path: Path):
     policy = {"policy": "ours/kites", "kind": "text", "categories": {"c": {"definition": "d"}}}
     rows = [{"policy": "ours/kites", "text": f"text {n}", "category": "c"} for n in range(3)]
     lines = "\n".join(json.dumps(one) for one in (policy, *rows))
     (tmp_path / "some.jsonl").write_text(lines)
     (pool,) = read_organisations([tmp_path])
     assert [case.content.text for case in pool.unsafe["c"]] == ["text 0", "text 1", "text 2"]
-    assert {part_of(f"ours/{n}") for n in range(200)} == {"train"}
+    assert {part_of(f"ours/{n}") for n in range(200)} == {"train", "dev"}
 
 
 def test_a_text_of_an_organisation_is_judged_as_its_kind(clubs: Path):
@@ -177,7 +177,7 @@ def test_the_same_seed_draws_the_same_texts_and_another_others(data: Data):
 def test_a_text_stands_beside_what_it_breaks_and_what_it_does_not(data: Data):
     items = list(islice(draw(Mixture(data.train), 0), 2000))
     clubs = [item for item in items if item.policy.startswith("organisations")]
-    assert len(clubs) / len(items) == pytest.approx(0.42, abs=0.05)
+    assert len(clubs) / len(items) == pytest.approx(SHARES["organisations"], abs=0.05)
     for item in items:
         assert len(item.rules) == len(item.labels) <= 7
         assert set(item.labels) <= {0.0, 1.0}

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, REFUSAL, TOXICITY
+from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
 from tamis.tiers import OVERALL, Bands, Weighing, logit
 from tamis.verdict import Finding, Second, as_answered
 from training.classifier.calibration import fit_logistic, limits
@@ -93,10 +93,11 @@ class Judged:
     accurate: Sequence[Finding]
     own: tuple[Mapping[str, Thresholds], Mapping[str, Thresholds]]
 
-    def opinions(self, head: str) -> Opinions | None:
+    def opinions(self, head: str, given: Mapping[str, Weighing]) -> Opinions | None:
         """Of the rows that answer a head's question, with both opinions weighed.
 
-        None where they are too few of either label to say anything.
+        ``given`` is how other heads are: what an answer scores depends on whether it declines. None
+        where rows are too few of either label to say anything.
         """
         labels = np.array([source_of(row).labels_of(row).get(head, -1.0) for row in self.rows])
         at = np.flatnonzero((labels == 0) | (labels == 1))
@@ -108,7 +109,7 @@ class Judged:
         z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
         (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
         how = Weighing(first, second, bias, self.own[1][head])
-        both = Bands("", "", {}, {}, weighed={head: how})
+        both = Bands("", "", {}, {}, weighed={**given, head: how})
         who = Second("", "", self.own[1])
         together = [
             both.settle(f, replace(g, second=who), self.own[0])
@@ -117,7 +118,11 @@ class Judged:
         rows = [self.rows[n] for n in known]
 
         def said(findings: Sequence[Finding], own: Mapping[str, Thresholds]) -> np.ndarray:
-            return np.array([score(as_answered(finding, own), head) for finding in findings])
+            served = [
+                as_answered(one, own if one.second is None else one.second.thresholds)
+                for one in findings
+            ]
+            return np.array([score(one, head) for one in served])
 
         found = Opinions(
             head=head,
@@ -153,14 +158,20 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
 
     ``share``: of each question's safe rows, so many at most are asked twice.
     """
-    found = {head: judged.opinions(head) for head in ("prompt", "response", TOXICITY, ATTACK)}
-    opinions = {head: told for head, told in found.items() if told is not None}
+    opinions: dict[str, Opinions] = {}
+    refusal: dict[str, Weighing] = {}
+    for head in (REFUSAL, "prompt", "response", TOXICITY, ATTACK, SEVERITY):
+        if (told := judged.opinions(head, refusal)) is not None:
+            opinions[head] = told
+        if head == REFUSAL and told is not None:
+            sets = told.chosen().sets["balanced"]
+            refusal = {head: replace(told.how, thresholds=Thresholds(sets.flag, sets.block))}
     asks = np.array([QUESTION_OF[row.target] for row in judged.rows])
     scores = np.array([finding.overall for finding in judged.fast])
     asked = np.zeros(len(asks), dtype=bool)
     bands: dict[str, dict[str, list[float]]] = {}
-    for question, told in opinions.items():
-        mine = asks == question
+    for question in sorted(opinions.keys() & set(asks)):
+        told, mine = opinions[question], asks == question
         low = _lowest(scores[told.at[mine[told.at] & ~told.truth]], share)
         inside = mine & (scores >= low)
         if told.precision(inside[told.at]) > told.precision(np.zeros(len(told.at), dtype=bool)):
@@ -183,8 +194,9 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
 
 def score(finding: Finding, head: str) -> float:
     """What a finding says to a head's question, which need not be its own."""
-    if head == ATTACK:
-        return finding.attack or 0.0
+    beside = {ATTACK: finding.attack, REFUSAL: finding.refusal, SEVERITY: finding.severity}
+    if head in beside:
+        return beside[head] or 0.0
     return finding.overall if head == finding.question else finding.categories[head]
 
 

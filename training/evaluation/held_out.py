@@ -54,8 +54,17 @@ def measure(
         "by_language": by_language(written, others),
         "in_context": _by([p for p in judged if p[0].context], lambda row: row.target),
         "severities": severities(judged),
-        "refusals": refusals(answers, own)
-        | {"flagged": sum(v.flagged for row, v in judged if row.stance == "refuses")},
+        "refusals": refusals(answers, own) | _stopped(judged),
+    }
+
+
+def _stopped(judged: Iterable[Judged]) -> dict[str, Any]:
+    """How many answers that refuse are flagged; those in English, which the bodies read, apart."""
+    refused = [(row, verdict.flagged) for row, verdict in judged if row.stance == "refuses"]
+    english = [flagged for row, flagged in refused if row.lang in (None, ENGLISH)]
+    return {
+        "flagged": sum(flagged for _, flagged in refused),
+        "english": {"refuse": len(english), "flagged": sum(english)},
     }
 
 
@@ -100,9 +109,13 @@ def refusals(
     """How well the refusal head finds the answers that refuse; counts alone without one."""
     truth = [row.stance == "refuses" for row, _ in answers]
     figures: dict[str, Any] = {"answers": len(answers), "refuse": sum(truth)}
-    if (limits := own.get(REFUSAL)) is None:
+    if REFUSAL not in own:
         return figures
-    said = [(finding.refusal or 0.0) >= limits.flag for _, finding in answers]
+    said = [
+        (found.refusal or 0.0)
+        >= (own if found.second is None else found.second.thresholds)[REFUSAL].flag
+        for _, found in answers
+    ]
     hits = sum(one and other for one, other in zip(truth, said, strict=True))
     return figures | {
         "precision": round(hits / max(sum(said), 1), 4),

@@ -161,6 +161,10 @@ def _held_out(found: Results) -> list[str]:
             "flagged",
             lambda r: f"{r['flagged']} of {r['refuse']} ({r['flagged'] / max(r['refuse'], 1):.1%})",
         ),
+        (
+            "flagged, of those in English",
+            lambda r: "{flagged} of {refuse}".format(**r["english"]),
+        ),
         ("refusal head: precision", lambda r: _figure(r.get("precision"))),
         ("refusal head: recall", lambda r: _figure(r.get("recall"))),
     ):
