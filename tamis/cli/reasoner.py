@@ -69,7 +69,9 @@ def add_to(stages: Commands) -> None:
     own.add_argument("--seed", type=int, default=0)
     own.set_defaults(run=_self)
 
-    grpo = stages.add_parser("reasoner-grpo", help="reinforcement from the paper's reward, or that of reasons")
+    grpo = stages.add_parser(
+        "reasoner-grpo", help="reinforcement from the paper's reward, or that of reasons"
+    )
     grpo.add_argument("--data", type=Path, required=True, help="folder of examples")
     grpo.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     grpo.add_argument("--init", help="the cold start's checkpoint; without one, the bare base")

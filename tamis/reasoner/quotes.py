@@ -1,14 +1,18 @@
 """What a reason quotes, in “…”: words that stand in what was judged, letter for letter."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from tamis.content import Content
 
+OPENING: Final = "“"
+CLOSING: Final = "”"
 # Of 3,400 reasons that were written by hand one quotes more words than ten.
 MOST_WORDS: Final = 12
-_QUOTE: Final = re.compile("“([^“”]*)(”?)")
+_QUOTE: Final = re.compile(f"{OPENING}([^{OPENING}{CLOSING}]*)({CLOSING}?)")
 
 
 def quotes(reason: str) -> list[str]:
@@ -19,6 +23,12 @@ def quotes(reason: str) -> list[str]:
 def unquoted(reason: str) -> str:
     """A reason without its quotes: its own words."""
     return _QUOTE.sub(" ", reason)
+
+
+def begun(grown: str) -> str | None:
+    """What a reason that is still being written has of a quote; None where it is within none."""
+    before, _, said = grown.rpartition(OPENING)
+    return None if CLOSING in said or len(before) == len(grown) - len(said) else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +43,9 @@ class Source:
         said = (content.text, content.context or "")
         return cls(tuple(" ".join(text.split()) for text in said))
 
-    def holds(self, said: str, whole: bool = True) -> bool:
-        """Whether whole words of it are quoted; or, not yet ``whole``, the beginning of some."""
-        if not said:
-            return not whole
-        return any(self._holds(text, said, whole) for text in self.texts)
-
-    @staticmethod
-    def _holds(text: str, said: str, whole: bool) -> bool:
-        at = text.find(said)
-        while at >= 0:
-            end = at + len(said)
-            starts = at == 0 or not (text[at - 1].isalnum() and said[0].isalnum())
-            ends = end == len(text) or not (text[end].isalnum() and said[-1].isalnum())
-            if starts and (ends or not whole):
-                return True
-            at = text.find(said, at + 1)
-        return False
-
     def bears(self, reason: str) -> bool:
-        """Whether all that a reason quotes stands here."""
-        return all(self.holds(said) for said in quotes(reason))
+        """Whether all that a reason quotes stands here; a quote that does not end never does."""
+        return all(closed and self._whole(said) for said, closed in _QUOTE.findall(reason))
 
     def lets(self, grown: str) -> bool:
         """Whether a reason that is still being written quotes nothing else, nor too much."""
@@ -61,11 +53,31 @@ class Source:
             said, closed = found.groups()
             if not closed and found.end() < len(grown):
                 return False  # a quote within a quote
-            if not self.holds(said, bool(closed)) or len(said.split()) > MOST_WORDS:
+            stands = self._whole(said) if closed else next(self._ends(said), None) is not None
+            if not stands or len(said.split()) > MOST_WORDS:
                 return False
         return True
 
+    def after(self, said: str, characters: int, most: int) -> list[str]:
+        """How the text goes on where a quote began so, in up to ``most`` places."""
+        ways = (text[end : end + characters] for text, end in self._ends(said))
+        return [way for way in islice(ways, most) if way]
 
-def is_open(grown: str) -> bool:
-    """Whether a reason that is still being written is within a quote."""
-    return grown.rfind("“") > grown.rfind("”")
+    def _whole(self, said: str) -> bool:
+        return said.strip() == said != "" and any(
+            _is_edge(text, end) for text, end in self._ends(said)
+        )
+
+    def _ends(self, said: str) -> Iterator[tuple[str, int]]:
+        """Where words that begin so end: the text, and the place behind them."""
+        for text in self.texts:
+            at = text.find(said)
+            while 0 <= at < len(text):
+                if _is_edge(text, at) and text[at] != " ":
+                    yield text, at + len(said)
+                at = text.find(said, at + 1)
+
+
+def _is_edge(text: str, at: int) -> bool:
+    """Whether no word goes on across a place."""
+    return at in (0, len(text)) or not (text[at - 1].isalnum() and text[at].isalnum())

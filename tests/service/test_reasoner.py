@@ -190,9 +190,10 @@ def test_a_slip_in_a_quote_is_not_written(obedient, monkeypatch):
     speak(obedient, monkeypatch, "It says “the pples home” twice.")
     grown: list[str] = []
     _, found = obedient.explain(POLICY, [TEXT], go_on, 80, grown.append)
-    assert "pples" not in "".join(grown).replace("apples", "")
-    assert Source.of(TEXT).lets("".join(grown))
-    assert found.status in ("ok", "unfinished")
+    assert found.status == "ok"
+    assert found.reason == "".join(grown)
+    assert found.reason.startswith("It says “the apples”")
+    assert Source.of(TEXT).bears(found.reason)
 
 
 def test_a_quote_that_stands_is_written_as_it_is(obedient, monkeypatch):

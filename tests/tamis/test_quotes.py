@@ -1,7 +1,7 @@
 import pytest
 
 from tamis import content
-from tamis.reasoner.quotes import MOST_WORDS, Source, is_open, quotes, unquoted
+from tamis.reasoner.quotes import MOST_WORDS, Source, begun, quotes, unquoted
 
 SOURCE = Source.of(content.response("Bake it\n for  an hour, or two.", "How long do I bake bread?"))
 
@@ -10,9 +10,10 @@ def test_quotes_are_what_stands_between_marks():
     said = "It says “bake it” and “an hour”, then “for"
     assert quotes(said) == ["bake it", "an hour"]
     assert unquoted(said).split() == ["It", "says", "and", ",", "then"]
-    assert is_open(said)
-    assert not is_open("It says “bake it”.")
-    assert not is_open("It says nothing.")
+    assert begun(said) == "for"
+    assert begun("It says “") == ""
+    assert begun("It says “bake it”.") is None
+    assert begun("It says nothing.") is None
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,9 @@ def test_quotes_are_what_stands_between_marks():
         ("“for an ho”", False),
         ("“an hour” and “a day”", False),
         ("“”", False),
+        ("“Bake “it”", False),
+        ("“ it”", False),
+        ("“it ”", False),
     ],
 )
 def test_a_quote_stands_letter_for_letter_in_whole_words(said: str, stands: bool):
@@ -53,6 +57,19 @@ def test_a_word_later_in_the_text_may_be_the_one_that_is_quoted():
     source = Source.of(content.prompt("Unbaked? Then bake it."))
     assert source.bears("“bake”")
     assert not source.bears("“bak”")
+
+
+def test_a_quote_goes_on_where_it_began():
+    assert SOURCE.after("Bake it", 6, 9) == [" for a"]
+    assert SOURCE.after("b", 4, 9) == ["ake ", "read"]
+    assert SOURCE.after("", 3, 9)[:4] == ["Bak", "it ", "for", "an "]
+    assert len(SOURCE.after("", 3, 2)) == 2
+    assert SOURCE.after("bread?", 3, 9) == []
+
+
+def test_a_quote_that_does_not_end_is_none():
+    assert SOURCE.lets("It says “Bake it")
+    assert not SOURCE.bears("It says “Bake it")
 
 
 def test_a_quote_is_not_the_whole_text():

@@ -353,7 +353,7 @@ class Reasoner:
         ids: list[int] = []
         emitted = 0
         end, source = self._controls[END], Source.of(content)
-        quoting = Quoting(source, self._read_back, end)
+        quoting = Quoting(source, self._text_ids, self._read_back, end)
         try:
             while (token := quoting.choose(logits, ids)) != end:
                 if len(ids) == max_reason:
