@@ -189,8 +189,8 @@ def _grpo(args: argparse.Namespace) -> int:
     from training.reasoner.grpo import Recipe, train
 
     names = ("init", "base", "steps", "prompts", "group", "micro", "lr", "seed")
-    names += ("most_question_tokens",)
-    report = train(args.data, args.out, Recipe(**chosen(args, *names)))
+    options = chosen(args, *names, "most_question_tokens")
+    report = train(args.data, args.out, Recipe(**options))
     print(f"{report['rollouts']} rollouts in {report['seconds']} s on {report['device']}")
     return 0
 

@@ -204,6 +204,15 @@ def test_a_quote_that_stands_is_written_as_it_is(obedient, monkeypatch):
     assert (found.status, found.reason, "".join(grown)) == ("ok", said, said)
 
 
+def test_a_character_of_several_tokens_is_quoted_whole(obedient, monkeypatch):
+    text = content.prompt("Der süße Apfel?")
+    speak(obedient, monkeypatch, "Er sagt “Der süsse Apfel”.")
+    _, found = obedient.explain(POLICY, [text], go_on, 80)
+    assert found.status == "ok"
+    assert "Der süße" in found.reason
+    assert Source.of(text).bears(found.reason)
+
+
 def test_what_is_misquoted_all_the_same_is_no_reason(obedient, monkeypatch):
     speak(obedient, monkeypatch, "It says “pears”.")
     monkeypatch.setattr(Source, "lets", lambda *_: True)

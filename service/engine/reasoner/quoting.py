@@ -58,9 +58,10 @@ class Quoting:
     def _ways(self) -> Iterator[list[int]]:
         """How the reason may go on in place of a slip: tokens of a whole character or more."""
         said = begun(self.text)
-        pieces = (OPENING, f" {OPENING}")
-        if said is not None:
-            pieces = (CLOSING, *self._source.after(said, AHEAD, MOST_PLACES))
+        if said is None:
+            pieces = [OPENING, f" {OPENING}"]
+        else:
+            pieces = [CLOSING, *self._source.after(said, AHEAD, MOST_PLACES)]
         for piece in pieces:
             way, tokens = "", list(self._encode(piece))
             for count in range(1, len(tokens) + 1):
