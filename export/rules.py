@@ -24,7 +24,8 @@ from training.classifier import calibration
 from training.reasoner.policies import Library
 from training.rules.data import Data, held_out_trials
 from training.rules.drawing import Mixture, draw
-from training.rules.judge import Checkpoint, Feed, Judge, Run, feed_of, torch_run
+from training.rules.forms import Feed, feed_of
+from training.rules.judge import Checkpoint, Judge, Run, torch_run
 from training.rules.trainer import Recipe
 from training.rules.trials import Trial
 

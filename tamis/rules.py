@@ -141,20 +141,34 @@ def pairs(rule: Sequence[int], text: Text, shape: PairShape) -> list[Window]:
         overlap=shape.overlap,
         context_tokens=len(before),
     )
-    return [
-        Window(
-            ids=[*window.ids[: window.lead], *text.mark, *window.ids[window.lead :]],
-            types=[
-                *window.types[: window.lead],
-                *[1] * len(text.mark),
-                *window.types[window.lead :],
-            ],
-            lead=window.lead + len(text.mark),
-            first=window.first,
-            count=window.count,
-        )
-        for window in windows(text.judged, room, before)
-    ]
+    return [_marked(window, text.mark) for window in windows(text.judged, room, before)]
+
+
+def rule_alone(rule: Sequence[int], shape: PairShape) -> list[int]:
+    """``[CLS] rule [SEP]``, for layers that read no text beside it."""
+    return [shape.cls, *rule, shape.sep]
+
+
+def texts_alone(text: Text, shape: PairShape) -> list[Window]:
+    """``[CLS] mark judged [SEP]``, or behind ``context [SEP]``, for layers that read no rule.
+
+    Windows leave room for the longest rule: they are the same whatever stands beside them.
+    """
+    room = WindowShape(
+        shape.cls,
+        shape.sep,
+        max_tokens=shape.max_tokens - shape.rule_tokens - 2 - len(text.mark),
+        overlap=shape.overlap,
+        context_tokens=shape.context_tokens,
+    )
+    return [_marked(window, text.mark) for window in windows(text.judged, room, text.context)]
+
+
+def _marked(window: Window, mark: Sequence[int]) -> Window:
+    """A window with the mark before its judged text; both and what closes them are of type 1."""
+    ids = [*window.ids[: window.lead], *mark, *window.ids[window.lead :]]
+    types = [0] * window.lead + [1] * (len(ids) - window.lead)
+    return Window(ids, types, window.lead + len(mark), window.first, window.count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ OPTIONS = (
     "encoder_lr",
     "head_lr",
     "listwise",
+    "split",
+    "frozen_layers",
     "check_every",
     "seed",
 )
@@ -37,6 +39,12 @@ def add_to(stages: Commands) -> None:
     rules.add_argument("--head-lr", type=float)
     rules.add_argument(
         "--listwise", type=float, help="what choosing among a text's rules counts in the loss"
+    )
+    rules.add_argument(
+        "--split", type=int, metavar="K", help="so many layers read rule and text alone; 0: none"
+    )
+    rules.add_argument(
+        "--frozen-layers", type=int, help="so many of the lowest layers stay as pretrained"
     )
     rules.add_argument("--check-every", type=whole, help="steps between held-out checks")
     rules.add_argument("--seed", type=int)

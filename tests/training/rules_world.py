@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ def write_clubs(folder: Path, clubs: list[tuple[str, str]]) -> Path:
     return folder
 
 
-def make_base(folder: Path) -> Path:
-    """A two-layer BERT with random weights that knows the words of this world."""
+def make_base(folder: Path, write: Callable[..., Path] = write_bert) -> Path:
+    """A body of few layers with random weights that knows the words of this world."""
     folder.mkdir(parents=True, exist_ok=True)
     said = [f"{name} {about} {word}" for name, (about, word) in RULES.items()]
     said += [*CALM, "tell number about on day what is it like user assistant post : ."]
     words = sorted({w for text in said for w in text.lower().replace(".", " . ").split()})
-    return write_bert(folder, [*words, *map(str, range(20))])
+    return write(folder, [*words, *map(str, range(20))])

@@ -20,7 +20,8 @@ from training.classifier.model import GuardClassifier
 from training.rules import evaluation, trainer
 from training.rules.batching import Batch
 from training.rules.calibration import calibrate, figures
-from training.rules.judge import Checkpoint, Feed, Judge
+from training.rules.forms import Feed
+from training.rules.judge import Checkpoint, Judge
 from training.rules.model import InitError, RuleEncoder
 from training.rules.organisations import read_organisations
 from training.rules.trainer import Recipe, RecipeError, loss_of, train

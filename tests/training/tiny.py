@@ -10,6 +10,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedTokenizerFast,
 )
 
@@ -32,6 +34,24 @@ def write_bert(folder: Path, known: Iterable[str]) -> Path:
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_mpnet(folder: Path, known: Iterable[str]) -> Path:
+    """The same of MPNet's kind: no token types, relative positions, large enough to matter."""
+    write_bert(folder, known)
+    size = BertConfig.from_pretrained(folder)
+    config = MPNetConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=66,
+    )
+    model = MPNetModel(config)
+    torch.nn.init.normal_(model.encoder.relative_attention_bias.weight)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -48,7 +48,7 @@ class GuardClassifier(nn.Module):
         nn.init.zeros_(self.score.bias)
         nn.init.zeros_(self.attend.weight)
         nn.init.zeros_(self.attend.bias)
-        self._typed = "token_type_ids" in inspect.signature(encoder.forward).parameters
+        self.typed = "token_type_ids" in inspect.signature(encoder.forward).parameters
         self._radius: int | None = None
         # Of the pooling, not of the weights: which one was calibrated stands in ``training.json``.
         self.register_buffer("_margins", torch.zeros(heads), persistent=False)
@@ -116,10 +116,14 @@ class GuardClassifier(nn.Module):
             token_type_ids: (B, T) 1 for a response behind its prompt; ignored by untyped bases.
             judged: (B, T) 1 for the tokens that are pooled: neither special nor context.
         """
-        typed = {"token_type_ids": token_type_ids} if self._typed else {}
+        typed = {"token_type_ids": token_type_ids} if self.typed else {}
         hidden = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, **typed
         ).last_hidden_state
+        return self.pooled(hidden, judged)
+
+    def pooled(self, hidden: Tensor, judged: Tensor) -> Scores:
+        """Score a batch by its last states (B, T, width); ``judged`` as in ``forward``."""
         # Pooling in fp32: bf16 has too few digits for a softmax over hundreds of tokens.
         hidden = hidden.float()
         with torch.autocast(hidden.device.type, enabled=False):

@@ -66,14 +66,31 @@ class Mixture:
 
 def draw(mixture: Mixture, seed: int) -> Iterator[Item]:
     """Texts without end; the same seed over the same banks draws the same."""
+    for items in draw_together(mixture, seed, 1):
+        yield from items
+
+
+def draw_together(mixture: Mixture, seed: int, count: int) -> Iterator[list[Item]]:
+    """Up to ``count`` texts of one policy at a time, to which it says its rules in the same words.
+
+    No text comes twice in one draw.
+    """
     chances = mixture.chances()
     rng = np.random.default_rng(seed)
     while True:
         bank = mixture.banks[int(rng.choice(len(chances), p=chances))]
-        case = _case(bank, rng)
-        item = case and _item(bank, case, mixture.banks, rng)
-        if item:
-            yield item
+        said: Wordings | None = None
+        items: dict[str, Item] = {}
+        for _ in range(count):
+            case = _case(bank, rng)
+            if case is None or case.content.text in items:
+                continue
+            said = said or Wordings(bank, rng)
+            item = _item(bank, case, mixture.banks, said, rng)
+            if item:
+                items[case.content.text] = item
+        if items:
+            yield [*items.values()]
 
 
 def _case(bank: Bank, rng: np.random.Generator) -> Case | None:
@@ -94,20 +111,36 @@ def _one(
     return pile[int(rng.integers(len(pile)))]
 
 
-def _item(bank: Bank, case: Case, banks: Sequence[Bank], rng: np.random.Generator) -> Item | None:
+class Wordings:
+    """How a policy says its rules for once: each in the same words, however often it is asked."""
+
+    def __init__(self, bank: Bank, rng: np.random.Generator) -> None:
+        names_only = NAMES_ONLY_WRITTEN if bank.kind == ORGANISATIONS else NAMES_ONLY
+        self._defined = bool(rng.random() >= names_only)
+        self._rng = rng
+        self._known: dict[Category, Guideline] = {}
+
+    def __call__(self, category: Category) -> Guideline:
+        """A rule's name, with or without its definition as all of them."""
+        if category not in self._known:
+            self._known[category] = worded(category, self._defined, self._rng)
+        return self._known[category]
+
+
+def _item(
+    bank: Bank, case: Case, banks: Sequence[Bank], said: Wordings, rng: np.random.Generator
+) -> Item | None:
     categories = bank.pool.taxonomy.categories
-    written = bank.kind == ORGANISATIONS
-    defined = rng.random() >= (NAMES_ONLY_WRITTEN if written else NAMES_ONLY)
     wrong = [key for key in categories if bank.label(case, key) == 0]
     right = [key for key in categories if bank.label(case, key) == 1]
-    found = [(worded(categories[key], defined, rng), 1.0) for key in right]
+    found = [(said(categories[key]), 1.0) for key in right]
     beside = _beside(case.content, [categories[key] for key in wrong], rng)
-    found += [(worded(category, defined, rng), 0.0) for category in beside]
+    found += [(said(category), 0.0) for category in beside]
     if case.key is not None and beside and rng.random() < SWAPPED:
         mine, other = categories[case.key], beside[0]
         found += [(swapped(mine, other), 0.0), (swapped(other, mine), 1.0)]
     elif case.key is None and rng.random() < FOREIGN:
-        found += [(worded(c, defined, rng), 0.0) for c in _foreign(bank, case, banks, rng)]
+        found += [(said(category), 0.0) for category in _foreign(bank, case, banks, rng)]
     if not found:
         return None
     rules, labels = zip(*found, strict=True)

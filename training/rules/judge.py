@@ -14,37 +14,24 @@ from tamis.content import Content
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import Encode, PairShape, PolicyEncoder
 from tamis.tokens import plain_tokenizer
-from tamis.windows import Window
 from training.classifier import bases
 from training.classifier.inference import autocast, device, shape_of
+from training.rules.forms import CROSS, Feed, Form, cut, form_of, tensors, up_to
 from training.rules.model import RuleEncoder
+from training.rules.split import rule_encoder
 
-Feed = Mapping[str, np.ndarray]
 # (pairs, 1) logits of a batch.
 Run = Callable[[Feed], np.ndarray]
 Asked = Sequence[tuple[Content, Sequence[Guideline]]]
-# As the classifier's batches: few distinct widths (``batches.WIDTH_STEP``).
-WIDTH_STEP: Final = 16
 BATCH_TOKENS: Final = 4096
-
-
-def feed_of(windows: Sequence[Window], step: int = WIDTH_STEP) -> dict[str, np.ndarray]:
-    """The graph's arrays (pairs, tokens) of some windows, padded to a multiple of ``step``."""
-    width = -(-max(len(window.ids) for window in windows) // step) * step
-    feed = {name: np.zeros((len(windows), width), np.int64) for name in rules.INPUTS}
-    for n, window in enumerate(windows):
-        size = len(window.ids)
-        feed["input_ids"][n, :size] = window.ids
-        feed["attention_mask"][n, :size] = 1
-        feed["token_type_ids"][n, :size] = window.types
-    return feed
 
 
 class Judge:
     """Logits of rules over texts: of every rule alone, whatever stands beside it."""
 
-    def __init__(self, ids: Encode, shape: PairShape, run: Run) -> None:
+    def __init__(self, ids: Encode, shape: PairShape, run: Run, form: Form[Any] = CROSS) -> None:
         self.shape = shape
+        self.form = form
         self._ids = ids
         self._run = run
         self._rules: dict[Guideline, list[int]] = {}
@@ -52,7 +39,7 @@ class Judge:
     @classmethod
     def of_model(cls, model: RuleEncoder, ids: Encode, shape: PairShape, fast: bool) -> "Judge":
         """A model as it is; ``fast`` computes in bf16 where the hardware does."""
-        return cls(ids, shape, torch_run(model, fast))
+        return cls(ids, shape, torch_run(model, fast), form_of(model.split))
 
     @classmethod
     def of_bundle(cls, bundle: PolicyEncoder, threads: int) -> "Judge":
@@ -70,27 +57,25 @@ class Judge:
 
         return cls(rules.encoder(plain_tokenizer(bundle.tokenizer)), bundle.shape, run)
 
-    def pairs(self, content: Content, policy: Sequence[Guideline]) -> list[list[Window]]:
-        """The windows of a text under each rule."""
+    def pairs(self, content: Content, policy: Sequence[Guideline]) -> list[list[Any]]:
+        """The pairs of each rule with the windows of a text."""
         text = rules.read_text(content, self._ids, self.shape)
-        return [rules.pairs(self._rule(rule), text, self.shape) for rule in policy]
+        return [self.form.pairs(self._rule(rule), text, self.shape) for rule in policy]
 
     def logits(self, asked: Asked, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
         """Logits (rules,) of each text, the highest over its windows."""
         picks = [
-            (window, text, rule)
+            (pair, text, rule)
             for text, (content, policy) in enumerate(asked)
-            for rule, windows in enumerate(self.pairs(content, policy))
-            for window in windows
+            for rule, pairs in enumerate(self.pairs(content, policy))
+            for pair in pairs
         ]
-        picks.sort(key=lambda pick: -len(pick[0].ids))
+        picks.sort(key=lambda pick: self.form.order(pick[0]), reverse=True)
         found = [np.full(len(policy), -np.inf, np.float32) for _, policy in asked]
-        at = 0
-        while at < len(picks):
-            height = max(1, batch_tokens // (len(picks[at][0].ids) + WIDTH_STEP))
-            some = picks[at : at + height]
-            at += height
-            said = self._run(feed_of([window for window, _, _ in some]))[:, 0]
+        sizes = [up_to(self.form.size(pair)) for pair, _, _ in picks]
+        for first, last in cut(sizes, batch_tokens):
+            some = picks[first:last]
+            said = self._run(self.form.feed([pair for pair, _, _ in some]))[:, 0]
             for (_, text, rule), logit in zip(some, said.tolist(), strict=True):
                 found[text][rule] = max(found[text][rule], logit)
         return found
@@ -116,7 +101,7 @@ def torch_run(model: RuleEncoder, fast: bool) -> Run:
     @torch.inference_mode()
     def run(feed: Feed) -> np.ndarray:
         model.eval()
-        arguments = {name: torch.from_numpy(value).to(on) for name, value in feed.items()}
+        arguments = tensors(feed, on)
         with autocast(on) if fast else torch.autocast(on.type, enabled=False):
             said = model(**arguments)
         return np.asarray(said.float().cpu().numpy())
@@ -136,7 +121,8 @@ class Checkpoint:
     def __init__(self, folder: Path, on: torch.device | None = None) -> None:
         self.training: dict[str, Any] = json.loads((folder / "training.json").read_text())
         base, path = bases.resolve(self.training["recipe"]["base"])
-        model = RuleEncoder.from_base(path, **base.load_arguments())
+        split = self.training["recipe"].get("split", 0)
+        model = rule_encoder(path, split, **base.load_arguments())
         state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
         model.reader.load_state_dict(state)
         self.model = model.to(on or device()).eval()

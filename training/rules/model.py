@@ -21,6 +21,9 @@ class RuleEncoder(nn.Module):
     read the rule by then, and those of the rule itself say nothing of the text.
     """
 
+    split = 0
+    """How many layers read rule and text alone: none."""
+
     def __init__(self, reader: GuardClassifier) -> None:
         super().__init__()
         self.reader = reader

@@ -26,14 +26,18 @@ from training.reasoner.policies import Library
 from training.rules.batching import Batch, batches
 from training.rules.calibration import calibrate, figures
 from training.rules.data import Data, genuine, held_out_trials
+from training.rules.forms import form_of, tensors
 from training.rules.judge import Judge, pair_shape
 from training.rules.model import RuleEncoder
+from training.rules.split import SplitError, rule_encoder
 from training.rules.trials import Trial, trials
 
 # At most so much work is lost by an interruption.
 SAVE_SECONDS: Final = 240
 # Texts of either label a policy that early figures look at.
 EARLY: Final = 8
+# What a run that is resumed cannot change.
+FIXED: Final = ("steps", "split", "frozen_layers")
 
 
 class RecipeError(ValueError):
@@ -56,6 +60,10 @@ class Recipe:
     warmup: float = 0.06
     # Beside the loss of each pair: how much it counts that of a text's rules the broken one leads.
     listwise: float = 0.3
+    # So many layers read a rule and a text alone (``split``); 0: all read both together.
+    split: int = 0
+    # So many of the lowest layers stay as pretrained: no gradient is computed for them.
+    frozen_layers: int = 0
     seed: int = 0
     max_tokens: int = 256
     overlap: int = 32
@@ -68,6 +76,10 @@ class Recipe:
             raise RecipeError(f"steps must be at least 1, not {self.steps}")
         if self.listwise < 0:
             raise RecipeError(f"listwise must be at least 0, not {self.listwise}")
+        if self.split < 0:
+            raise RecipeError(f"split must be at least 0, not {self.split}")
+        if self.frozen_layers < 0:
+            raise RecipeError(f"frozen_layers must be at least 0, not {self.frozen_layers}")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -125,19 +137,24 @@ def train(
     base, path = bases.resolve(recipe.base)
     tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     ids, shape = rules.encoder(tokenizer), pair_shape(tokenizer, recipe.sizes)
-    model = RuleEncoder.from_base(path, **base.load_arguments())
+    try:
+        model = rule_encoder(path, recipe.split, **base.load_arguments())
+    except SplitError as error:
+        raise RecipeError(f"split: {error}") from None
     if recipe.init:
         model.go_on_from(Path(recipe.init))
     model.to(on)
     found = Data.read(data, policies, recipe.variant, recipe.seed, given)
     early = trials(genuine(found.held_out), EARLY, defined=True, seed=recipe.seed)
     optimizer, schedule = _optimizer(model, recipe)
+    form = form_of(recipe.split)
 
     start, best, seconds = 0, {"step": 0, "quality": -1.0}, 0.0
     if (out / "last.pt").exists():
         state = torch.load(out / "last.pt", map_location=on, weights_only=True)
-        if state["steps"] != recipe.steps:
-            raise RecipeError(f"steps: {out} holds a run of {state['steps']} steps")
+        for name in FIXED:
+            if state.get(name, 0) != getattr(recipe, name):
+                raise RecipeError(f"{name}: {out} holds a run of {state.get(name, 0)} {name}")
         model.reader.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -145,15 +162,14 @@ def train(
 
     began = time.monotonic() - seconds
     saved = time.monotonic()
-    endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed)
+    endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed, form)
     steps = islice(endless, start, recipe.steps)
     bar = tqdm(steps, initial=start, total=recipe.steps, desc="train rules", unit="step")
     pairs = 0
     for step, batch in enumerate(bar, start):
         model.train()
-        feed = {name: torch.from_numpy(value).to(on) for name, value in batch.feed.items()}
         with autocast(on):
-            logits = model(**feed)[:, 0].float()
+            logits = model(**tensors(batch.feed, on))[:, 0].float()
         loss = loss_of(logits, batch, recipe.listwise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -182,10 +198,9 @@ def train(
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "step": done,
-            "steps": recipe.steps,
             "best": best,
             "seconds": time.monotonic() - began,
-        }
+        } | {name: getattr(recipe, name) for name in FIXED}
         save(state, out / "last.pt")
 
     tokenizer.save(str(out / "tokenizer.json"))
@@ -231,6 +246,11 @@ def _optimizer(
     Customers' rules are full of words that no data of ours has: they keep their meaning.
     """
     model.encoder.get_input_embeddings().requires_grad_(False)
+    if recipe.frozen_layers:
+        try:
+            model.reader.freeze(recipe.frozen_layers)
+        except ValueError as error:
+            raise RecipeError(f"frozen_layers: {error}") from None
     groups = parameter_groups(model.reader, recipe.encoder_lr, recipe.head_lr, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups)
     warm = max(1, round(recipe.warmup * recipe.steps))
