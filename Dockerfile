@@ -138,9 +138,9 @@ RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --jso
             --multilingual /opt/tamis/multilingual --json "Guten Morgen, wie geht es dir?"; \
     fi \
     && echo '{"name": "tea", "categories": {"tea": {"definition": "Speaks of tea."}}}' > tea.yaml \
-    && for encoder in policy-encoder policy-encoder-accurate; do \
-        if [ -f /opt/tamis/${encoder}/manifest.json ]; then \
-            TAMIS_POLICY_ENCODER=/opt/tamis/${encoder} /opt/tamis/env/bin/python -m tamis \
+    && for encoder in /opt/tamis/policy-encoder /opt/tamis/policy-encoder-accurate; do \
+        if [ -f "${encoder}/manifest.json" ]; then \
+            TAMIS_POLICY_ENCODER="${encoder}" /opt/tamis/env/bin/python -m tamis \
                 moderate --bundle /opt/tamis/bundle --policy tea.yaml --json "Tea, please." \
                 || exit 1; \
         fi; \
