@@ -24,7 +24,8 @@ def ready_made(encoder: nn.Module, max_tokens: int, alone: bool = False) -> Iter
 
         if any(getattr(module, "is_causal", False) for module in encoder.modules()):
             before(encoder, _with_causal_mask)
-        if hasattr(embeddings := getattr(encoder, "embeddings", None), "padding_idx"):
+        embeddings: Any = getattr(encoder, "embeddings", None)
+        if hasattr(embeddings, "padding_idx"):
             before(embeddings, _with_places)
         for module in encoder.modules():
             if hasattr(module, "compute_position_bias"):
@@ -72,7 +73,7 @@ class _Bias:
         self.most = max_tokens - 1
         buckets = module.relative_position_bucket(torch.arange(-self.most, max_tokens))
         with torch.no_grad():
-            self.biases = module.relative_attention_bias(buckets).T.contiguous()
+            self.biases: Tensor = module.relative_attention_bias(buckets).T.contiguous()
 
     def among(self, tokens: int) -> Tensor:
         """Of so many tokens (heads, tokens, tokens)."""

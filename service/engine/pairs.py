@@ -34,7 +34,7 @@ class Ruling:
     known: list[int] = field(default_factory=list)
     """By rule: tokens of pairs that did not have to be run."""
 
-    def open(self) -> "list[Group]":
+    def open(self) -> "Sequence[Group]":
         """Tokenise; returns which pairs are to be run, those together that are due together."""
         texts = self.encoder.texts(self.content)
         self.pairs = [self.encoder.pairs(rule, texts) for rule in self.rules]

@@ -33,7 +33,8 @@ def add_to(commands: Commands) -> None:
         choices=list(WHAT),
         default="classifier",
         help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
-        "public base; accurate, multilingual, policy-encoder: the bundle from base and delta; cascade: when the "
+        "public base; accurate, multilingual, policy-encoder: the bundle from base and delta; "
+        "cascade: when the "
         "fast bundle is to ask the accurate one; reasoner; rules: the policy encoder; "
         "huggingface: a bundle as optimum and transformers load it",
     )
@@ -51,7 +52,8 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--bundle",
         type=Path,
-        help="delta: an exported bundle, not a checkpoint (a policy encoder's always); huggingface: what to write (default: "
+        help="delta: an exported bundle, not a checkpoint (a policy encoder's always); "
+        "huggingface: what to write (default: "
         "the shipped one)",
     )
     export.add_argument(
@@ -79,7 +81,8 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--if-needed",
         action="store_true",
-        help="accurate, multilingual, policy-encoder, reasoner: only where one is used, and none made of the same "
+        help="accurate, multilingual, policy-encoder, reasoner: only where one is used, "
+        "and none made of the same "
         "is there",
     )
     export.set_defaults(run=_export)

@@ -19,8 +19,8 @@ def test_the_memory_of_rules_is_as_large_as_it_says_and_forgets_the_oldest():
     before = tracemalloc.get_traced_memory()[0]
     memory = RuleStates(1 << 20)
     for rule in rules:
-        # The names as they come from a tokenizer: nobody else has these numbers.
-        memory.keep(tuple([*rule]), states(20))
+        # Whose tokens nobody else has.
+        memory.keep(tuple(token + 0 for token in rule), states(20))
         assert memory.get(rules[0]) is not None
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()

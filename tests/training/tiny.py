@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # As MPNet has them: what has the id of padding has no place among the tokens.
 PLACED = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")
