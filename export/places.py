@@ -73,14 +73,15 @@ class _Bias:
         self.most = max_tokens - 1
         buckets = module.relative_position_bucket(torch.arange(-self.most, max_tokens))
         with torch.no_grad():
-            self.biases: Tensor = module.relative_attention_bias(buckets).T.contiguous()
+            self.biases: Any = module.relative_attention_bias(buckets).T.contiguous()
 
     def among(self, tokens: int) -> Tensor:
         """Of so many tokens (heads, tokens, tokens)."""
         place = torch.arange(tokens)
         column = place[None, :] - place[:, None] + self.most
         # Not by brackets, which would become a GatherND and a transposition.
-        return self.biases.index_select(1, column.flatten()).unflatten(1, column.shape)
+        found: Tensor = self.biases.index_select(1, column.flatten()).unflatten(1, column.shape)
+        return found
 
     def of(self, hidden: Tensor) -> Tensor:
         """(1, heads, T, T) of states (B, T, width)."""
