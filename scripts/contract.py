@@ -95,7 +95,10 @@ def main(names: list[str]) -> int:
         (folder / "policies").mkdir()
         for name, policy in POLICIES.items():
             (folder / "policies" / f"{name}.yaml").write_text(f"{{name: {name}, {policy}}}")
-        limited = {"keys": folder / "keys.yml", "reasoner": ""}
+        # The same verdicts whether or not the accurate bundle was made here, and those of what is
+        # exported.
+        tier = {"tier": "fast"}
+        limited = {"keys": folder / "keys.yml", "reasoner": "", **tier}
         # One that answers, and two without room: to the right and to the wrong way of saying so.
         servers = {
             "TAMIS_URL": Server(
@@ -103,6 +106,7 @@ def main(names: list[str]) -> int:
                 feedback=folder / "feedback.sqlite",
                 blocklists=folder / "blocklists",
                 policies=folder / "policies",
+                **tier,
             ),
             "TAMIS_FULL": Server(bundle, feedback="", **limited),
             "TAMIS_FULL_429": Server(bundle, feedback="", hook_overload_status=429, **limited),

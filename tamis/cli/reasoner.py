@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tamis.cli import rules
 from tamis.cli.common import CommandError, Commands, chosen, load_classifier, load_reasoner, whole
 from tamis.content import Content
 from tamis.verdict import UNSAFE
@@ -32,10 +33,22 @@ def add_to(stages: Commands) -> None:
     data.add_argument("--model", help="the model's name behind the URL")
     data.set_defaults(run=_data)
 
+    reasons = stages.add_parser("reasoner-reasons", help="examples of reasons that people wrote")
+    rules.add_policies(reasons, required=True)
+    reasons.add_argument("--out", type=Path, required=True, help="folder of examples")
+    reasons.add_argument(
+        "--replay", type=Path, help="folder of older examples, a third of all by default"
+    )
+    reasons.add_argument("--replayed", type=float, help="their share in all, below 1")
+    reasons.add_argument("--passes", type=whole, help="how often each text comes (default 2)")
+    reasons.add_argument("--seed", type=int)
+    reasons.set_defaults(run=_reasons)
+
     sft = stages.add_parser("reasoner", help="the cold start: LoRA fine-tuning on the examples")
     sft.add_argument("--data", type=Path, required=True, help="folder of examples")
     sft.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     sft.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    sft.add_argument("--init", help="adapter or checkpoint of that base to go on from")
     sft.add_argument("--order", choices=("verdict-first", "reason-first"))
     sft.add_argument("--epochs", type=float)
     sft.add_argument("--steps", type=whole, help="stop after so many")
@@ -52,10 +65,13 @@ def add_to(stages: Commands) -> None:
     own.add_argument("--out", type=Path, required=True, help="folder of examples")
     own.add_argument("--count", type=whole, default=2000, help="examples to try (default 2000)")
     own.add_argument("--base", help="what the checkpoint belongs to")
+    own.add_argument("--given", action="store_true", help="tell it all verdicts: reasons alone")
     own.add_argument("--seed", type=int, default=0)
     own.set_defaults(run=_self)
 
-    grpo = stages.add_parser("reasoner-grpo", help="reinforcement from the paper's reward")
+    grpo = stages.add_parser(
+        "reasoner-grpo", help="reinforcement from the paper's reward, or that of reasons"
+    )
     grpo.add_argument("--data", type=Path, required=True, help="folder of examples")
     grpo.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     grpo.add_argument("--init", help="the cold start's checkpoint; without one, the bare base")
@@ -64,6 +80,9 @@ def add_to(stages: Commands) -> None:
     grpo.add_argument("--prompts", type=whole, help="a step, each with a group of rollouts")
     grpo.add_argument("--group", type=whole, help="rollouts of a prompt (default 5)")
     grpo.add_argument("--micro", type=whole, help="rollouts per pass; divides prompts x group")
+    grpo.add_argument(
+        "--most-question-tokens", type=whole, help="leave out longer ones (default 384)"
+    )
     grpo.add_argument("--lr", type=float)
     grpo.add_argument("--seed", type=int)
     grpo.set_defaults(run=_grpo)
@@ -108,11 +127,28 @@ def _data(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reasons(args: argparse.Namespace) -> int:
+    from training.reasoner.written import Settings, prepare
+
+    if args.replayed is not None and not 0 <= args.replayed < 1:
+        raise CommandError("--replayed: must be at least 0 and below 1")
+    settings = Settings(**chosen(args, "passes", "replayed", "seed"))
+    report = prepare(args.policies, args.out, settings, args.replay)
+    for name in ("examples.jsonl.gz", "held-out.jsonl.gz"):
+        part = report[name]
+        print(
+            f"{name}: {part['examples']} examples, {part['replayed']} of them older, "
+            f"of {len(part['organisations'])} organisations; left out: {part['faults']}"
+        )
+    return 0
+
+
 def _sft(args: argparse.Namespace) -> int:
     from training.reasoner.sft import Recipe, train
 
     names = (
         "base",
+        "init",
         "order",
         "epochs",
         "steps",
@@ -143,6 +179,7 @@ def _self(args: argparse.Namespace) -> int:
         args.count,
         args.base or DEFAULT,
         args.seed,
+        args.given,
     )
     print(f"kept {found['kept']} of {found['tried']}")
     return 0
@@ -152,7 +189,8 @@ def _grpo(args: argparse.Namespace) -> int:
     from training.reasoner.grpo import Recipe, train
 
     names = ("init", "base", "steps", "prompts", "group", "micro", "lr", "seed")
-    report = train(args.data, args.out, Recipe(**chosen(args, *names)))
+    options = chosen(args, *names, "most_question_tokens")
+    report = train(args.data, args.out, Recipe(**options))
     print(f"{report['rollouts']} rollouts in {report['seconds']} s on {report['device']}")
     return 0
 

@@ -66,7 +66,9 @@ class MalformedError(ValueError):
         self.fault = fault
 
 
-Fault = Literal["layout", "safety", "category", "contradiction", "no_reason", "repetition"]
+Fault = Literal[
+    "layout", "safety", "category", "contradiction", "no_reason", "repetition", "quotation"
+]
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
@@ -200,6 +202,17 @@ def answer(given: Answer, form: Format) -> Pieces:
     if form.order == "verdict-first":
         return (*said, Piece("\n"), Piece(given.reason), Piece(END, True))
     return (Piece("<think>"), Piece(given.reason), Piece("</think>"), *said, Piece(END, True))
+
+
+def given(said: Answer, form: Format) -> Pieces:
+    """What of an answer stands before its reason, where its verdict is another's.
+
+    Raises:
+        ValueError: where the reason comes first.
+    """
+    if form.order != "verdict-first":
+        raise ValueError("a verdict can only be given where it comes before the reason")
+    return (*verdict(said.safety, said.category), Piece("\n"))
 
 
 def encode(

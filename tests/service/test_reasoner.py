@@ -24,6 +24,7 @@ from tamis.reasoner import bundle as bundles
 from tamis.reasoner import protocol
 from tamis.reasoner.bundle import ReasonerBundle
 from tamis.reasoner.protocol import Format, Piece, guidelines
+from tamis.reasoner.quotes import Source
 
 POLICY = guidelines(
     {"garden crime": "Steals apples.", "garden noise": None, "rude geese": "Honks."}
@@ -183,6 +184,40 @@ def test_a_malformed_reason_is_none(obedient, monkeypatch, said, fault):
     speak(obedient, monkeypatch, said)
     _, found = obedient.explain(POLICY, [TEXT], go_on, 40)
     assert (found.status, found.reason, found.fault) == ("malformed", None, fault)
+
+
+def test_a_slip_in_a_quote_is_not_written(obedient, monkeypatch):
+    speak(obedient, monkeypatch, "It says “the pples home” twice.")
+    grown: list[str] = []
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 80, grown.append)
+    assert found.status == "ok"
+    assert found.reason == "".join(grown)
+    assert found.reason.startswith("It says “the apples”")
+    assert Source.of(TEXT).bears(found.reason)
+
+
+def test_a_quote_that_stands_is_written_as_it_is(obedient, monkeypatch):
+    said = "It asks to “take the apples home”, “May I”."
+    speak(obedient, monkeypatch, said)
+    grown: list[str] = []
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 80, grown.append)
+    assert (found.status, found.reason, "".join(grown)) == ("ok", said, said)
+
+
+def test_a_character_of_several_tokens_is_quoted_whole(obedient, monkeypatch):
+    text = content.prompt("Der süße Apfel?")
+    speak(obedient, monkeypatch, "Er sagt “Der süsse Apfel”.")
+    _, found = obedient.explain(POLICY, [text], go_on, 80)
+    assert found.status == "ok"
+    assert "Der süße" in found.reason
+    assert Source.of(text).bears(found.reason)
+
+
+def test_what_is_misquoted_all_the_same_is_no_reason(obedient, monkeypatch):
+    speak(obedient, monkeypatch, "It says “pears”.")
+    monkeypatch.setattr(Source, "lets", lambda *_: True)
+    _, found = obedient.explain(POLICY, [TEXT], go_on, 40)
+    assert (found.status, found.reason, found.fault) == ("malformed", None, "quotation")
 
 
 def test_time_that_is_over_leaves_the_verdict(obedient, monkeypatch):

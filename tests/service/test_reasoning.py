@@ -76,8 +76,8 @@ def obedient(monkeypatch: pytest.MonkeyPatch) -> None:
     def judged(self, *args, **kwargs):
         return dataclasses.replace(judge(self, *args, **kwargs), fault=None)
 
-    def reasoned(self, reading, pause, most, emit):
-        reason(self, reading, pause, most, emit)
+    def reasoned(self, *args):
+        reason(self, *args)
         return "ok", "It says so.", None, 3
 
     monkeypatch.setattr(engine.Reasoner, "judge", judged)

@@ -38,7 +38,7 @@ def client(bundle, tiny_reasoner: Path) -> Iterator[TestClient]:
 def talkative(obedient, monkeypatch: pytest.MonkeyPatch) -> None:
     """An obedient model that writes in two pieces."""
 
-    def reasoned(self, reading, pause, most, emit):
+    def reasoned(self, content, category, pause, most, emit):
         if emit is not None:
             for piece in PIECES:
                 emit(piece)
@@ -210,7 +210,7 @@ async def test_a_client_who_leaves_ends_the_work(
     """uvicorn ignores what is sent to who has left; servers since ASGI 2.4 raise OSError."""
     ended: list[type[Exception]] = []
 
-    def endless(self, reading, pause, most, emit):
+    def endless(self, content, category, pause, most, emit):
         emit("It says")
         try:
             while True:

@@ -59,7 +59,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
         given.append((safety, category))
         return verdict(safety, category)
 
-    def write(self, logits, pause, most, emit):
+    def write(self, content, logits, pause, most, emit):
         if emit is not None:
             emit("It says ")
             emit("so.")

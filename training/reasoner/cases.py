@@ -42,6 +42,8 @@ class Case:
     """Further categories that may hold."""
     focus: tuple[int, int] | None = None
     """Characters that the label rests on, where that is known."""
+    reason: str = ""
+    """Why, in the words of whoever labelled it."""
 
 
 @dataclass(frozen=True, slots=True)

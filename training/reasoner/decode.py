@@ -20,7 +20,10 @@ from tamis.reasoner.protocol import (
     Format,
     Guideline,
     MalformedError,
+    Pieces,
     case,
+    check_reason,
+    given,
     parse,
     prefix,
 )
@@ -144,8 +147,30 @@ def generated(
         chosen = order[at : at + BATCH]
         found = write(model, coder, form, [examples[n] for n in chosen], most_tokens)
         texts |= zip(chosen, found, strict=True)
-    names = [name for name, _ in examples[0].policy]
-    return [read(*texts[n], names, form) for n in range(len(examples))]
+    return [heard(example, *texts[n], form) for n, example in enumerate(examples)]
+
+
+def asked(example: Example, form: Format) -> Pieces:
+    """What stands between the policy and what is written: the text, and the verdict if given."""
+    told = given(example.answer, form) if example.given else ()
+    return (*case(example.content), *told)
+
+
+def heard(example: Example, text: str, finished: bool, form: Format) -> Said:
+    """What a generation says of an example: an answer, or the reason of a verdict that was given.
+
+    One that was cut off is malformed, as in serving.
+    """
+    if not example.given:
+        return read(text, finished, [name for name, _ in example.policy], form)
+    words = len(text.split())
+    try:
+        if not finished:
+            raise MalformedError("layout")
+        told = example.answer
+        return Said(Answer(told.safety, told.category, check_reason(text)), None, words, text=text)
+    except MalformedError as error:
+        return Said(None, error.fault, words, text=text)
 
 
 def read(text: str, finished: bool, names: Sequence[str], form: Format) -> Said:
@@ -214,7 +239,7 @@ def write_ids(
     model(input_ids=root, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(len(examples))
 
-    questions = [coder.ids(case(example.content)) for example in examples]
+    questions = [coder.ids(asked(example, form)) for example in examples]
     width = max(map(len, questions))
     ids = torch.full((len(questions), width), stop, device=on)
     seen = torch.zeros((len(questions), root.shape[1] + width), dtype=torch.long, device=on)

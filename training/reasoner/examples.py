@@ -49,6 +49,8 @@ class Example:
     """What its category is called, where the policy leaves it out."""
     focus: tuple[int, int] | None = None
     """As in ``Case``; not kept in files."""
+    given: bool = False
+    """Whether verdict and category are told, and only the reason is to be written."""
 
     @property
     def answer(self) -> Answer:
@@ -134,7 +136,7 @@ def _under(
     # In turns from each source, as the sources of safe rows differ more than their sizes say.
     sources = [_shuffled(cases, rng) for _, cases in sorted(pool.safe.items())]
     safe = _in_turns(outside if left_out or not sources else sources, most)
-    return [_example(view, case) for case in (*unsafe, *safe)]
+    return [example_of(view, case) for case in (*unsafe, *safe)]
 
 
 def _in_turns(waiting: Sequence[list[Case]], most: int) -> list[Case]:
@@ -170,7 +172,7 @@ def _group(pool: Pool, view: View, size: int, rng: np.random.Generator) -> list[
         if cases:
             case = cases[int(rng.integers(len(cases)))]
             chosen[case.source, case.id] = case
-    return [_example(view, case) for case in chosen.values()]
+    return [example_of(view, case) for case in chosen.values()]
 
 
 def _safe_source(pool: Pool, rng: np.random.Generator) -> tuple[Case, ...]:
@@ -181,7 +183,8 @@ def _safe_source(pool: Pool, rng: np.random.Generator) -> tuple[Case, ...]:
     return sources[int(rng.choice(len(sources), p=weights / weights.sum()))]
 
 
-def _example(view: View, case: Case) -> Example:
+def example_of(view: View, case: Case) -> Example:
+    """A case under a policy, with its own reason if it has one."""
     category = None if case.key is None else view.category(case.key)
     left_out = None
     if case.key is not None and category is None:
@@ -194,7 +197,7 @@ def _example(view: View, case: Case) -> Example:
         policy=view.policy,
         content=case.content,
         category=category,
-        reason="",
+        reason=case.reason,
         source=case.source,
         licence=case.licence,
         left_out=left_out,
@@ -218,6 +221,17 @@ class Tally:
     by_taxonomy: Counter[str] = field(default_factory=Counter)
     by_label: Counter[str] = field(default_factory=Counter)
     words: int = 0
+
+    def add(self, group: Sequence[Example]) -> None:
+        """Count a group."""
+        self.groups += 1
+        self.examples += len(group)
+        for example in group:
+            self.reasons += bool(example.reason)
+            self.words += len(example.reason.split())
+            self.by_taxonomy[example.taxonomy] += 1
+            self.by_label["unsafe" if example.category else "safe"] += 1
+            self.by_label["safe because left out"] += example.left_out is not None
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -245,16 +259,9 @@ def explained(
             made = replace(group[i], reason=reason)
             if is_sound(made, most_words):
                 done[i] = replace(made, focus=None)
-                tally.reasons += 1
-                tally.words += len(reason.split())
             else:
                 tally.rejected += 1
-        tally.groups += 1
-        tally.examples += len(done)
-        for example in done:
-            tally.by_taxonomy[example.taxonomy] += 1
-            tally.by_label["unsafe" if example.category else "safe"] += 1
-            tally.by_label["safe because left out"] += example.left_out is not None
+        tally.add(done)
         yield done
 
 
@@ -306,6 +313,7 @@ def _as_json(example: Example) -> dict[str, Any]:
         "source": example.source,
         "licence": example.licence,
         "left_out": example.left_out,
+        "given": example.given,
     }
 
 
@@ -321,4 +329,5 @@ def _from_json(raw: Mapping[str, Any]) -> Example:
         source=raw["source"],
         licence=raw["licence"],
         left_out=raw["left_out"],
+        given=raw.get("given", False),
     )

@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from tamis.reasoner.protocol import END, Format, case, prefix
+from tamis.reasoner.protocol import END, Format, prefix
 from training.classifier import bases
 from training.classifier.inference import autocast, device, keep_memory
 from training.reasoner import decode
@@ -26,7 +26,7 @@ from training.reasoner.charts import draw_metrics
 from training.reasoner.decode import Sampling
 from training.reasoner.examples import Example, read_examples
 from training.reasoner.packing import Coder
-from training.reasoner.rewards import Reward, reward
+from training.reasoner.rewards import ReasonReward, Reward, reason_reward, reward
 from training.reasoner.sft import EXAMPLES, METRICS, cut, same_recipe
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one, and pinned
@@ -38,6 +38,8 @@ CURVES: Final = {
     "parsed": "format",
     "safety": "safety right",
     "category": "category right",
+    "quotes": "quotes stand",
+    "rule": "its own rule",
     "frac_reward_zero_std": "groups of equal rewards",
 }
 
@@ -81,7 +83,7 @@ class Rollouts:
 
     def __init__(self, examples: Sequence[Example], coder: Coder, form: Format, recipe: Recipe):
         self.examples, self.coder, self.form, self.recipe = examples, coder, form, recipe
-        self.parts: list[Reward] = []
+        self.parts: list[Reward | ReasonReward] = []
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """One rollout per prompt (the trainer repeats a prompt for its group), in their order."""
@@ -116,28 +118,31 @@ class Rollouts:
         }
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-        """The paper's reward of each rollout."""
+        """The paper's reward of each rollout; that of its reason, where the verdict was given."""
         stop = self.coder.control[END]
         parts = []
         for prompt, ids in zip(prompts, completion_ids, strict=True):
             example = self.examples[int(prompt)]
             finished = bool(ids) and ids[-1] == stop
             text = self.coder.decode(ids[:-1] if finished else ids)
-            names = [name for name, _ in example.policy]
-            parts.append(reward(text, finished, example.category, names, self.form))
+            parts.append(self._reward(example, text, finished))
         self.parts += parts
         return [part.total for part in parts]
 
     def shares(self) -> dict[str, float]:
         """How the rollouts since the last call did."""
         parts, self.parts = self.parts, []
-        count = max(1, len(parts))
-        return {
-            "parsed": sum(p.parsed for p in parts) / count,
-            "safety": sum(p.safety for p in parts) / count,
-            "category": sum(p.category for p in parts) / count,
-            "words": sum(p.words for p in parts) / count,
-        }
+        found: dict[str, list[float]] = {}
+        for part in parts:
+            for name, value in asdict(part).items():
+                found.setdefault(name, []).append(value)
+        return {name: sum(v) / len(v) for name, v in found.items() if name != "total"}
+
+    def _reward(self, example: Example, text: str, finished: bool) -> Reward | ReasonReward:
+        if example.given:
+            return reason_reward(text, finished, example)
+        names = [name for name, _ in example.policy]
+        return reward(text, finished, example.category, names, self.form)
 
 
 class _Metrics(TrainerCallback):
@@ -158,8 +163,8 @@ class _Metrics(TrainerCallback):
 
 
 def question_ids(example: Example, coder: Coder, form: Format) -> list[int]:
-    """A whole question, policy included."""
-    return coder.ids([*prefix(example.policy, form), *case(example.content)])
+    """A whole question, policy and, where it is given, verdict included."""
+    return coder.ids([*prefix(example.policy, form), *decode.asked(example, form)])
 
 
 def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:

@@ -56,6 +56,18 @@ def with_adapter(model: Any, rank: int, alpha: int) -> PeftModel:
     return get_peft_model(model, lora(rank, alpha), autocast_adapter_dtype=False)
 
 
+def with_trained(model: Any, folder: Path) -> PeftModel:
+    """An adapter that was trained before, to be trained on, in the base's precision.
+
+    Raises:
+        AdapterError: where the folder has none.
+    """
+    made: PeftModel = PeftModel.from_pretrained(
+        model, str(adapter_of(folder)), is_trainable=True, autocast_adapter_dtype=False
+    )
+    return made.to(next(model.parameters()).dtype)
+
+
 def lora(rank: int, alpha: int) -> LoraConfig:
     """An adapter on all linear layers."""
     return LoraConfig(

@@ -15,7 +15,17 @@ from typing import Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from tamis.reasoner.protocol import END, START, Format, Pieces, answer, case, encode, prefix
+from tamis.reasoner.protocol import (
+    END,
+    START,
+    Format,
+    Pieces,
+    answer,
+    case,
+    encode,
+    given,
+    prefix,
+)
 from training.reasoner.attention import Span
 from training.reasoner.examples import Example
 
@@ -123,6 +133,8 @@ def answer_weights(
 ) -> tuple[list[int], list[float]]:
     """Ids of an answer and what each counts; without a reason, of the verdict alone.
 
+    Of an answer whose verdict is given only the reason and its end count.
+
     Args:
         example: whose answer.
         form: how it is written; a verdict alone can only be taught where it comes first.
@@ -130,6 +142,11 @@ def answer_weights(
         reason: what a whole reason counts, where the verdict's two labels count 1 each.
     """
     pieces = answer(example.answer, form)
+    if example.given:
+        told = given(example.answer, form)
+        before, written = coder.ids(told), coder.ids(pieces[len(told) :])
+        each = reason / len(written)
+        return [*before, *written], [*[0.0] * len(before), *[each] * len(written)]
     if not example.reason:
         if form.order != "verdict-first":
             raise ValueError("an example without a reason needs the verdict to come first")

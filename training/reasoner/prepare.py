@@ -23,8 +23,8 @@ from training.reasoner.examples import (
     write_examples,
 )
 from training.reasoner.policies import Library, library
+from training.reasoner.reasons import MOST_WORDS
 from training.reasoner.sft import EXAMPLES, HELD_OUT
-from training.reasoner.traces import MOST_WORDS
 from training.synthesis.seeds import load_seeds
 
 # Wordings of each request to an invented organisation.

@@ -4,9 +4,9 @@
 
 The folder holds the JSON of ``tamis evaluate-reasoner`` by run (``RUNS``), that of the policy
 encoder on more texts (``MORE``), the runs' own reports (``RUN.report.json``), GRPO's rewards
-(``RUN.metrics.jsonl``; their charts are in ``docs/images``), the report of the examples
-(``examples.json``), of the calibration (``calibration.json``), and what follows from all that, in
-words (``findings.md``).
+(``RUN.metrics.jsonl``; their charts are in ``docs/images``), that of ``tamis evaluate-reasons``
+(``REASONS``), the report of the examples (``examples.json``), of the calibration
+(``calibration.json``), and what follows from all that, in words (``findings.md``).
 """
 
 import argparse
@@ -18,6 +18,8 @@ from typing import Any, Final
 from training.reasoner.evaluate import GROUPS, NOUNS
 from training.reasoner.measures import pooled
 from training.reasoner.rewards import CATEGORY, SAFETY
+from training.reasoner.worded import GROUPS as GROUPS_WORDED
+from training.reasoner.worded import UNSEEN
 from training.rules import page
 from training.rules.page import percent
 
@@ -39,6 +41,11 @@ MORE: Final = {
     "tamis-policy-22m-names": "encoder, 22M, names only",
     "tamis-policy-110m-more": "encoder, 110M",
     "tamis-policy-110m-names": "encoder, 110M, names only",
+}
+REASONS: Final = {
+    "reasons-templates": "taught templates",
+    "reasons-written": "taught written reasons",
+    "reasons-grpo": "the latter, GRPO",
 }
 HEAD: Final = """# The policy reasoner
 
@@ -70,6 +77,14 @@ rule reaches the bundle's threshold, which is then the category. Up to 60 texts 
 taxonomy; of organisations all. *Reward* is the paper's, .55 for the verdict and .45 for the
 category, of answers whose length is not counted.
 """
+WORDED: Final = """## Reasons of given verdicts
+
+Written organisations, each text with its right verdict and rule, as a policy encoder gives them;
+the reason is decoded as it is served, quoting only what stands in the text. *Sound*: of all texts,
+those with a reason of 8 to 35 words that quotes (where the text is unsafe) nothing but the text and
+names no other rule. *Own rule*: no other rule of the policy shares more of its words with the
+reason. *Held out*: organisations that chose the step of the training. *Apt*: in a blind reading.
+"""
 OLDER: Final = """## Beside the decoder's older rows
 
 On the twenty texts of either label a taxonomy that all its runs were measured on.
@@ -86,6 +101,7 @@ def render(folder: Path) -> str:
     if more:
         parts += [ENCODER, *_groups(more, "Encoder: "), *page.sections(more), OLDER]
     parts += _groups(found)
+    parts += [worded] if (worded := _worded(folder)) else []
     parts += [_rewards(folder, name) for name in ("grpo", "grpo-cold")]
     if calibration := _read(folder / "calibration.json"):
         parts.append(_calibration(calibration))
@@ -222,6 +238,41 @@ def _sets(runs: Mapping[str, Run], group: str) -> str:
         head = f"| {taxonomy} | {asked} | {first['n']} | {first['unsafe']} | "
         lines.append(head + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _worded(folder: Path) -> str:
+    """Reasons of given verdicts, by who wrote them, and what was read of them."""
+    found = {
+        title: run for name, title in REASONS.items() if (run := _read(folder / f"{name}.json"))
+    }
+    if not found:
+        return ""
+    columns = ("written", "sound", "quoted", "stand", "own", "foreign")
+    lines = [
+        "| | organisations | texts | written | sound | quote | quotes stand | own rule "
+        "| another's name | words | ms p50 / p95 | apt |",
+        "|---|---|" + "--:|" * 10,
+    ]
+    first = next(iter(found.values()))
+    for group, title in GROUPS_WORDED.items():
+        rows = [(name, run["groups"].get(group), run.get("reading")) for name, run in found.items()]
+        rows.append(("*people*", first["by_hand"].get(group), None))
+        for name, figures, reading in rows:
+            if figures is None:
+                continue
+            cells = " | ".join(percent(figures[column]) for column in columns)
+            ms = f"{figures['ms']['p50']} / {figures['ms']['p95']}" if "ms" in figures else "–"
+            read = group == UNSEEN and reading
+            apt = f"{percent(reading['share'])} of {reading['n']}" if read else "–"
+            words = figures["words"]
+            lines.append(
+                f"| {name} | {title} | {figures['n']} | {cells} | {words} | {ms} | {apt} |"
+            )
+    for name, run in found.items():
+        if reading := run.get("reading"):
+            said = {key: ", ".join(reading[key]) or "none" for key in ("apt", "not")}
+            lines.append(f"\nRead of *{name}*, apt: {said['apt']}; not: {said['not']}.")
+    return "\n".join([WORDED, *lines, ""])
 
 
 def _rewards(folder: Path, name: str) -> str:

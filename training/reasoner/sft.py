@@ -34,6 +34,8 @@ class Recipe:
     """
 
     base: str = models.DEFAULT
+    init: str | None = None
+    """An adapter of that base, or its checkpoint, to go on from; ``rank`` and ``alpha`` are its."""
     order: Order = "verdict-first"
     rank: int = 16
     alpha: int = 32
@@ -50,6 +52,14 @@ class Recipe:
     check_every: int = 100
     check_trees: int = 48
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The check whose adapter is kept."""
+
+    step: int
+    loss: float
 
 
 class Master:
@@ -138,10 +148,12 @@ def held_out_loss(model: Any, trees: Sequence[Tree], tokens: int) -> float:
 def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     """Train on ``data/examples.jsonl.gz`` and write ``out/adapter`` and ``out/report.json``.
 
+    The adapter is that of the check with the least held-out loss, where anything is held out.
     Interrupted, the same call goes on from the last check in ``out``. Returns the report.
 
     Raises:
         FileNotFoundError: where ``data`` holds no examples.
+        AdapterError: where ``recipe.init`` is no adapter.
         ValueError: where ``out`` holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -149,7 +161,10 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     keep_memory()
     torch.manual_seed(recipe.seed)
     model, coder = models.load_base(recipe.base)
-    model = models.with_adapter(model, recipe.rank, recipe.alpha)
+    if recipe.init is None:
+        model = models.with_adapter(model, recipe.rank, recipe.alpha)
+    else:
+        model = models.with_trained(model, Path(recipe.init))
     trees = load_trees(data / EXAMPLES, coder, recipe)
     held = load_trees(data / HELD_OUT, coder, recipe) if (data / HELD_OUT).exists() else []
     held = held[:: max(1, len(held) // recipe.check_trees)][: recipe.check_trees]
@@ -164,12 +179,14 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     master = Master([p for p in model.parameters() if p.requires_grad], recipe, steps)
 
     start, seconds, cpu, tokens, examples = 0, 0.0, 0.0, 0, 0
+    best = Best(step=0, loss=math.inf)
     last = out / "last.pt"
     if last.exists():
         state = torch.load(last, map_location=device(), weights_only=True)
         master.load(state["master"])
         start, seconds, cpu = state["step"], state["seconds"], state["cpu"]
         tokens, examples = state["tokens"], state["examples"]
+        best = Best(**state["best"])
         cut(out / METRICS, start)
     began, began_cpu = time.monotonic() - seconds, time.process_time() - cpu
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="sft")
@@ -187,19 +204,26 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
                 if held:
                     said["held_out"] = round(held_out_loss(model, held, recipe.batch_tokens), 4)
                     bar.write(f"step {step + 1}: held-out loss {said['held_out']:.4f}")
+                if (loss_now := said.get("held_out", -math.inf)) <= best.loss:
+                    best = Best(step + 1, loss_now)
+                    models.save_adapter(model, recipe.base, out, form=Format(recipe.order))
                 saved = {"master": master.state(), "step": step + 1, "tokens": tokens}
                 saved |= {"examples": examples, "seconds": time.monotonic() - began}
+                saved |= {"best": asdict(best)}
                 torch.save(saved | {"cpu": time.process_time() - began_cpu}, last)
-                models.save_adapter(model, recipe.base, out, form=Format(recipe.order))
             metrics.write(json.dumps(said) + "\n")
             metrics.flush()
     if start < steps:
         seconds, cpu = time.monotonic() - began, time.process_time() - began_cpu
     report = {
         "recipe": asdict(recipe)
-        | {"base": Path(recipe.base).name if Path(recipe.base).is_dir() else recipe.base},
+        | {
+            "base": Path(recipe.base).name if Path(recipe.base).is_dir() else recipe.base,
+            "init": recipe.init and Path(recipe.init).name,
+        },
         "taxonomies": sorted({e.taxonomy for e in read_examples(data / EXAMPLES)}),
         "steps": steps,
+        "best": best.step,
         "trees": len(trees),
         "examples": examples,
         "tokens": tokens,

@@ -1,7 +1,7 @@
 """The cold start without a large model: reasons from evidence spans, categories and definitions.
 
-A reason quotes the words that decided and says which clause of the policy they meet, in at most
-``MOST_WORDS`` words (the paper's own average is 34). The quotes are the classifier's own evidence:
+A reason quotes the words that decided and says which clause of the policy they meet, in at most 35
+words (the paper's own average is 34). The quotes are the classifier's own evidence:
 the token attributions of the model that serves beside the reasoner.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 from tamis.content import Content, Question
 from training.reasoner.examples import Example
 
-MOST_WORDS: Final = 35
 # A quote is a handful of words: the evidence and a neighbour on either side.
 QUOTED: Final = 7
 MARGIN: Final = 1

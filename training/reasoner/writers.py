@@ -22,9 +22,8 @@ from training.reasoner.examples import (
     read_examples,
     write_examples,
 )
-from training.reasoner.measures import grounded
 from training.reasoner.model import form_of, load_reasoner
-from training.reasoner.traces import MOST_WORDS
+from training.reasoner.reasons import MOST_WORDS, check
 from training.synthesis.generator import EndpointGenerator, GeneratorError
 from training.synthesis.generator import Sampling as Writing
 from training.synthesis.prompts import Prompt
@@ -77,18 +76,26 @@ def _prompt(example: Example) -> Prompt:
 
 
 def self_explained(
-    data: Path, adapter: Path, out: Path, count: int, base: str, seed: int = 0
+    data: Path,
+    adapter: Path,
+    out: Path,
+    count: int,
+    base: str,
+    seed: int = 0,
+    given: bool = False,
 ) -> dict[str, Any]:
     """Write ``out``: examples whose reason the reasoner wrote itself, in right and sound answers.
 
-    Up to ``count`` examples are tried ``TRIES`` times each; the first answer with the right labels,
-    at most ``MOST_WORDS`` words and a quotation that stands in the text is kept. Returns counts.
+    Up to ``count`` examples are tried ``TRIES`` times each; the first answer with the right labels
+    and a sound reason (``reasons.py``) is kept. ``given``: all are told their verdict, and write
+    the reason alone. Returns counts.
     """
     model, coder = load_reasoner(base, adapter)
     form = form_of(adapter)
     by_view: dict[str, list[Example]] = defaultdict(list)
     for example in read_examples(data)[:count]:
-        by_view[example.view].append(example)
+        told = replace(example, given=example.given or given)
+        by_view[example.view].append(told)
     kept: dict[str, list[Example]] = {}
     tried = 0
     for view, members in tqdm(by_view.items(), desc="self-generation", unit="policy"):
@@ -101,7 +108,7 @@ def self_explained(
             found = decode.write(model, coder, form, waiting, decode.MOST_TOKENS, sampling)
             left = []
             for example, (text, finished) in zip(waiting, found, strict=True):
-                said = decode.read(text, finished, [n for n, _ in example.policy], form)
+                said = decode.heard(example, text, finished, form)
                 if _is_right(example, said):
                     assert said.answer is not None
                     made = replace(example, reason=said.answer.reason)
@@ -116,5 +123,4 @@ def self_explained(
 def _is_right(example: Example, said: decode.Said) -> bool:
     if said.answer is None or said.answer.category != example.category:
         return False
-    made = replace(example, reason=said.answer.reason)
-    return is_sound(made, MOST_WORDS) and grounded([example], [said]) == 1.0
+    return check(said.answer.reason, example).sound

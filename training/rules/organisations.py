@@ -1,8 +1,8 @@
 """Written organisations: each with rules of its own, and texts under them.
 
 A file, ``*.jsonl.gz`` or ``*.jsonl``, holds policies, ``{"policy", "kind", "about", "categories":
-{name: {"definition"}}}``, and texts, ``{"policy", "text", "to", "category"}``: every rule of a
-policy was held against every text, and one of them or none is broken.
+{name: {"definition"}}}``, and texts, ``{"policy", "text", "to", "category", "reason"}``: every rule
+of a policy was held against every text, and one of them or none is broken.
 """
 
 import gzip
@@ -97,7 +97,14 @@ def _case(raw: Mapping[str, Any], policy: Mapping[str, Any], number: int) -> Cas
         "response": response(raw["text"], raw.get("to") or ""),
         "text": plain(raw["text"]),
     }
-    return Case(f"{policy['policy']}-{number}", ORGANISATIONS, "own", made[policy["kind"]], key)
+    return Case(
+        f"{policy['policy']}-{number}",
+        ORGANISATIONS,
+        "own",
+        made[policy["kind"]],
+        key,
+        reason=raw.get("reason") or "",
+    )
 
 
 def _pool(policy: Mapping[str, Any], cases: Iterable[Case]) -> Pool:

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from service.engine.reasoner.decoder import Decoder, Floats
 from service.engine.reasoner.labels import Labels
 from service.engine.reasoner.prefixes import Prefixes
+from service.engine.reasoner.quoting import Quoting
 from tamis.bundle import BundleError
 from tamis.content import Content
 from tamis.reasoner import protocol
@@ -33,6 +34,7 @@ from tamis.reasoner.protocol import (
     Pieces,
     Safety,
 )
+from tamis.reasoner.quotes import Source
 
 # Tokens read in one run, between which others may pass and a caller's leaving is noticed.
 STEP: Final = 64
@@ -267,7 +269,9 @@ class Reasoner:
         else:
             # An answer to a question is explained whatever the model thinks of its safety.
             category = reading.category if note is None else reading.best
-            status, reason, fault, written = self._reason(category, pause, max_reason, emit)
+            status, reason, fault, written = self._reason(
+                contents[best], category, pause, max_reason, emit
+            )
         ended = time.perf_counter()
         return best, Explanation(
             reading, status, reason, fault, written, judged - began, ended - judged
@@ -306,7 +310,7 @@ class Reasoner:
         pause()
         logits = self.decoder.read(ids[last:])[0]
         read = time.perf_counter()
-        status, reason, fault, written = self._write(logits, pause, max_reason, emit)
+        status, reason, fault, written = self._write(content, logits, pause, max_reason, emit)
         reading = replace(
             decided,
             tokens=decided.tokens + len(prefix) + len(case),
@@ -317,7 +321,12 @@ class Reasoner:
         return Explanation(reading, status, reason, fault, written, read - began, ended - read)
 
     def _reason(
-        self, category: str | None, pause: Pause, max_reason: int, emit: Emit | None
+        self,
+        content: Content,
+        category: str | None,
+        pause: Pause,
+        max_reason: int,
+        emit: Emit | None,
     ) -> tuple[Status, str | None, Fault | None, int]:
         """Write a reason behind the verdict that was read."""
         safety: Safety = "safe" if category is None else "unsafe"
@@ -331,32 +340,37 @@ class Reasoner:
             return "late", None, None, 0
         if logits is None:
             return "malformed", None, "layout", 0
-        return self._write(logits, pause, max_reason, emit)
+        return self._write(content, logits, pause, max_reason, emit)
 
     def _write(
-        self, logits: Floats, pause: Pause, max_reason: int, emit: Emit | None
+        self, content: Content, logits: Floats, pause: Pause, max_reason: int, emit: Emit | None
     ) -> tuple[Status, str | None, Fault | None, int]:
-        """Decode greedily, to the end of the turn or the limit."""
+        """Decode greedily, to the turn's end or the limit; nothing is quoted that is not there.
+
+        Raises:
+            GivenUpError: as ``judge``.
+        """
         ids: list[int] = []
-        text = ""
-        end = self._controls[END]
+        emitted = 0
+        end, source = self._controls[END], Source.of(content)
+        quoting = Quoting(source, self._text_ids, self._read_back, end)
         try:
-            while (token := int(logits.argmax())) != end:
+            while (token := quoting.choose(logits, ids)) != end:
                 if len(ids) == max_reason:
                     return "unfinished", None, None, len(ids)
                 ids.append(token)
-                grown = self._tokenizer.decode(ids, skip_special_tokens=False)
-                # A character of several tokens shows when it is whole.
-                if emit is not None and not grown.endswith("\N{REPLACEMENT CHARACTER}"):
-                    emit(grown[len(text) :])
-                    text = grown
+                if emit is not None and len(quoting.text) > emitted:
+                    emit(quoting.text[emitted:])
+                    emitted = len(quoting.text)
                 pause()
                 logits = self.decoder.read([token])[0]
         except LateError:
             return "late", None, None, len(ids)
         try:
-            whole = self._tokenizer.decode(ids, skip_special_tokens=False)
-            return "ok", protocol.check_reason(whole), None, len(ids)
+            reason = protocol.check_reason(self._read_back(ids))
+            if not source.bears(reason):
+                raise MalformedError("quotation")
+            return "ok", reason, None, len(ids)
         except MalformedError as error:
             return "malformed", None, error.fault, len(ids)
 
@@ -389,6 +403,9 @@ class Reasoner:
 
     def _encode(self, pieces: Pieces | Sequence[Piece]) -> list[int]:
         return protocol.encode(pieces, self._text_ids, self._controls)
+
+    def _read_back(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _text_ids(self, text: str) -> list[int]:
         (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
