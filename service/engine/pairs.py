@@ -36,8 +36,7 @@ class Ruling:
 
     def open(self) -> "Sequence[Group]":
         """Tokenise; returns which pairs are to be run, those together that are due together."""
-        texts = self.encoder.texts(self.content)
-        self.pairs = [self.encoder.pairs(rule, texts) for rule in self.rules]
+        self.pairs = self.encoder.pairs(self.rules, self.encoder.texts(self.content))
         self.logits = [self.encoder.memory.get(pairs) for pairs in self.pairs]
         missing = []
         for n, (pairs, logits) in enumerate(zip(self.pairs, self.logits, strict=True)):

@@ -87,10 +87,13 @@ class Encoder:
                 found.append(text)
         return found
 
-    def pairs(self, rule: Guideline, texts: Sequence[Text]) -> Sequence[Pair]:
-        """A rule beside a content's texts, as inputs of the graph."""
-        ids, shape = self.rule(rule), self.bundle.shape
-        return [window for text in texts for window in rules.pairs(ids, text, shape)]
+    def pairs(self, asked: Sequence[Guideline], texts: Sequence[Text]) -> list[Sequence[Pair]]:
+        """By rule, its pairs with a content's texts, as inputs of the graph."""
+        shape = self.bundle.shape
+        return [
+            [window for text in texts for window in rules.pairs(self.rule(rule), text, shape)]
+            for rule in asked
+        ]
 
     def cost(self, pair: Pair, first: bool, known: bool) -> int:  # noqa: ARG002
         """What a pair takes, in tokens.
@@ -139,8 +142,7 @@ class Encoder:
 
     def judge(self, content: Content, asked: Sequence[Guideline]) -> dict[Guideline, float]:
         """Judge on the calling thread: for files and for evaluation."""
-        texts = self.texts(content)
-        pairs = [self.pairs(rule, texts) for rule in asked]
+        pairs = self.pairs(asked, self.texts(content))
         logits = [self.memory.get(each) for each in pairs]
         missing = [(n, i) for n, each in enumerate(logits) for i, z in enumerate(each) if z is None]
         for group in self.groups(missing):

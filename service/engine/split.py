@@ -62,14 +62,10 @@ class SplitEncoder(Encoder):
         # What a token costs the lower layers, in tokens of the upper ones.
         self.ratio = bundle.split / (bundle.layers - bundle.split)
 
-    def pairs(self, rule: Guideline, texts: Sequence[Text]) -> Sequence[Pair]:
-        """A rule beside a content's texts; all rules have the same windows, in the same order."""
-        ids = self.rule(rule)
-        return [
-            Parts(ids, window)
-            for text in texts
-            for window in rules.texts_alone(text, self.bundle.shape)
-        ]
+    def pairs(self, asked: Sequence[Guideline], texts: Sequence[Text]) -> list[Sequence[Pair]]:
+        """By rule, its pairs with a content's texts; all rules have the same windows, in order."""
+        windows = [one for text in texts for one in rules.texts_alone(text, self.bundle.shape)]
+        return [[Parts(self.rule(rule), window) for window in windows] for rule in asked]
 
     def cost(self, pair: Pair, first: bool, known: bool) -> int:
         """What a pair takes, in tokens of the upper layers, with what is read for it."""
