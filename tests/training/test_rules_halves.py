@@ -1,19 +1,19 @@
 """A split encoder's bundle: two graphs that say what was trained, made again of base and delta."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from export import rebuild
 from export import rules as exporting
-from export.rebuild import Tensors
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.split import SplitEncoder, encoder_of
 from service.engine.warmup import Pace
 from tamis import rules
+from tamis.cli import main
 from tamis.content import plain, prompt, response
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import PolicyEncoder
@@ -139,17 +139,36 @@ async def test_a_pair_comes_to_the_same_whatever_stands_beside_it(
 
 
 def test_a_bundle_comes_back_byte_by_byte_of_its_base(
-    halves: PolicyEncoder, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halves: PolicyEncoder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    weights = Tensors(base / "model.safetensors")
-    about = {"name": str(base), "licence": "any", "sha256": "0"}
-    out = tmp_path / "delta"
-    rebuild.encode(halves.path, weights, about, out)
-    monkeypatch.setattr(rebuild, "_base", lambda _: weights)
-    made = rebuild.build(tmp_path / "made", out, progress=False)
-    assert isinstance(made, PolicyEncoder)
-    assert made.fingerprint == halves.fingerprint
+    delta, made = tmp_path / "delta", tmp_path / "made"
+    assert main(["export", "delta", "--bundle", str(halves.path), "--out", str(delta)]) == 0
+    assert len(json.loads((delta / "delta.json").read_text())["recipes"]) > 6
+    command = ["export", "policy-encoder", "--delta", str(delta), "--if-needed"]
+    assert main([*command, "--out", str(made)]) == 0
+    assert f"tiny@{halves.fingerprint[:12]}" in capsys.readouterr().out
     for name in (*halves.manifest["files"], "manifest.json", "README.md"):
-        assert (made.path / name).read_bytes() == (halves.path / name).read_bytes()
-    # Once is enough.
-    assert rebuild.build(tmp_path / "made", out, if_needed=True).path == made.path
+        assert (made / name).read_bytes() == (halves.path / name).read_bytes()
+    # Once is enough, and where nobody wants it, once is too much.
+    before = made.stat().st_ino
+    assert main([*command, "--out", str(made)]) == 0
+    assert made.stat().st_ino == before
+    place = tmp_path / "place"
+    monkeypatch.setenv(rules.ACCURATE.variable, str(place))
+    monkeypatch.setenv(rules.WHERE, "off")
+    assert main(command) == 0
+    assert "no accurate policy encoder is wanted" in capsys.readouterr().err
+    assert not place.exists()
+    monkeypatch.delenv(rules.WHERE)
+    assert main(command) == 0
+    assert rules.policy_encoder_there() == place
+    with monkeypatch.context() as patch:
+        patch.setattr("tamis.tiers.models", lambda: tmp_path / "none")
+        assert main(["export", "policy-encoder", "--if-needed"]) == 0
+        assert "no accurate policy encoder to make" in capsys.readouterr().err
+    (delta / "delta.bin").write_bytes(b"another")
+    assert main(["export", "policy-encoder", "--delta", str(delta)]) == 1
+    assert "no policy-encoder bundle" in capsys.readouterr().err
