@@ -41,8 +41,8 @@ class EngineEvents(Events):
     def looked_up(self, result: Lookup) -> None:
         """A content was sought in the cache and among those being judged."""
 
-    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
-        """Contents were judged by rules, in so much time."""
+    def ruled(self, scores: Sequence[RuleScore], seconds: float, held: int) -> None:
+        """Contents were judged by rules, in so much time; ``held`` bytes of rules are kept."""
 
 
 @dataclass(frozen=True, slots=True)

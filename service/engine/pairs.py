@@ -126,7 +126,7 @@ class Rulings:
         *,
         weight: int,
         tokens: Callable[[str], int],
-        tell: Callable[[Sequence[RuleScore], float], None],
+        tell: Callable[[Sequence[RuleScore], float, int], None],
     ) -> None:
         """Nothing runs yet.
 
@@ -135,7 +135,7 @@ class Rulings:
             scheduler: where its pairs wait; it takes other tasks, too.
             weight: what a token costs in the scheduler's own.
             tokens: estimates how many a text has.
-            tell: hears of scores, and the seconds they took.
+            tell: hears of scores, the seconds they took, and the bytes of rules that are kept.
         """
         self.encoder, self.scheduler = encoder, scheduler
         self._weight, self._tokens, self._tell = weight, tokens, tell
@@ -160,7 +160,7 @@ class Rulings:
         await self.scheduler.submit(tasks, deadline)
         found = [ruling.scores for ruling in rulings]
         scores = [score for one in found for score in one.values()]
-        self._tell(scores, time.perf_counter() - began)
+        self._tell(scores, time.perf_counter() - began, self.encoder.held)
         return found
 
     async def add(

@@ -126,6 +126,11 @@ class Encoder:
         ids = [shape.cls, *[shape.sep] * (tokens - 1)]
         return Window(ids=ids, types=[0] * tokens, lead=1, first=0, count=tokens - 2)
 
+    @property
+    def held(self) -> int:
+        """Bytes of what rules were read to: none."""
+        return 0
+
     def clear(self) -> None:
         """Forget everything."""
         self.memory.clear()

@@ -98,6 +98,11 @@ class SplitEncoder(Encoder):
         window = Window(text, [0, *[1] * (len(text) - 1)], 1, 0, len(text) - 2)
         return Parts((shape.cls, *[shape.sep] * (rule - 1)), window)
 
+    @property
+    def held(self) -> int:
+        """Bytes of what rules were read to."""
+        return self.states.size
+
     def clear(self) -> None:
         """Forget everything."""
         super().clear()

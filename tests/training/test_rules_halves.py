@@ -6,18 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from export import rules as exporting
+from service.app import create_app
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.split import SplitEncoder, encoder_of
 from service.engine.warmup import Pace
+from service.settings import Settings
 from tamis import rules
+from tamis.bundle import Bundle
 from tamis.cli import main
 from tamis.content import plain, prompt, response
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import PolicyEncoder
 from tests.conftest import write_rows
+from tests.service.test_app import wait_until_ready
 from tests.training.reasoner_world import make_library, make_rows
 from tests.training.rules_world import RULES, make_base, named, write_clubs
 from tests.training.test_rules_training import recipe
@@ -28,6 +33,7 @@ from training.rules.trainer import train
 
 POLICY = tuple(Guideline(name, about) for name, (about, _) in RULES.items())
 WORDS = [word for _, word in RULES.values()]
+HELD = "tamis_rules_states_bytes"
 TEXTS = [
     *(prompt(f"tell number 3 about {word}") for word in WORDS),
     response(f"{WORDS[0]} it is", f"and {WORDS[1]}?"),
@@ -136,6 +142,31 @@ async def test_a_pair_comes_to_the_same_whatever_stands_beside_it(
             assert many[rule].probability == expected
             assert few[rule].probability == expected
             assert bare[rule].probability == expected
+
+
+def test_it_is_served_and_says_what_it_keeps(bundle: Bundle, halves: PolicyEncoder):
+    categories = {name: {"definition": about} for name, (about, _) in RULES.items()}
+    body = {"input": TEXTS[0].text, "policy": {"name": "club", "categories": categories}}
+
+    def kept(client: TestClient) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(HELD))
+
+    served = []
+    for states in (1 << 20, 0):
+        settings = Settings(
+            bundle=bundle.path, policy_encoder=halves.path, rules_states_bytes=states
+        )
+        with TestClient(create_app(settings)) as client:
+            wait_until_ready(client)
+            assert kept(client) == 0
+            answer = client.post("/moderate", json=body).json()
+            assert (kept(client) > 3 * 64 * 2 * 3) == (states > 0)
+            assert kept(client) <= states
+        assert answer["policy_encoder"].startswith("tiny@")
+        assert answer["categories"]["Biscuits"]["flagged"] is True
+        served.append(answer["categories"])
+    assert served[0] == served[1]
 
 
 def test_a_bundle_comes_back_byte_by_byte_of_its_base(
