@@ -1,10 +1,13 @@
 """Rules that are read alone: what is kept of them, and what a pair takes."""
 
 import tracemalloc
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.engine.pairs import PairTask
 from service.engine.split import RULE_BYTES, Parts, RuleStates
 from tamis.windows import Window
 
@@ -46,3 +49,70 @@ def test_a_pair_is_a_rule_and_a_text_in_a_row():
     pair = Parts((2, 7, 3), Window([2, 8, 9, 3], [0, 1, 1, 1], 1, 0, 2))
     assert pair.ids == [2, 7, 3, 2, 8, 9, 3]
     assert pair.types == [0, 0, 0, 0, 1, 1, 1]
+
+
+@dataclass
+class Opened:
+    """A ruling whose pairs are due in groups."""
+
+    encoder: Any
+    pairs: list[list[str]]
+    logits: list[list[float | None]]
+    groups: list[list[tuple[int, int]]]
+
+    def open(self) -> list[list[tuple[int, int]]]:
+        return self.groups
+
+
+def test_windows_of_a_long_text_are_read_one_after_another_for_all_rules():
+    class Reader:
+        """Reads windows, and says what a pair takes: ten tokens, and five to read its text."""
+
+        def __init__(self) -> None:
+            self.reads: list[str] = []
+
+        def cost(self, _: str, first: bool, known: bool) -> int:
+            return 10 + 5 * first + 100 * (not known)
+
+        def knows(self, pair: str) -> bool:
+            return not pair.startswith("cold")
+
+        def read(self, pair: str) -> str:
+            self.reads.append(pair)
+            return f"states for {pair}"
+
+        def score(self, pair: str, said: str) -> float:
+            return float(said == f"states for warm {pair.split()[-1]}")
+
+    # One pair was judged before.
+    ruling: Any = Opened(
+        Reader(),
+        [[f"{rule} {window}" for window in range(3)] for rule in ("warm", "cold")],
+        [[None] * 3, [None] * 3],
+        [[(0, 0), (1, 0)], [(0, 1)], [(0, 2), (1, 2)]],
+    )
+    waiting, most = [PairTask(ruling, 1, 1)], 0
+    while waiting:
+        task = waiting.pop(0)
+        left, estimate = len(ruling.encoder.reads), task.cost
+        more = task.open()
+        if left == 0:
+            # All at once: what is known of the costs before any rule is read.
+            assert sum(one.cost for one in (task, *more)) - 100 == 5 * 10 + 3 * 5
+            assert estimate == 1
+        waiting += more
+        most = max(most, sum(one.said is not None for one in (task, *waiting)))
+        task.run()
+        assert task.said is None
+    assert ruling.logits == [[1.0, 1.0, 1.0], [1.0, None, 1.0]]
+    assert ruling.encoder.reads == ["warm 0", "warm 1", "warm 2"]
+    # Two of a window, and at most the next one's beside its last.
+    assert most <= 3
+
+
+def test_what_is_known_already_takes_nothing():
+    known: Any = Opened(None, [["a"]], [[1.0]], [])
+    task = PairTask(known, 7, 1)
+    assert task.open() == []
+    assert task.cost == 0
+    task.run()
