@@ -82,8 +82,10 @@ class Judge:
         return len(self._ids(text))
 
     def forget(self) -> None:
-        """Forget the tokens of rules, as before any policy was seen."""
+        """Forget what was read of rules, as before any policy was seen."""
         self._rules.clear()
+        if isinstance(self._run, Halves):
+            self._run.forget()
 
     def _rule(self, rule: Guideline) -> list[int]:
         if rule not in self._rules:
@@ -101,7 +103,8 @@ class Halves:
         self.text = lru_cache(1)(self.states)
 
     def __call__(self, feed: Feed) -> np.ndarray:
-        """Logits (pairs, 1)."""
+        """Logits (pairs, 1). A text is read for each batch, as it is for each request."""
+        self.text.cache_clear()
         found = [self._joint.run([rules.OUTPUT], self.parts(pair))[0] for pair in feed["pairs"]]
         return np.concatenate([np.asarray(one) for one in found])
 
@@ -111,6 +114,10 @@ class Halves:
         read = self.rule(tuple(pair.rule), (0,) * len(pair.rule))
         said = self.text(tuple(text.ids), tuple(text.types))
         return dict(zip(rules.PARTS, (read, said, np.array([text.types])), strict=True))
+
+    def forget(self) -> None:
+        """Forget what rules were read to."""
+        self.rule.cache_clear()
 
     def states(self, ids: tuple[int, ...], types: tuple[int, ...]) -> np.ndarray:
         """States (1, tokens, width) of a rule or a text alone."""
