@@ -42,6 +42,7 @@ COPY export export
 COPY models/tamis-22m models/tamis-22m
 COPY models/tamis-110m-delta models/tamis-110m-delta
 COPY models/tamis-multilingual-delta models/tamis-multilingual-delta
+COPY models/tamis-policy-22m models/tamis-policy-22m
 COPY models/tamis-reasoner-135m-adapter models/tamis-reasoner-135m-adapter
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
