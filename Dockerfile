@@ -42,6 +42,7 @@ COPY export export
 COPY models/tamis-22m models/tamis-22m
 COPY models/tamis-110m-delta models/tamis-110m-delta
 COPY models/tamis-multilingual-delta models/tamis-multilingual-delta
+COPY models/tamis-policy-22m models/tamis-policy-22m
 COPY models/tamis-reasoner-135m-adapter models/tamis-reasoner-135m-adapter
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-cache-dir --no-deps --no-compile --target /opt/tamis/app dist/*.whl \
@@ -101,6 +102,21 @@ RUN mkdir -p /opt/tamis/policy-encoder \
         cp models/tamis-policy-22m/* /opt/tamis/policy-encoder/; \
     fi
 
+# The accurate policy encoder's bundle, which judges in its place: the pinned public base, and the
+# committed delta. Without a delta the folder stays empty.
+FROM app AS policy-encoder-accurate
+COPY scripts/dependencies.py scripts/
+COPY requirements/serve.txt requirements/reasoner.txt requirements/
+COPY models models
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir -p /opt/tamis/policy-encoder-accurate \
+    && if [ -f models/tamis-policy-110m-delta/manifest.json ]; then \
+        python scripts/dependencies.py reasoner > wanted.txt \
+        && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
+        && python -m tamis export policy-encoder --delta models/tamis-policy-110m-delta \
+            --out /opt/tamis/policy-encoder-accurate; \
+    fi
+
 # What ships is put together here first: checksums hold, and all who judge give a verdict.
 FROM env-cpu AS checked-cpu
 ARG BUNDLE=models/tamis-22m
@@ -110,6 +126,8 @@ COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=accurate /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=multilingual /opt/tamis/multilingual /opt/tamis/multilingual
 COPY --from=policy-encoder /opt/tamis/policy-encoder /opt/tamis/policy-encoder
+COPY --from=policy-encoder-accurate /opt/tamis/policy-encoder-accurate \
+    /opt/tamis/policy-encoder-accurate
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --json "Good morning." \
     && if [ -f /opt/tamis/accurate/manifest.json ]; then \
@@ -120,12 +138,15 @@ RUN /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle --jso
         /opt/tamis/env/bin/python -m tamis moderate --bundle /opt/tamis/bundle \
             --multilingual /opt/tamis/multilingual --json "Guten Morgen, wie geht es dir?"; \
     fi \
-    && if [ -f /opt/tamis/policy-encoder/manifest.json ]; then \
-        echo '{"name": "tea", "categories": {"tea": {"definition": "Speaks of tea."}}}' > tea.yaml \
-        && TAMIS_POLICY_ENCODER=/opt/tamis/policy-encoder /opt/tamis/env/bin/python -m tamis \
-            moderate --bundle /opt/tamis/bundle --policy tea.yaml --json "Tea, please." \
-        && rm tea.yaml; \
-    fi \
+    && echo '{"name": "tea", "categories": {"tea": {"definition": "Speaks of tea."}}}' > tea.yaml \
+    && for encoder in /opt/tamis/policy-encoder /opt/tamis/policy-encoder-accurate; do \
+        if [ -f "${encoder}/manifest.json" ]; then \
+            TAMIS_POLICY_ENCODER="${encoder}" /opt/tamis/env/bin/python -m tamis \
+                moderate --bundle /opt/tamis/bundle --policy tea.yaml --json "Tea, please." \
+                || exit 1; \
+        fi; \
+    done \
+    && rm tea.yaml \
     && /opt/tamis/env/bin/python -c "import pathlib; \
     from service.engine.reasoner.reasoner import go_on; \
     from tamis.cli.common import load_reasoner; \
@@ -143,6 +164,8 @@ ENV PYTHONPATH=/opt/tamis/app
 COPY --from=app /opt/tamis/app /opt/tamis/app
 COPY ${BUNDLE} /opt/tamis/bundle
 COPY --from=policy-encoder /opt/tamis/policy-encoder /opt/tamis/policy-encoder
+COPY --from=policy-encoder-accurate /opt/tamis/policy-encoder-accurate \
+    /opt/tamis/policy-encoder-accurate
 COPY --from=reasoner /opt/tamis/reasoner /opt/tamis/reasoner
 RUN /opt/tamis/env/bin/python -c "import pathlib, onnxruntime, service.app, tamis.bundle; \
     import tamis.reasoner.bundle; \
@@ -166,6 +189,7 @@ ENV PATH=/opt/tamis/env/bin:${PATH} \
     TAMIS_ACCURATE=/opt/tamis/accurate \
     TAMIS_MULTILINGUAL=/opt/tamis/multilingual \
     TAMIS_POLICY_ENCODER=/opt/tamis/policy-encoder \
+    TAMIS_POLICY_ENCODER_ACCURATE=/opt/tamis/policy-encoder-accurate \
     TAMIS_REASONER=/opt/tamis/reasoner \
     TAMIS_HOST=0.0.0.0 \
     TAMIS_PORT=8000
@@ -186,6 +210,8 @@ ENV TAMIS_PROVIDER=cuda \
 COPY --from=checked-gpu /opt/tamis/env /opt/tamis/env
 COPY --from=checked-gpu /opt/tamis/bundle /opt/tamis/bundle
 COPY --from=checked-gpu /opt/tamis/policy-encoder /opt/tamis/policy-encoder
+COPY --from=checked-gpu /opt/tamis/policy-encoder-accurate \
+    /opt/tamis/policy-encoder-accurate
 COPY --from=checked-gpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-gpu /opt/tamis/app /opt/tamis/app
 
@@ -195,5 +221,7 @@ COPY --from=checked-cpu /opt/tamis/bundle /opt/tamis/bundle
 COPY --from=checked-cpu /opt/tamis/accurate /opt/tamis/accurate
 COPY --from=checked-cpu /opt/tamis/multilingual /opt/tamis/multilingual
 COPY --from=checked-cpu /opt/tamis/policy-encoder /opt/tamis/policy-encoder
+COPY --from=checked-cpu /opt/tamis/policy-encoder-accurate \
+    /opt/tamis/policy-encoder-accurate
 COPY --from=checked-cpu /opt/tamis/reasoner /opt/tamis/reasoner
 COPY --from=checked-cpu /opt/tamis/app /opt/tamis/app

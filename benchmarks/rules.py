@@ -9,6 +9,7 @@ Warm: the rules were. Again: both were. Each request's text is new but for the l
 import json
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -34,20 +35,34 @@ SECONDS: Final = 60.0
 SHORT: Final = 256
 
 
-def run(bundle_path: Path, encoder_path: Path | None = None, rehearse: bool = False) -> None:
-    """Measure one client, then both kinds of traffic side by side."""
+def run(
+    bundle_path: Path, encoder_paths: Sequence[Path] | None = None, rehearse: bool = False
+) -> None:
+    """Measure one client, then both kinds of traffic side by side, with one encoder after another.
+
+    By default with both of ours, as far as they are there.
+    """
     bundle = bundles.load(bundle_path)
-    encoder = rules.load(encoder_path or rules.default_policy_encoder())
+    paths = encoder_paths or [
+        path
+        for path in (rules.default_policy_encoder(), rules.ACCURATE.folder)
+        if (path / bundles.MANIFEST).is_file()
+    ]
+    encoders = [rules.load(path) for path in paths or [rules.default_policy_encoder()]]
     calls, seconds = (3, 2.0) if rehearse else (CALLS, SECONDS)
     record = Record("rules", "A policy's own rules", "tamis bench rules")
-    served = {"policy_encoder": encoder.path, "reasoner": ""}
-    with Server(bundle_path, **served) as server:
-        with Client(server.port) as client:
-            chance = random.Random(1)
-            alone = [_row(client, chance, 0, tokens, calls) for tokens in TOKENS]
-            rows = [_row(client, chance, n, tokens, calls) for n in COUNTS for tokens in TOKENS]
-        beside = _beside(server, Classifier(bundle, CpuRuntime(bundle.graph)), seconds)
-    record.tables = [[*alone, *rows], beside]
+    record.tables = [[], []]
+    for encoder in encoders:
+        served = {"policy_encoder": encoder.path, "reasoner": ""}
+        who = {"encoder": encoder.name}
+        with Server(bundle_path, **served) as server:
+            with Client(server.port) as client:
+                chance = random.Random(1)
+                for count in (0, *COUNTS):
+                    rows = [_row(client, chance, count, tokens, calls) for tokens in TOKENS]
+                    record.tables[0] += [who | row for row in rows]
+            beside = _beside(server, Classifier(bundle, CpuRuntime(bundle.graph)), seconds)
+            record.tables[1] += [who | row for row in beside]
     record.notes = [
         f"Milliseconds of whole requests over one connection, {calls} of each kind in turns; rules "
         f"of {RULE_TOKENS} tokens. Cold: neither the rules nor the text were seen before. Warm: "
@@ -56,8 +71,8 @@ def run(bundle_path: Path, encoder_path: Path | None = None, rehearse: bool = Fa
         f"Then the classifier at {SHARE:.0%} of its saturating rate for {seconds:g} s, without and "
         f"with {ASKED:g} requests a second beside it of 8 rules and {TOKENS[0]} tokens.",
     ]
-    both = (f"{one.name}@{one.fingerprint[:12]}" for one in (bundle, encoder))
-    record.write(bundle, keep=not rehearse, bundle=", ".join(both))
+    all_ = (f"{one.name}@{one.fingerprint[:12]}" for one in (bundle, *encoders))
+    record.write(bundle, keep=not rehearse, bundle=", ".join(all_))
 
 
 def _row(client: Client, chance: random.Random, count: int, tokens: int, calls: int) -> Row:

@@ -26,8 +26,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from export.kinds import load
 from tamis import perspective
-from tamis.bundle import MANIFEST, BundleError, load, sha256_of, understanding
+from tamis.bundle import MANIFEST, BundleError, sha256_of, understanding
 
 FORMAT: Final = "tamis.delta/1"
 INDEX: Final = "delta.json"
@@ -103,7 +104,7 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
     """Write a verified bundle's delta, prove that it decodes, and return its size in bytes.
 
     Args:
-        bundle: a classifier's int8 bundle.
+        bundle: the int8 bundle of a classifier or a policy encoder.
         base: the tensors of its base by name.
         about: what the index says of the base: its name, and the sha256 of its weights.
         out: the folder to write to; other files in it stay.
@@ -303,8 +304,8 @@ def _traced(
     import onnx
     from onnx import numpy_helper
 
-    graph = next(name for name in files if name.endswith(".onnx"))
-    for tensor in onnx.load(bundle / graph).graph.initializer:
+    graphs = [onnx.load(bundle / name).graph for name in files if name.endswith(".onnx")]
+    for tensor in (tensor for graph in graphs for tensor in graph.initializer):
         if tensor.data_type != onnx.TensorProto.INT8 or len(tensor.dims) != 2:
             continue
         codes = numpy_helper.to_array(tensor)

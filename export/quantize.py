@@ -28,6 +28,9 @@ PER_TOKEN: Final = 15
 ASIDE: Final = 4
 SENSITIVITY_FEEDS: Final = 32
 MICROSOFT: Final = "com.microsoft"
+# What makes activations with large channels; a split encoder's upper layers begin with the
+# normalised states of two parts, side by side.
+NORMED: Final = ("LayerNormalization", "Concat")
 # The least value of GELU, and the byte that means zero behind it: 231 steps are left above.
 GELU_LEAST: Final = 0.17
 GELU_ZERO: Final = 24
@@ -261,7 +264,7 @@ def best_int8(
     prepared = merge(prepared)
     # GELU outputs are not smoothed: their large values are few, and the split has them.
     made_by = {node.output[0]: node.op_type for node in prepared.graph.node}
-    normed = [a for a in by_activation(prepared) if made_by[a] == "LayerNormalization"]
+    normed = [a for a in by_activation(prepared) if made_by[a] in NORMED]
 
     # Smoothing leaves the other weights as they are, those with most rows among them: they are
     # rounded once, which is four fifths of the work.

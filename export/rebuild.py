@@ -1,4 +1,4 @@
-"""Public base and committed delta → a bundle (accurate, multilingual), the same byte for byte."""
+"""Public base and committed delta → a bundle of a companion, the same byte for byte."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,9 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from export.delta import BESIDE, Matrix, decoded, encode, read_index
+from export.kinds import Made, load
 from tamis.building import building, replacing
-from tamis.bundle import Bundle, BundleError, load, sha256_of
+from tamis.bundle import BundleError, sha256_of
 from tamis.tiers import BANDS
 from training.classifier import bases
 from training.classifier.bases import BaseMismatchError
@@ -39,7 +40,7 @@ class Tensors(Mapping[str, Matrix]):
         return len(self._names)
 
 
-def build(out: Path, delta: Path, *, progress: bool = True, if_needed: bool = False) -> Bundle:
+def build(out: Path, delta: Path, *, progress: bool = True, if_needed: bool = False) -> Made:
     """Write the bundle, all at once when it is complete and verified.
 
     One process builds at a time. ``if_needed`` leaves alone a bundle that is there and whole, and
@@ -106,7 +107,7 @@ def _base(said: Mapping[str, Any]) -> Tensors:
     return Tensors(weights)
 
 
-def _made(out: Path, index: Mapping[str, Any]) -> Bundle | None:
+def _made(out: Path, index: Mapping[str, Any]) -> Made | None:
     """The bundle that is there, where it is the very one."""
     try:
         found = load(out)

@@ -1,4 +1,4 @@
-"""Policy encoder's checkpoint → bundle folder: int8 graph, tokenizer, manifest, parity, card."""
+"""Policy encoder's checkpoint → bundle folder: int8 graphs, tokenizer, manifest, parity, card."""
 
 import json
 import shutil
@@ -15,22 +15,29 @@ import torch
 
 from export import parity
 from export.bundle import CALIBRATION_ROWS, GRAPH, TABLES, TOKENIZER, licence_of, save_graph
-from export.graph import to_onnx
+from export.graph import halves_to_onnx, to_onnx
 from export.products import session
 from export.quantize import best_int8
 from tamis import rules
 from tamis.bundle import MANIFEST, Head, head_of, sha256_of
+from tamis.windows import Window
 from training.classifier import calibration
 from training.reasoner.policies import Library
+from training.rules import forms
 from training.rules.data import Data, held_out_trials
 from training.rules.drawing import Mixture, draw
-from training.rules.forms import Feed, feed_of
-from training.rules.judge import Checkpoint, Judge, Run, torch_run
+from training.rules.forms import Parts, feed_of
+from training.rules.judge import Checkpoint, Halves, Judge, alone, graph_run
+from training.rules.split import SplitEncoder
 from training.rules.trainer import Recipe
 from training.rules.trials import Trial
 
 # Texts under all rules of their policy: some eight pairs each.
 PARITY_TEXTS: Final = 200
+HALVES: Final = ("states", "joint")
+
+Graphs = list[onnx.ModelProto]
+Errors = dict[str, Any]
 
 
 def build(
@@ -51,63 +58,107 @@ def build(
     rng = np.random.default_rng(recipe.seed)
     judge = made.judge(fast=False)
     drawn = islice(draw(Mixture(found.train), recipe.seed + 1), CALIBRATION_ROWS)
-    feeds = [_one_of(judge, item.content, item.rules, rng) for item in drawn]
-    with tempfile.TemporaryDirectory() as tmp:
-        path = Path(tmp) / "fp32.onnx"
-        to_onnx(made.model, path, recipe.max_tokens, rules.INPUTS, (rules.OUTPUT,))
-        fp32 = onnx.load(path)
-    int8, errors = best_int8(fp32, feeds)
+    pairs = [_one_of(judge, item.content, item.rules, rng) for item in drawn]
+    fp32, int8, errors = (_halves if recipe.split else _whole)(made, pairs)
 
     asked = held_out_trials(found, recipe.seed)
     sample = [asked[n] for n in rng.permutation(len(asked))[:PARITY_TEXTS]]
     heads = {head.name: head for head in map(head_of, questions)}
     report = _parity(made, {"fp32": fp32, "int8": int8}, sample, heads)
-    report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
+    report["smoothing"] = errors
 
     out.mkdir(parents=True, exist_ok=True)
-    graph = GRAPH.format("int8")
-    save_graph(int8, out, graph)
+    names = [GRAPH.format("int8")] if len(int8) == 1 else [f"{part}.int8.onnx" for part in HALVES]
+    save_graph(int8[0], out, names[0])
+    graphs: dict[str, Any] = {"graph": names[0]}
+    kind = rules.KIND
+    if recipe.split:
+        kind, layers = rules.SPLIT, made.model.encoder.config.num_hidden_layers
+        # Its products are read whole and packed anew: there is nothing to map.
+        onnx.save(int8[1], out / names[1])
+        graphs |= {"joint": names[1], "split": recipe.split, "layers": layers}
     shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
     manifest = {
         "format": rules.FORMAT,
-        "kind": rules.KIND,
+        "kind": kind,
         "name": name,
         "licence": licence_of(training),
         "base": training["base"],
-        "graph": graph,
+        **graphs,
         "tokenizer": TOKENIZER,
         "pairs": asdict(made.shape),
         "questions": questions,
         "training": training,
         "parity": report,
-        "files": {file: sha256_of(out / file) for file in (graph, TABLES, TOKENIZER)},
+        "files": {file: sha256_of(out / file) for file in (*names, TABLES, TOKENIZER)},
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     (out / "README.md").write_text(card(manifest), encoding="utf-8")
     return report
 
 
-def _one_of(judge: Judge, content: Any, policy: Sequence[Any], rng: np.random.Generator) -> Feed:
-    """One pair of a text alone, as CPU serving runs it: no padding."""
-    windows = judge.pairs(content, policy)[int(rng.integers(len(policy)))]
-    return feed_of(windows[:1], step=1)
+def _one_of(judge: Judge, content: Any, policy: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One pair of a text."""
+    return judge.pairs(content, policy)[int(rng.integers(len(policy)))][0]
+
+
+def _whole(made: Checkpoint, pairs: Sequence[Window]) -> tuple[Graphs, Graphs, Errors]:
+    """A cross-encoder's graph, its int8 form, and the errors by smoothing strength."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp) / "fp32.onnx"
+        to_onnx(made.model, path, made.shape.max_tokens, rules.INPUTS, (rules.OUTPUT,))
+        fp32 = onnx.load(path)
+    # A pair alone, as CPU serving runs it: no padding.
+    int8, errors = best_int8(fp32, [feed_of([pair], step=1) for pair in pairs])
+    return [fp32], [int8], _rounded(errors)
+
+
+def _halves(made: Checkpoint, pairs: Sequence[Parts]) -> tuple[Graphs, Graphs, Errors]:
+    """A split encoder's graphs, their int8 forms, and the errors by smoothing strength of each.
+
+    The upper layers are quantised for what the lower ones say in int8.
+    """
+    model = made.model
+    assert isinstance(model, SplitEncoder)
+    with tempfile.TemporaryDirectory() as tmp:
+        paths = [Path(tmp) / f"{part}.onnx" for part in HALVES]
+        halves_to_onnx(model, paths[0], paths[1], made.shape)
+        fp32 = [onnx.load(path) for path in paths]
+    both = [
+        part
+        for pair in pairs
+        for part in ((pair.rule, [0] * len(pair.rule)), (pair.text.ids, pair.text.types))
+    ]
+    typed = model.reader.typed
+    lower, told = best_int8(fp32[0], [alone(ids, types, typed) for ids, types in both])
+    run = Halves(session(lower), session(fp32[1]))
+    upper, more = best_int8(fp32[1], [run.parts(pair) for pair in pairs])
+    return fp32, [lower, upper], {"states": _rounded(told), "joint": _rounded(more)}
+
+
+def _rounded(errors: Mapping[str, float]) -> dict[str, float]:
+    return {strength: round(error, 5) for strength, error in errors.items()}
 
 
 def _parity(
     made: Checkpoint,
-    graphs: Mapping[str, onnx.ModelProto],
+    graphs: Mapping[str, Graphs],
     trials: Sequence[Trial],
     heads: Mapping[str, Head],
 ) -> dict[str, Any]:
     """Every pair of some texts, through the trained model and both graphs."""
     names = list(rules.QUESTIONS)
-    runs: dict[str, Run] = {"torch": torch_run(made.model, fast=False)}
-    for name, graph in graphs.items():
-        runs[name] = _run_of(graph)
+    judges = {"torch": made.judge(fast=False)}
+    for name, found in graphs.items():
+        sessions = [session(graph) for graph in found]
+        judges[name] = (
+            Judge(made.ids, made.shape, graph_run(sessions[0]))
+            if len(sessions) == 1
+            else Judge(made.ids, made.shape, Halves(*sessions), forms.HALVES)
+        )
     asked = [names.index(trial.question) for trial in trials for _ in trial.rules]
     logits = {}
-    for name, run in runs.items():
-        judge = Judge(made.ids, made.shape, run)
+    for name, judge in judges.items():
         said = judge.logits([(trial.content, trial.rules) for trial in trials])
         logits[name] = np.repeat(np.concatenate(said)[:, None], len(names), axis=1)
     told = [heads[name] for name in names]
@@ -117,23 +168,26 @@ def _parity(
     }
 
 
-def _run_of(graph: onnx.ModelProto) -> Run:
-    made = session(graph)
-    return lambda feed: np.asarray(made.run([rules.OUTPUT], dict(feed))[0])
-
-
 def card(manifest: Mapping[str, Any]) -> str:
     """The model card, Markdown for ``README.md``, from the manifest so that it cannot drift."""
     training, shape = manifest["training"], manifest["pairs"]
     recipe, base = training["recipe"], manifest["base"]
     written = training["organisations"]
+    graphs = ", ".join(
+        f"`{file}` sha256 `{manifest['files'][file][:12]}`"
+        for file in (manifest["graph"], manifest.get("joint"))
+        if file
+    )
+    read = WHOLE
+    if "split" in manifest:
+        read = SPLIT.format(split=manifest["split"], layers=manifest["layers"])
     start = f"body of checkpoint `{recipe['init']}`" if recipe["init"] else "base as pretrained"
     return "\n".join(
         [
             f"# {manifest['name']}\n",
-            "A policy encoder: it reads one rule of a policy beside one text and says how likely",
-            "the text breaks that rule. Written by `tamis export rules` from `manifest.json`; what",
-            "it is worth is in `docs/reasoner.md`.\n",
+            read,
+            "Written by `tamis export rules` from `manifest.json`; what it is worth is in",
+            "`docs/reasoner.md`.\n",
             "| | |\n|---|---|",
             f"| licence | {manifest['licence']} |",
             f"| base | {base['name']} ({base['licence']}), sha256 "
@@ -148,7 +202,7 @@ def card(manifest: Mapping[str, Any]) -> str:
             f"| pairs | {shape['max_tokens']} tokens: rules of at most {shape['rule_tokens']}, "
             f"what an answer answers of at most {shape['context_tokens']}, the text in windows "
             f"that overlap by {shape['overlap']} |",
-            f"| graph | sha256 `{manifest['files'][manifest['graph']][:12]}`, int8 |\n",
+            f"| graph | {graphs}, int8 |\n",
             "## Questions\n",
             "Probabilities are of single rules; thresholds are of a policy: a text is flagged",
             "where its likeliest rule reaches `flag`. Figures are of rows and policies that were",
@@ -176,6 +230,11 @@ def card(manifest: Mapping[str, Any]) -> str:
     )
 
 
+WHOLE: Final = """A policy encoder: it reads one rule of a policy beside one text and says how
+likely the text breaks that rule."""
+SPLIT: Final = """A split policy encoder: {split} of its {layers} layers read a rule alone, once a
+policy, and a text alone, once a request; the others read both and say how likely the text breaks
+that rule."""
 LIMITS: Final = """## What it cannot do
 
 - It reads what a rule says, not what its author meant: write definitions, exceptions last.

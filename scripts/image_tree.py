@@ -316,7 +316,8 @@ def _build_and_run(args: argparse.Namespace, out: Path) -> int:
         print(f"not as locked: {stray}", file=sys.stderr)
         return 1
     print(f"\n{len(found)} packages, all as locked")
-    places = ("env", "bundle", "accurate", "multilingual", "policy-encoder", "reasoner", "app")
+    encoders = ("policy-encoder", "policy-encoder-accurate")
+    places = ("env", "bundle", "accurate", "multilingual", *encoders, "reasoner", "app")
     parts = sizes(image, *(f"/opt/tamis/{part}" for part in places))
     for path, size in (parts | {"on top of the base image": sum(parts.values())}).items():
         print(f"{size / 1e6:8.1f} MB  {path}")

@@ -124,8 +124,8 @@ class Configuration:
     def _read(self) -> Offered:
         settings = self._settings
         shipped = default_policy()
-        encoder = settings.policy_encoder
-        encoded = encoder is not None and (encoder / MANIFEST).is_file()
+        encoders = settings.policy_encoder, settings.policy_encoder_accurate
+        encoded = any(path is not None and (path / MANIFEST).is_file() for path in encoders)
         own = {} if settings.policies is None else _folder(settings.policies, encoded)
         policies = {
             name: _in_mode(policy, settings.mode)

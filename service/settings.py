@@ -11,6 +11,7 @@ from tamis.bundle import default_bundle
 from tamis.corrections.store import default_location
 from tamis.policy import Mode
 from tamis.reasoner.bundle import default_reasoner
+from tamis.rules import ACCURATE as RULES
 from tamis.rules import default_policy_encoder
 from tamis.tiers import ACCURATE, DEFAULT, MULTILINGUAL, NONE, Tier
 
@@ -141,6 +142,11 @@ class Settings(BaseSettings):
         default_factory=default_policy_encoder,
         description="Folder of the bundle that judges policies' own categories; empty: none.",
     )
+    policy_encoder_accurate: Path | None = Field(
+        default_factory=lambda: RULES.folder,
+        description="Folder of the bundle that judges in its place once it is there; empty: none. "
+        "Without a default where another place of the policy encoder is given.",
+    )
     rules_max_characters: int = Field(
         # A quarter of what a body of texts alone may hold.
         1_048_576,
@@ -150,15 +156,36 @@ class Settings(BaseSettings):
     rules_cache_bytes: int = Field(
         16 * 1024 * 1024, ge=0, description="Memory of rules beside texts seen before; 0: none."
     )
+    rules_states_bytes: int = Field(
+        # A rule of 30 tokens has 50 KB in a body of 110M parameters.
+        32 * 1024 * 1024,
+        ge=0,
+        description="Memory of rules that were read alone, for encoders that do; 0: none.",
+    )
     drain_seconds: int = Field(20, ge=0, description="Time for in-flight requests at shutdown.")
 
     @field_validator(
-        "reasoner", "accurate", "multilingual", "policy_encoder", "blocklists", mode="before"
+        "reasoner",
+        "accurate",
+        "multilingual",
+        "policy_encoder",
+        "policy_encoder_accurate",
+        "blocklists",
+        mode="before",
     )
     @classmethod
     def _none(cls, given: object) -> object:
         """An empty variable means none, not the current folder."""
         return None if given in NONE else given
+
+    @model_validator(mode="after")
+    def _who_judges_rules_is_chosen(self) -> Self:
+        given = self.model_fields_set
+        if self.policy_encoder is None or (
+            "policy_encoder" in given and "policy_encoder_accurate" not in given
+        ):
+            self.policy_encoder_accurate = None
+        return self
 
     @model_validator(mode="after")
     def _workers_are_on_the_cpu(self) -> Self:

@@ -11,8 +11,23 @@ last tokens, each to a limit of its own, so that nothing of the judged text is l
 read in overlapping windows, of which the highest logit counts. A pair depends on its rule, its text
 and nothing else: a policy's other rules, their order and the load change no probability.
 
-The graph: ``input_ids``, ``attention_mask``, ``token_type_ids`` (pairs, tokens) int64 → ``logits``
-(pairs, 1). P(breaks the rule) = sigmoid(scale * logit + bias), calibrated per question. A text is
+A bundle has one graph, or two.
+
+*Cross-encoder*: ``input_ids``, ``attention_mask``, ``token_type_ids`` (pairs, tokens) int64 →
+``logits`` (pairs, 1).
+
+*Split encoder*: its ``split`` lower layers read a rule alone, once a policy, and a text alone, once
+a request; the others read both (``rule_alone``, ``texts_alone``):
+
+    [CLS] rule [SEP]                                  read alone, all of type 0
+    [CLS] (context [SEP]) mark judged [SEP]           read alone, of type 1 from ``mark`` on
+
+``states``: ``input_ids``, for bodies that know them ``token_type_ids``, (1, tokens) int64 →
+``states`` (1, tokens, width) float16. ``joint``: ``rule``, ``text`` (1, tokens, width) float16,
+``judged`` (1, tokens of the text) int64, their types → ``logits`` (1, 1). Nothing is padded: one
+rule or text a run, as CPUs like best.
+
+P(breaks the rule) = sigmoid(scale * logit + bias), calibrated per question. A text is
 unsafe under a policy where any rule's probability reaches the threshold; its category is the most
 likely rule.
 
@@ -47,15 +62,22 @@ from tamis.bundle import (
 )
 from tamis.content import Content, Question
 from tamis.reasoner.protocol import Guideline
+from tamis.tiers import NONE, Companion
 from tamis.windows import Window, WindowShape, shorten, windows
 
 FORMAT: Final = "tamis.policy-encoder/1"
 KIND: Final = "cross-encoder"
+SPLIT: Final = "split-encoder"
 NAME: Final = "tamis-policy-22m"
 # The variable that says where the bundle is; empty: there is to be none.
 WHERE: Final = "TAMIS_POLICY_ENCODER"
+# Whoever is there judges in place of the one above.
+ACCURATE: Final = Companion("tamis-policy-110m", "TAMIS_POLICY_ENCODER_ACCURATE")
 INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT: Final = "logits"
+# Of a split encoder's graphs.
+IDS, TYPES, STATES = "input_ids", "token_type_ids", "states"
+PARTS: Final = ("rule", "text", "judged")
 # What is judged, said before it: the same words mean another thing from a user and from a model.
 MARKS: Final[Mapping[Question, str]] = {
     "prompt": "user:",
@@ -175,10 +197,13 @@ def _marked(window: Window, mark: Sequence[int]) -> Window:
 class PolicyEncoder:
     """A verified bundle. ``heads`` hold calibration and thresholds per question.
 
+    ``split`` is how many of its ``layers`` read rule and text alone, by ``graph``; the others are
+    in ``joint``. Of a cross-encoder both are 0, and ``graph`` is all of it.
+
     In the manifest: ``format``, ``kind``, ``name``, ``licence``, ``base`` (name, licence, sha256),
-    ``graph``, ``tokenizer``, ``pairs`` (``PairShape``), ``questions`` (one ``Head`` each: name,
-    scale, bias, flag, block and, where measured, sensitivities), ``training``, ``parity``,
-    ``files`` (sha256 of each).
+    ``graph``, of a split encoder ``joint``, ``split`` and ``layers``, ``tokenizer``, ``pairs``
+    (``PairShape``), ``questions`` (one ``Head`` each: name, scale, bias, flag, block and, where
+    measured, sensitivities), ``training``, ``parity``, ``files`` (sha256 of each).
     """
 
     path: Path
@@ -189,6 +214,9 @@ class PolicyEncoder:
     shape: PairShape
     heads: Mapping[str, Head]
     manifest: Mapping[str, Any]
+    joint: Path | None = None
+    split: int = 0
+    layers: int = 0
 
     def head(self, question: Question) -> Head:
         """Calibration and the thresholds to start with for what is judged."""
@@ -202,6 +230,22 @@ def default_policy_encoder() -> Path:
     return default_bundle().parent / NAME
 
 
+def accurate_wanted() -> bool:
+    """Whether the accurate policy encoder may judge: not where another was chosen, or none."""
+    own = ACCURATE.variable in os.environ
+    return (
+        ACCURATE.wanted and os.environ.get(WHERE) not in NONE and (own or WHERE not in os.environ)
+    )
+
+
+def policy_encoder_there() -> Path | None:
+    """The folder of whoever judges: the accurate one's where it is there, else the default's."""
+    folders = [ACCURATE.folder] if accurate_wanted() else []
+    if os.environ.get(WHERE, "unset") not in NONE:
+        folders.append(default_policy_encoder())
+    return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+
+
 def load(path: Path) -> PolicyEncoder:
     """Read a policy encoder's bundle and verify every file it lists.
 
@@ -210,8 +254,12 @@ def load(path: Path) -> PolicyEncoder:
     """
     manifest, fingerprint = read_manifest(path, FORMAT)
     with understanding(path):
-        if manifest["kind"] != KIND:
-            raise ValueError(f"kind is {manifest['kind']!r}, this release reads {KIND!r}")
+        kind = manifest["kind"]
+        if kind not in (KIND, SPLIT):
+            raise ValueError(f"kind is {kind!r}, this release reads {KIND!r} and {SPLIT!r}")
+        split, layers = (int(manifest[n]) if kind == SPLIT else 0 for n in ("split", "layers"))
+        if kind == SPLIT and not 0 < split < layers:
+            raise ValueError(f"split is {split}, of {layers} layers")
         heads = {head.name: head for head in map(head_of, manifest["questions"])}
         bundle = PolicyEncoder(
             path=path,
@@ -222,6 +270,9 @@ def load(path: Path) -> PolicyEncoder:
             shape=PairShape(**manifest["pairs"]),
             heads=heads,
             manifest=manifest,
+            joint=path / listed(manifest, "joint") if kind == SPLIT else None,
+            split=split,
+            layers=layers,
         )
     if missing := [question for question in QUESTIONS if question not in heads]:
         raise BundleError(f"{path / MANIFEST}: question {missing[0]!r} is missing")

@@ -13,15 +13,15 @@ from service.bulk.sources import PARQUET, Source
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.languages import Languages
-from service.engine.policy_encoder import Encoder
 from service.engine.ruled import WithRules
 from service.engine.runtime import CpuRuntime, available_threads
+from service.engine.split import KEPT_BYTES, encoder_of
 from tamis import __version__, rules
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
 from tamis.content import Side
 from tamis.policy import Policy
-from tamis.rules import PolicyEncoder, default_policy_encoder
+from tamis.rules import PolicyEncoder, default_policy_encoder, policy_encoder_there
 from tamis.tiers import ACCURATE, Tier, load_bands
 from tamis.verdict import Verdict
 
@@ -102,7 +102,7 @@ class Job:
         """
         if not self.policy.own:
             return None
-        return rules.load(self.encoder_path or default_policy_encoder())
+        return rules.load(self.encoder_path or policy_encoder_there() or default_policy_encoder())
 
     @property
     def others(self) -> dict[str, Bundle]:
@@ -173,7 +173,9 @@ class Job:
             judging = Cascade(reader, _classifier(self.second), bands)
         classifier: Classifier | Languages | Cascade | WithRules = judging
         if self.encoder is not None:
-            classifier = WithRules(judging, Encoder(self.encoder), self.policy.rules)
+            classifier = WithRules(
+                judging, encoder_of(self.encoder, 0, KEPT_BYTES), self.policy.rules
+            )
         return Judge(
             classifier,
             self.policy,

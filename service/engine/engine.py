@@ -3,10 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
@@ -31,6 +31,7 @@ RESERVE: Final = 0.05
 # Up to so many tokens, two full windows, a request is prompt work: what people wait for.
 PROMPT: Final = 512
 
+R = TypeVar("R")
 Lookup = Literal["hit", "miss", "joined"]
 
 
@@ -40,8 +41,8 @@ class EngineEvents(Events):
     def looked_up(self, result: Lookup) -> None:
         """A content was sought in the cache and among those being judged."""
 
-    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
-        """Contents were judged by rules, in so much time."""
+    def ruled(self, scores: Sequence[RuleScore], seconds: float, held: int) -> None:
+        """Contents were judged by rules, in so much time; ``held`` bytes of rules are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,21 +458,23 @@ class Engine:
     def _run(self, tasks: Sequence[Task], alone: bool) -> None:
         """Have windows scored, and run pairs."""
         windows = []
-        aside: ThreadPoolExecutor | None = getattr(self._mine, "aside", None)
         for task in tasks:
-            if not isinstance(task, PairTask):
-                windows.append(task)
-            elif aside is not None:
-                aside.submit(task.run).result()
+            if isinstance(task, PairTask):
+                self._here(task.run)
             else:
-                task.run()
+                windows.append(task)
         if windows:
             self._hands.run(windows, alone)
+
+    def _here(self, work: Callable[[], R]) -> R:
+        """Do something for a pair, in this process; ``_begin`` says on which thread."""
+        aside: ThreadPoolExecutor | None = getattr(self._mine, "aside", None)
+        return work() if aside is None else aside.submit(work).result()
 
     def _open(self, task: Task) -> Sequence[Task]:
         """Have a text opened, and learn how many tokens its characters make."""
         if isinstance(task, PairTask):
-            return task.open()
+            return self._here(task.open)
         if task.place is not None:
             return ()
         more, tokens = self._hands.open(task)

@@ -7,17 +7,19 @@ per cent and of 250 none, and move probabilities in the sixth digit.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from service.engine.policy_encoder import Encoder, RuleScore
+from service.engine.policy_encoder import Encoder, Pair, RuleScore
 from service.engine.scheduler import DeadlineError, Scheduler
+from service.engine.split import SplitEncoder
 from tamis.content import Content
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import SPECIAL
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Ruled
-from tamis.windows import Window
 
 
 @dataclass(slots=True, eq=False)
@@ -27,15 +29,14 @@ class Ruling:
     encoder: Encoder
     content: Content
     rules: Sequence[Guideline]
-    pairs: list[list[Window]] = field(default_factory=list)
+    pairs: list[Sequence[Pair]] = field(default_factory=list)
     logits: list[list[float | None]] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     """By rule: tokens of pairs that did not have to be run."""
 
-    def open(self) -> list[tuple[int, int]]:
-        """Tokenise; returns which pairs are to be run: of which rule, and which of them."""
-        texts = self.encoder.texts(self.content)
-        self.pairs = [self.encoder.pairs(rule, texts) for rule in self.rules]
+    def open(self) -> "Sequence[Group]":
+        """Tokenise; returns which pairs are to be run, those together that are due together."""
+        self.pairs = self.encoder.pairs(self.rules, self.encoder.texts(self.content))
         self.logits = [self.encoder.memory.get(pairs) for pairs in self.pairs]
         missing = []
         for n, (pairs, logits) in enumerate(zip(self.pairs, self.logits, strict=True)):
@@ -43,7 +44,7 @@ class Ruling:
             self.known.append(sum(len(pair.ids) for pair in pairs))
             self.known[n] -= sum(len(pairs[i].ids) for i in run)
             missing += [(n, i) for i in run]
-        return missing
+        return self.encoder.groups(missing)
 
     @property
     def scores(self) -> dict[Guideline, RuleScore]:
@@ -58,36 +59,61 @@ class Ruling:
         return found
 
 
+# Pairs, each by the place of its rule and its own.
+Group = Sequence[tuple[int, int]]
+
+
 @dataclass(slots=True, eq=False)
 class PairTask:
-    """One pair of a ruling. Until it is opened it stands for them all."""
+    """One pair of a ruling. Until it is opened it stands for all, or for those of some groups."""
 
     ruling: Ruling
     cost: int
     weight: int
     place: tuple[int, int] | None = None
     """Of which rule, and which of its pairs."""
+    said: Any = None
+    """What the encoder has read for all pairs of a group. It goes with the last of them."""
+    groups: deque[Group] | None = None
+    """Those it stands for; None before anything was tokenised."""
 
     def open(self) -> "list[PairTask]":
-        """Become the first pair; the tasks of the others are returned."""
+        """Become the first pair; the tasks of the others are returned.
+
+        Groups follow one by one, so that little is held of a long text.
+        """
         if self.place is not None:
             return []
-        missing = self.ruling.open()
-        if not missing:
-            self.cost = 0
+        if self.groups is None:
+            self.groups = deque(self.ruling.open())
+            self.cost = sum(self._cost(group) for group in self.groups)
+        if not self.groups:
             return []
-        tasks = [
-            PairTask(self.ruling, len(self.ruling.pairs[n][i].ids), self.weight, (n, i))
-            for n, i in missing
-        ]
-        self.place, self.cost = tasks[0].place, tasks[0].cost
+        group = self.groups.popleft()
+        left = self.cost - self._cost(group)
+        pairs, encoder = self.ruling.pairs, self.ruling.encoder
+        read = encoder.read(pairs[group[0][0]][group[0][1]])
+        tasks = []
+        for k, (n, i) in enumerate(group):
+            cost = encoder.cost(pairs[n][i], k == 0, encoder.knows(pairs[n][i]))
+            tasks.append(PairTask(self.ruling, cost, self.weight, (n, i), read))
+        if self.groups:
+            tasks.append(PairTask(self.ruling, left, self.weight, groups=self.groups))
+        self.place, self.cost, self.said = tasks[0].place, tasks[0].cost, read
         return tasks[1:]
+
+    def _cost(self, group: Group) -> int:
+        """Of a group whose rules were read before, as most have been when it is their turn."""
+        pairs, cost = self.ruling.pairs, self.ruling.encoder.cost
+        return sum(cost(pairs[n][i], k == 0, True) for k, (n, i) in enumerate(group))
 
     def run(self) -> None:
         """Run the pair, if there is one."""
         if self.place is not None:
             n, i = self.place
-            self.ruling.logits[n][i] = self.ruling.encoder.score(self.ruling.pairs[n][i])
+            pair, said = self.ruling.pairs[n][i], self.said
+            self.said = None
+            self.ruling.logits[n][i] = self.ruling.encoder.score(pair, said)
 
 
 class Rulings:
@@ -100,7 +126,7 @@ class Rulings:
         *,
         weight: int,
         tokens: Callable[[str], int],
-        tell: Callable[[Sequence[RuleScore], float], None],
+        tell: Callable[[Sequence[RuleScore], float, int], None],
     ) -> None:
         """Nothing runs yet.
 
@@ -109,7 +135,7 @@ class Rulings:
             scheduler: where its pairs wait; it takes other tasks, too.
             weight: what a token costs in the scheduler's own.
             tokens: estimates how many a text has.
-            tell: hears of scores, and the seconds they took.
+            tell: hears of scores, the seconds they took, and the bytes of rules that are kept.
         """
         self.encoder, self.scheduler = encoder, scheduler
         self._weight, self._tokens, self._tell = weight, tokens, tell
@@ -134,7 +160,7 @@ class Rulings:
         await self.scheduler.submit(tasks, deadline)
         found = [ruling.scores for ruling in rulings]
         scores = [score for one in found for score in one.values()]
-        self._tell(scores, time.perf_counter() - began)
+        self._tell(scores, time.perf_counter() - began, self.encoder.held)
         return found
 
     async def add(
@@ -170,7 +196,10 @@ class Rulings:
 
 
 def task_of(ruling: Ruling, tokens: Callable[[str], int], weight: int) -> PairTask:
-    """A task for all of a ruling, with what it is likely to cost by an estimate of tokens."""
+    """A task for all of a ruling, with what it is likely to cost by an estimate of tokens.
+
+    As if all rules had been read before, where that is done apart: most have.
+    """
     shape, content = ruling.encoder.bundle.shape, ruling.content
     text = tokens(content.text)
     before = 0 if content.context is None else tokens(content.context)
@@ -181,6 +210,8 @@ def task_of(ruling: Ruling, tokens: Callable[[str], int], weight: int) -> PairTa
         lead += before + SPECIAL
         step = shape.max_tokens - lead - shape.overlap
         cost += text + math.ceil(text / step) * lead
+    if ruling.rules and isinstance(ruling.encoder, SplitEncoder):
+        cost += round(ruling.encoder.ratio * (text + before + SPECIAL))
     return PairTask(ruling, cost, weight)
 
 

@@ -4,10 +4,11 @@ import hashlib
 import secrets
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,18 @@ from tamis.windows import Window
 MOST_RULES: Final = 4_096
 # Measured with tracemalloc (tests/service/test_rules.py): a logit, its key, its place in the order.
 PAIR_BYTES: Final = 210
+
+
+class Pair(Protocol):
+    """A rule beside a window of a text."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Tokens of both."""
+
+    @property
+    def types(self) -> Sequence[int]:
+        """Of each token, 1 where it is judged."""
 
 
 class RuleScore(NamedTuple):
@@ -52,13 +65,7 @@ class Encoder:
             BundleError: where the graph has other inputs or outputs.
         """
         self.bundle = bundle
-        self._session = cpu_session(bundle.graph, 1)
-        inputs = {one.name for one in self._session.get_inputs()}
-        if inputs != {*rules.INPUTS}:
-            raise BundleError(f"{bundle.graph}: inputs are {sorted(inputs)}")
-        outputs = [one.name for one in self._session.get_outputs()]
-        if outputs != [rules.OUTPUT]:
-            raise BundleError(f"{bundle.graph}: outputs are {outputs}")
+        self._session = self._load()
         thresholds = {name: head.thresholds for name, head in bundle.heads.items()}
         self.who = Second(bundle.name, bundle.fingerprint, thresholds, "rules")
         self._tokenizer = plain_tokenizer(bundle.tokenizer)
@@ -80,16 +87,53 @@ class Encoder:
                 found.append(text)
         return found
 
-    def pairs(self, rule: Guideline, texts: Sequence[Text]) -> list[Window]:
-        """A rule beside a content's texts, as inputs of the graph."""
-        ids, shape = self.rule(rule), self.bundle.shape
-        return [window for text in texts for window in rules.pairs(ids, text, shape)]
+    def pairs(self, asked: Sequence[Guideline], texts: Sequence[Text]) -> list[Sequence[Pair]]:
+        """By rule, its pairs with a content's texts, as inputs of the graph."""
+        shape = self.bundle.shape
+        return [
+            [window for text in texts for window in rules.pairs(self.rule(rule), text, shape)]
+            for rule in asked
+        ]
 
-    def score(self, pair: Window) -> float:
-        """The logit of a pair, which is run, and remembered."""
-        logit = self._run(pair)
+    def cost(self, pair: Pair, first: bool, known: bool) -> int:  # noqa: ARG002
+        """What a pair takes, in tokens.
+
+        ``first``: of those that are due together. ``known``: its rule was read before.
+        """
+        return len(pair.ids)
+
+    def knows(self, pair: Pair) -> bool:  # noqa: ARG002
+        """Whether a pair's rule was read before; one that is never read alone has been."""
+        return True
+
+    def groups(self, places: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """Which pairs to run, each (rule, one of its pairs), as those that are due together."""
+        return [[*places]] if places else []
+
+    def read(self, pair: Pair) -> Any:  # noqa: ARG002
+        """What is read once for all pairs of a window: nothing."""
+        return None
+
+    def score(self, pair: Pair, said: Any = None) -> float:
+        """The logit of a pair, which is run, and remembered; ``said``: what was ``read`` for it."""
+        logit = self._run(pair, said)
         self.memory.keep(pair, logit)
         return logit
+
+    def trial(self, tokens: int) -> Pair:
+        """A pair to warm up with."""
+        shape = self.bundle.shape
+        ids = [shape.cls, *[shape.sep] * (tokens - 1)]
+        return Window(ids=ids, types=[0] * tokens, lead=1, first=0, count=tokens - 2)
+
+    @property
+    def held(self) -> int:
+        """Bytes of what rules were read to: none."""
+        return 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.memory.clear()
 
     def probability(self, question: Question, logits: Sequence[float]) -> float:
         """What the logits of a rule's pairs come to: the likeliest window speaks for the content.
@@ -103,19 +147,20 @@ class Encoder:
 
     def judge(self, content: Content, asked: Sequence[Guideline]) -> dict[Guideline, float]:
         """Judge on the calling thread: for files and for evaluation."""
-        texts = self.texts(content)
-        found = {}
-        for rule in asked:
-            pairs = self.pairs(rule, texts)
-            known = self.memory.get(pairs)
-            logits = [
-                self.score(pair) if logit is None else logit
-                for pair, logit in zip(pairs, known, strict=True)
-            ]
-            found[rule] = self.probability(content.question, logits)
-        return found
+        pairs = self.pairs(asked, self.texts(content))
+        logits = [self.memory.get(each) for each in pairs]
+        missing = [(n, i) for n, each in enumerate(logits) for i, z in enumerate(each) if z is None]
+        for group in self.groups(missing):
+            n, i = group[0]
+            said = self.read(pairs[n][i])
+            for n, i in group:
+                logits[n][i] = self.score(pairs[n][i], said)
+        return {
+            rule: self.probability(content.question, [z for z in each if z is not None])
+            for rule, each in zip(asked, logits, strict=True)
+        }
 
-    def _run(self, pair: Window) -> float:
+    def _run(self, pair: Pair, said: Any) -> float:  # noqa: ARG002
         ids = np.array([pair.ids])
         feed = dict(
             zip(rules.INPUTS, (ids, np.ones_like(ids), np.array([pair.types])), strict=True)
@@ -123,12 +168,31 @@ class Encoder:
         logits: NDArray[np.float32] = self._session.run([rules.OUTPUT], feed)[0]
         return float(logits[0, 0])
 
+    def _load(self) -> Any:
+        return checked_session(self.bundle.graph, [{*rules.INPUTS}], rules.OUTPUT)
+
     def _rule(self, rule: Guideline) -> tuple[int, ...]:
         return tuple(rules.read_rule(rule, self._ids, self.bundle.shape))
 
     def _ids(self, text: str) -> list[int]:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return list(encoding.ids)
+
+
+def checked_session(graph: Path, inputs: Collection[set[str]], output: str) -> Any:
+    """A session on one thread.
+
+    Raises:
+        BundleError: where the graph has other inputs, or another output.
+    """
+    session = cpu_session(graph, 1)
+    found = {one.name for one in session.get_inputs()}
+    if found not in inputs:
+        raise BundleError(f"{graph}: inputs are {sorted(found)}")
+    outputs = [one.name for one in session.get_outputs()]
+    if outputs != [output]:
+        raise BundleError(f"{graph}: outputs are {outputs}")
+    return session
 
 
 class Logits:
@@ -148,7 +212,7 @@ class Logits:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, pairs: Sequence[Window]) -> list[float | None]:
+    def get(self, pairs: Sequence[Pair]) -> list[float | None]:
         """What pairs came to; None for those that have to be run."""
         if not self._most:
             return [None] * len(pairs)
@@ -159,7 +223,7 @@ class Logits:
                     self._known.move_to_end(name)
             return [self._known.get(name) for name in names]
 
-    def keep(self, pair: Window, logit: float) -> None:
+    def keep(self, pair: Pair, logit: float) -> None:
         """Keep what a pair came to."""
         if not self._most:
             return
@@ -174,7 +238,7 @@ class Logits:
         with self._lock:
             self._known.clear()
 
-    def _name(self, pair: Window) -> bytes:
+    def _name(self, pair: Pair) -> bytes:
         digest = hashlib.blake2b(bytes(pair.types), key=self._secret, digest_size=16)
         digest.update(array("i", pair.ids))
         return digest.digest()

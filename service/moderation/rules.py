@@ -1,8 +1,9 @@
-"""The policy encoder as the service offers it: found, loaded beside the classifier, and bounded."""
+"""Policy encoders as the service offers them: found, loaded beside the classifier, and bounded."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,9 @@ from starlette.concurrency import run_in_threadpool
 
 from service.engine.engine import Engine
 from service.engine.policy_encoder import Encoder
+from service.engine.split import encoder_of
 from service.errors import RequestError
+from service.moderation import arrival
 from service.moderation.arrival import Joining, State
 from service.observing.metrics import Metrics
 from service.settings import Settings
@@ -18,7 +21,6 @@ from tamis import rules
 from tamis.content import Content
 from tamis.policy import Policy, PolicyError, check_unscored
 from tamis.reasoner.protocol import Guideline, GuidelineError
-from tamis.windows import Window
 
 logger = logging.getLogger("tamis.service")
 
@@ -33,14 +35,58 @@ LENGTHS: Final = (64, 256)
 REPEATS: Final = 3
 
 
-class Rules(Joining):
-    """The policy encoder's state in a process. What needs no rules of its own needs none of it."""
+class Encoders(Joining):
+    """A policy encoder's bundle, which comes when it comes."""
+
+    def __init__(self, path: Path | None, what: str, taken: "Taken") -> None:
+        super().__init__(path, f"{what}'s bundle", what)
+        self._taken = taken
+
+    async def _take(self, engine: Engine, path: Path) -> None:
+        await self._taken(engine, path)
+
+
+Taken = Callable[[Engine, Path], Awaitable[None]]
+
+
+class Rules:
+    """Policy encoders' state in a process. What needs no rules of its own needs none of it.
+
+    There may be two: where the accurate one is there, it judges, and until then the other one.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        super().__init__(
-            settings.policy_encoder, "the policy encoder's bundle", "the policy encoder"
-        )
         self._settings, self._metrics = settings, metrics
+        best = settings.policy_encoder_accurate
+        self._accurate = Encoders(best, "the accurate policy encoder", self._take)
+        self._default = Encoders(settings.policy_encoder, "the policy encoder", self._take)
+
+    @property
+    def state(self) -> State:
+        """How the bundle of whoever judges stands, or is to."""
+        return "ready" if self._accurate.state == "ready" else self._default.state
+
+    @property
+    def accurate(self) -> State:
+        """How the accurate one's bundle stands."""
+        return self._accurate.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why a bundle that is there does not judge; None where it does, or where none is there."""
+        return self._accurate.reason or self._default.reason
+
+    async def join(self, engine: Engine) -> None:
+        """Have an engine that nobody asks yet ask what is there already."""
+        await self._accurate.join(engine)
+        if self._accurate.state != "ready":
+            await self._default.join(engine)
+
+    async def watch(self, engine: Engine) -> None:
+        """Look for bundles until cancelled, and have the engine ask the best; later ones, too."""
+        while True:
+            await self.join(engine)
+            await asyncio.sleep(arrival.LOOK)
 
     def check(self, policy: Policy, judged: bool, reasoned: bool) -> None:
         """Refuse categories of a policy's own that cannot be read, or that nobody would judge.
@@ -98,7 +144,10 @@ class Rules(Joining):
         logger.info("policies' own rules: %s@%s", bundle.name, bundle.fingerprint[:12])
 
     def _load(self, path: Path) -> tuple[Encoder, float]:
-        encoder = Encoder(rules.load(path), self._settings.rules_cache_bytes)
+        settings = self._settings
+        encoder = encoder_of(
+            rules.load(path), settings.rules_cache_bytes, settings.rules_states_bytes
+        )
         return encoder, warm_up(encoder)
 
 
@@ -111,14 +160,14 @@ def work_of(contents: Sequence[Content], asked: Sequence[Guideline]) -> int:
 
 def warm_up(encoder: Encoder) -> float:
     """Tokens a second on one core, by a few first runs."""
-    shape, speeds = encoder.bundle.shape, []
-    for tokens in LENGTHS:
-        tokens = min(tokens, shape.max_tokens)
-        ids = [shape.cls, *[shape.sep] * (tokens - 1)]
-        pair = Window(ids=ids, types=[0] * tokens, lead=1, first=0, count=tokens - 2)
+    speeds = []
+    for most in LENGTHS:
+        tokens = min(most, encoder.bundle.shape.max_tokens)
+        pair = encoder.trial(tokens)
+        said = encoder.read(pair)
         for _ in range(REPEATS):
             began = time.perf_counter()
-            encoder.score(pair)
+            encoder.score(pair, said)
             speeds.append(tokens / (time.perf_counter() - began))
-    encoder.memory.clear()
+    encoder.clear()
     return max(speeds)

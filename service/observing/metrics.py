@@ -293,6 +293,12 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
             buckets=BUCKETS,
             registry=registry,
         )
+        self._rules_held = Gauge(
+            "tamis_rules_states_bytes",
+            "Memory of rules that were read alone, by a split encoder.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._rules = Counter(
             "tamis_rules_total",
             "Rules of policies' own judged, each beside each text.",
@@ -470,8 +476,9 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
         self._reasoned["read"].inc(found.reading.tokens - found.reading.cached)
         self._reasoned["written"].inc(found.written)
 
-    def ruled(self, scores: Sequence[RuleScore], seconds: float) -> None:
+    def ruled(self, scores: Sequence[RuleScore], seconds: float, held: int) -> None:
         """See ``EngineEvents``."""
+        self._rules_held.set(held)
         self._ruling.observe(seconds)
         self._rules.inc(len(scores))
         known = sum(score.known for score in scores)

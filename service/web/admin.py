@@ -57,8 +57,12 @@ async def ready(request: Request) -> JSONResponse:
         "model": moderator.engine.bundle.name,
         "multilingual": moderator.tongues.state,
         "policy_encoder": moderator.rules.state,
+        "policy_encoder_accurate": moderator.rules.accurate,
         "reasoner": moderator.reasoning.state,
     }
+    if (rulings := moderator.rulings) is not None:
+        bundle = rulings.encoder.bundle
+        ready["rules"] = f"{bundle.name}@{bundle.fingerprint[:12]}"
     return JSONResponse(ready | tier)
 
 

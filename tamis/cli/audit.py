@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tamis import bundle as bundles
 from tamis import rules
-from tamis.cli.common import Commands, encoder_there, load_classifier
+from tamis.cli.common import Commands, load_classifier
+from tamis.rules import policy_encoder_there
 from tamis.verdict import Action
 
 if TYPE_CHECKING:
@@ -56,14 +57,14 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _replayed(args: argparse.Namespace) -> "Report":
-    from service.engine.policy_encoder import Encoder
+    from service.engine.split import KEPT_BYTES, encoder_of
     from service.observing.audit.replay import replay, texts_of, wanted
 
     others = [path for path in (args.accurate, args.multilingual) if path is not None]
     if args.texts is None and args.bundle is None and not others and not args.policy_encoder:
         return replay(args.logs)  # the logs hold all that deciding takes
     paths = [args.bundle or bundles.default_bundle(), *others]
-    folder = args.policy_encoder or encoder_there()
+    folder = args.policy_encoder or policy_encoder_there()
     ruling = {} if folder is None else {(one := rules.load(folder)).fingerprint: one}
     if args.texts is None:
         known = {bundles.load(path).fingerprint for path in paths}
@@ -71,7 +72,7 @@ def _replayed(args: argparse.Namespace) -> "Report":
     texts = texts_of(args.texts, wanted(args.logs), os.environ.get(SECRET))
     loaded = [load_classifier(path) for path in paths]
     classifiers = {classifier.bundle.fingerprint: classifier for classifier in loaded}
-    encoders = {name: Encoder(bundle) for name, bundle in ruling.items()}
+    encoders = {name: encoder_of(bundle, 0, KEPT_BYTES) for name, bundle in ruling.items()}
     known = {*classifiers, *encoders}
     return replay(args.logs, bundles=known, texts=texts, classifiers=classifiers, encoders=encoders)
 

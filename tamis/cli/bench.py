@@ -44,7 +44,12 @@ def add_to(commands: Commands) -> None:
         help="numbers of workers, of workers and mixed; 0: none",
     )  # fmt: skip
     bench.add_argument("--kill", type=float, default=20, help="mixed: seconds between two workers")
-    bench.add_argument("--policy-encoder", type=Path, help="bundle of rules (default: ours)")
+    bench.add_argument(
+        "--policy-encoder",
+        type=Path,
+        nargs="+",
+        help="rules: bundles to measure, one after another (default: ours)",
+    )
     bench.add_argument(
         "--rehearse",
         action="store_true",

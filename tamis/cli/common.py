@@ -1,7 +1,6 @@
 """What several commands need."""
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
@@ -14,8 +13,8 @@ from tamis.policy import Policy, PolicyError, default_policy
 from tamis.reasoner import bundle as reasoners
 from tamis.reasoner.protocol import GuidelineError
 from tamis.rules import WHERE as ENCODER
-from tamis.rules import default_policy_encoder
-from tamis.tiers import ACCURATE, MULTILINGUAL, NONE, OFF, TIERS, Tier, load_bands
+from tamis.rules import policy_encoder_there
+from tamis.tiers import ACCURATE, MULTILINGUAL, OFF, TIERS, Tier, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
@@ -126,14 +125,6 @@ def load_reasoner(path: Path) -> "Reasoner":
     return Reasoner(reasoners.load(path), available_threads(), REASONER_CACHE)
 
 
-def encoder_there() -> Path | None:
-    """The policy encoder's folder, where its bundle is there and its variable does not say none."""
-    if os.environ.get(ENCODER, "unset") in NONE:
-        return None
-    folder = default_policy_encoder()
-    return folder if (folder / MANIFEST).is_file() else None
-
-
 def policy_of(path: Path | None, encoded: bool = False) -> Policy:
     """The policy of a file, or the default; ``encoded``: the policy encoder is asked where it is.
 
@@ -144,7 +135,7 @@ def policy_of(path: Path | None, encoded: bool = False) -> Policy:
     policy = Policy.load(path) if path else default_policy()
     if path is None or not policy.own:
         return policy
-    if not encoded or encoder_there() is None:
+    if not encoded or policy_encoder_there() is None:
         asked = f", without the policy encoder's bundle ({ENCODER})," if encoded else ""
         raise CommandError(
             f"{path.name}: category {policy.own[0]!r} is the policy's own:{asked} the reasoner "
@@ -159,13 +150,13 @@ def policy_of(path: Path | None, encoded: bool = False) -> Policy:
 
 def with_rules(classifier: "Judging", policy: Policy) -> "Judging | WithRules":
     """The same, and the policy encoder for what is the policy's own."""
-    folder = encoder_there()
+    folder = policy_encoder_there()
     if folder is None or not policy.own:
         return classifier
-    from service.engine.policy_encoder import Encoder
     from service.engine.ruled import WithRules
+    from service.engine.split import KEPT_BYTES, encoder_of
 
-    return WithRules(classifier, Encoder(rules.load(folder)), policy.rules)
+    return WithRules(classifier, encoder_of(rules.load(folder), 0, KEPT_BYTES), policy.rules)
 
 
 def provenance_of(classifier: "Judging | WithRules", policy: Policy) -> Provenance:

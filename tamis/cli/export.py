@@ -16,7 +16,8 @@ from tamis.bundle import MANIFEST, BundleError, default_bundle
 from tamis.cli import rules
 from tamis.cli.common import CommandError, Commands, load_classifier
 from tamis.reasoner.bundle import WHERE, default_reasoner
-from tamis.rules import default_policy_encoder
+from tamis.rules import ACCURATE as RULES
+from tamis.rules import accurate_wanted, default_policy_encoder
 from tamis.tiers import ACCURATE, MULTILINGUAL, Companion
 
 CLASSIFIER: Final = ("int8", "fp16")
@@ -32,7 +33,8 @@ def add_to(commands: Commands) -> None:
         choices=list(WHAT),
         default="classifier",
         help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
-        "public base; accurate, multilingual: the bundle from base and delta; cascade: when the "
+        "public base; accurate, multilingual, policy-encoder: the bundle from base and delta; "
+        "cascade: when the "
         "fast bundle is to ask the accurate one; reasoner; rules: the policy encoder; "
         "huggingface: a bundle as optimum and transformers load it",
     )
@@ -50,11 +52,14 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--bundle",
         type=Path,
-        help="delta: an exported bundle, not a checkpoint; huggingface: what to write (default: "
+        help="delta: an exported bundle, not a checkpoint (a policy encoder's always); "
+        "huggingface: what to write (default: "
         "the shipped one)",
     )
     export.add_argument(
-        "--delta", type=Path, help="accurate, multilingual: the delta (default: the shipped one)"
+        "--delta",
+        type=Path,
+        help="accurate, multilingual, policy-encoder: the delta (default: the shipped one)",
     )
     export.add_argument("--fast", type=Path, help="cascade: bundle (default: the shipped one)")
     export.add_argument("--accurate", type=Path, help="cascade: bundle of the accurate tier")
@@ -76,7 +81,8 @@ def add_to(commands: Commands) -> None:
     export.add_argument(
         "--if-needed",
         action="store_true",
-        help="accurate, multilingual, reasoner: only where one is used, and none made of the same "
+        help="accurate, multilingual, policy-encoder, reasoner: only where one is used, "
+        "and none made of the same "
         "is there",
     )
     export.set_defaults(run=_export)
@@ -168,6 +174,17 @@ def _multilingual(args: argparse.Namespace) -> int:
             print(f"no multilingual bundle to make: {MULTILINGUAL.delta} is none", file=sys.stderr)
             return 0
     return _rebuilt(args, MULTILINGUAL)
+
+
+def _policy_encoder(args: argparse.Namespace) -> int:
+    if args.if_needed and args.out is None:
+        if not accurate_wanted():
+            print("no accurate policy encoder is wanted", file=sys.stderr)
+            return 0
+        if args.delta is None and not (RULES.delta / MANIFEST).is_file():
+            print(f"no accurate policy encoder to make: {RULES.delta} is none", file=sys.stderr)
+            return 0
+    return _rebuilt(args, RULES)
 
 
 def _rebuilt(args: argparse.Namespace, companion: Companion) -> int:
@@ -271,6 +288,7 @@ WHAT: Final = {
     "delta": _delta,
     "accurate": _accurate,
     "multilingual": _multilingual,
+    "policy-encoder": _policy_encoder,
     "cascade": _cascade,
     "reasoner": _reasoner,
     "rules": _rules,

@@ -143,6 +143,7 @@ def test_the_check_asks_all_who_judge(dockerfile, bundle, tiny_reasoner, tmp_pat
         (bundle.path, "/opt/tamis/bundle"),
         (write_second(bundle, tmp_path / "second").path, "/opt/tamis/accurate"),
         (write_second(bundle, tmp_path / "other").path, "/opt/tamis/multilingual"),
+        (write_encoder(tmp_path / "larger", "larger"), "/opt/tamis/policy-encoder-accurate"),
         (write_encoder(tmp_path / "encoder"), "/opt/tamis/policy-encoder"),
         (tiny_reasoner, "/opt/tamis/reasoner"),
     ):
@@ -157,4 +158,5 @@ def test_the_check_asks_all_who_judge(dockerfile, bundle, tiny_reasoner, tmp_pat
         check=True,
     )
     assert '"policy_encoder": "tiny-encoder@' in asked.stdout
+    assert '"policy_encoder": "larger@' in asked.stdout
     assert "Reading(unsafe=" in asked.stdout

@@ -98,7 +98,9 @@ def test_what_is_hidden_is_read(encoder: Encoder):
 def test_a_rule_is_tokenised_once_and_a_pair_run_once(encoder: Encoder, monkeypatch):
     runs: list[int] = []
     run = encoder._run
-    monkeypatch.setattr(encoder, "_run", lambda pair: runs.append(len(pair.ids)) or run(pair))
+    monkeypatch.setattr(
+        encoder, "_run", lambda pair, said: runs.append(len(pair.ids)) or run(pair, said)
+    )
     first = encoder.judge(content.prompt(BUY), RULES)
     assert encoder.judge(content.prompt(BUY), RULES) == first
     # Whoever else asks for the same rule, by another name of the policy: it is the same.
@@ -183,11 +185,11 @@ async def test_beside_worker_processes_pairs_that_can_wait_stand_back(
     ran: dict[str, int] = {}
     real = encoder.score
 
-    def score(pair: Window) -> float:
+    def score(pair: Window, said: Any) -> float:
         ran[threading.current_thread().name] = os.getpriority(
             os.PRIO_PROCESS, threading.get_native_id()
         )
-        return real(pair)
+        return real(pair, said)
 
     monkeypatch.setattr(encoder, "score", score)
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -504,3 +506,69 @@ def test_rules_are_judged_beside_workers_of_their_own(bundle, folder: Path):
         wait_until_ready(client)
         answer = ask(client, input=[BUY, "What a lovely garden.", {"document": BUY}])["results"]
         assert [one["action"] for one in answer] == ["flag", "allow", "allow"]
+
+
+def test_the_accurate_one_judges_once_it_is_there(
+    bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("service.moderation.arrival.LOOK", 0.02)
+    accurate = tmp_path / "accurate"
+    settings = Settings(bundle=bundle.path, policy_encoder=folder, policy_encoder_accurate=accurate)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        said = ask(client, input=BUY)
+        assert said["policy_encoder"].startswith("tiny-encoder@")
+        ready = client.get("/health/ready").json()
+        assert (ready["policy_encoder"], ready["policy_encoder_accurate"]) == ("ready", "absent")
+        assert ready["rules"].startswith("tiny-encoder@")
+        write_encoder(tmp_path / "made", "larger")
+        (tmp_path / "made").rename(accurate)
+        for _ in range(200):
+            ready = client.get("/health/ready").json()
+            if ready["rules"].startswith("larger@"):
+                break
+            time.sleep(0.02)
+        assert (ready["policy_encoder"], ready["policy_encoder_accurate"]) == ("ready", "ready")
+        again = ask(client, input=BUY)
+        assert again["policy_encoder"].startswith("larger@")
+        assert again["categories"] == said["categories"]
+        text = client.get("/metrics").text
+        assert 'name="larger",tier="rules"} 1.0' in text
+        assert 'name="tiny-encoder",tier="rules"} 0.0' in text
+        # One that is there and broken leaves the judging to whoever judges.
+        (accurate / "manifest.json").unlink()
+        (accurate / "manifest.json").write_text("{}")
+        for _ in range(200):
+            if "reason" in (ready := client.get("/health/ready").json()):
+                break
+            time.sleep(0.02)
+        assert "the accurate policy encoder could not be loaded" in ready["reason"]
+        assert ask(client, input=BUY)["policy_encoder"].startswith("larger@")
+
+
+def test_where_it_is_there_at_once_the_other_is_not_loaded(bundle, folder: Path, tmp_path: Path):
+    settings = Settings(
+        bundle=bundle.path, policy_encoder=tmp_path / "none", policy_encoder_accurate=folder
+    )
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        assert ask(client, input=BUY)["action"] == "flag"
+        assert client.get("/health/ready").json()["policy_encoder"] == "ready"
+
+
+def test_whoever_chooses_an_encoder_gets_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (rules.WHERE, rules.ACCURATE.variable):
+        monkeypatch.delenv(name, raising=False)
+    assert Settings().policy_encoder_accurate == rules.ACCURATE.folder
+    assert rules.accurate_wanted()
+    monkeypatch.setenv(rules.WHERE, str(folder))
+    assert Settings().policy_encoder_accurate is None
+    assert not rules.accurate_wanted()
+    assert rules.policy_encoder_there() == folder
+    monkeypatch.setenv(rules.ACCURATE.variable, str(folder))
+    assert Settings().policy_encoder_accurate == folder
+    assert rules.accurate_wanted()
+    monkeypatch.setenv(rules.WHERE, "off")
+    assert Settings().policy_encoder_accurate is None
+    assert not rules.accurate_wanted()
+    assert rules.policy_encoder_there() is None

@@ -15,10 +15,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# As MPNet has them: what has the id of padding has no place among the tokens.
+PLACED = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")
 
-def write_bert(folder: Path, known: Iterable[str]) -> Path:
+
+def write_bert(folder: Path, known: Iterable[str], special: Iterable[str] = SPECIAL) -> Path:
     """A two-layer encoder of 64 dimensions, and a tokenizer of whole words in lower case."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *known]
+    vocabulary = [*special, *known]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -39,7 +43,7 @@ def write_bert(folder: Path, known: Iterable[str]) -> Path:
 
 def write_mpnet(folder: Path, known: Iterable[str]) -> Path:
     """The same of MPNet's kind: no token types, relative positions, large enough to matter."""
-    write_bert(folder, known)
+    write_bert(folder, known, PLACED)
     size = BertConfig.from_pretrained(folder)
     config = MPNetConfig(
         vocab_size=size.vocab_size,

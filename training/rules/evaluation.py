@@ -152,8 +152,8 @@ def _verdict(found: Mapping[str, float], flag: float) -> str | None:
 def speed(judge: Judge, policy: Sequence[Guideline]) -> list[dict[str, Any]]:
     """Milliseconds of a text under some of a policy's rules, one text at a time.
 
-    Cold: the rules were never seen; warm: their tokens are known. Answers are read behind a request
-    of twelve tokens.
+    Cold: the rules were never seen; warm: their tokens are known, and what a split encoder has made
+    of them. Answers are read behind a request of twelve tokens.
     """
     found = []
     for tokens in TOKENS:

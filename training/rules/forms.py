@@ -97,6 +97,11 @@ def _feed(pairs: Sequence[Parts]) -> dict[str, Any]:
     return feed | {"alone": alone}
 
 
+def _apart(pairs: Sequence[Parts]) -> dict[str, Any]:
+    """What a bundle's two graphs read, which pad nothing: the pairs themselves."""
+    return {"pairs": list(pairs)}
+
+
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -111,6 +116,7 @@ def _width(key: Key) -> int:
 CROSS: Final = Form(rules.pairs, lambda w: len(w.ids), feed_of, lambda w: len(w.ids))
 # A text's pairs stay together: it is read once for all of them.
 SPLIT: Final = Form(_parts, _size, _feed, lambda pair: (len(pair.text.ids), pair.text.ids))
+HALVES: Final = Form(_parts, _size, _apart, SPLIT.order)
 
 
 def cut(sizes: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:

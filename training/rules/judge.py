@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from tamis.rules import Encode, PairShape, PolicyEncoder
 from tamis.tokens import plain_tokenizer
 from training.classifier import bases
 from training.classifier.inference import autocast, device, shape_of
-from training.rules.forms import CROSS, Feed, Form, cut, form_of, tensors, up_to
+from training.rules.forms import CROSS, HALVES, Feed, Form, Parts, cut, form_of, tensors, up_to
 from training.rules.model import RuleEncoder
 from training.rules.split import rule_encoder
 
@@ -24,6 +25,8 @@ from training.rules.split import rule_encoder
 Run = Callable[[Feed], np.ndarray]
 Asked = Sequence[tuple[Content, Sequence[Guideline]]]
 BATCH_TOKENS: Final = 4096
+# Of a split encoder's rules; each some 50 KB.
+RULES: Final = 1024
 
 
 class Judge:
@@ -44,18 +47,12 @@ class Judge:
     @classmethod
     def of_bundle(cls, bundle: PolicyEncoder, threads: int) -> "Judge":
         """A bundle's graph on the CPU, as it is served."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = ort.InferenceSession(
-            str(bundle.graph), options, providers=["CPUExecutionProvider"]
-        )
-
-        def run(feed: Feed) -> np.ndarray:
-            return np.asarray(session.run([rules.OUTPUT], dict(feed))[0])
-
-        return cls(rules.encoder(plain_tokenizer(bundle.tokenizer)), bundle.shape, run)
+        ids = rules.encoder(plain_tokenizer(bundle.tokenizer))
+        session = _session(bundle.graph, threads)
+        if bundle.joint is not None:
+            run = Halves(session, _session(bundle.joint, threads))
+            return cls(ids, bundle.shape, run, HALVES)
+        return cls(ids, bundle.shape, graph_run(session))
 
     def pairs(self, content: Content, policy: Sequence[Guideline]) -> list[list[Any]]:
         """The pairs of each rule with the windows of a text."""
@@ -85,13 +82,66 @@ class Judge:
         return len(self._ids(text))
 
     def forget(self) -> None:
-        """Forget the tokens of rules, as before any policy was seen."""
+        """Forget what was read of rules, as before any policy was seen."""
         self._rules.clear()
+        if isinstance(self._run, Halves):
+            self._run.forget()
 
     def _rule(self, rule: Guideline) -> list[int]:
         if rule not in self._rules:
             self._rules[rule] = rules.read_rule(rule, self._ids, self.shape)
         return self._rules[rule]
+
+
+class Halves:
+    """Both graphs of a split encoder as a ``Run``: rules are read once, and texts once in a row."""
+
+    def __init__(self, states: ort.InferenceSession, joint: ort.InferenceSession) -> None:
+        self._states, self._joint = states, joint
+        self._typed = any(one.name == rules.TYPES for one in states.get_inputs())
+        self.rule = lru_cache(RULES)(self.states)
+        self.text = lru_cache(1)(self.states)
+
+    def __call__(self, feed: Feed) -> np.ndarray:
+        """Logits (pairs, 1). A text is read for each batch, as it is for each request."""
+        self.text.cache_clear()
+        found = [self._joint.run([rules.OUTPUT], self.parts(pair))[0] for pair in feed["pairs"]]
+        return np.concatenate([np.asarray(one) for one in found])
+
+    def parts(self, pair: Parts) -> dict[str, np.ndarray]:
+        """What the upper layers read of a pair."""
+        text = pair.text
+        read = self.rule(tuple(pair.rule), (0,) * len(pair.rule))
+        said = self.text(tuple(text.ids), tuple(text.types))
+        return dict(zip(rules.PARTS, (read, said, np.array([text.types])), strict=True))
+
+    def forget(self) -> None:
+        """Forget what rules were read to."""
+        self.rule.cache_clear()
+
+    def states(self, ids: tuple[int, ...], types: tuple[int, ...]) -> np.ndarray:
+        """States (1, tokens, width) of a rule or a text alone."""
+        feed = alone(ids, types, self._typed)
+        return np.asarray(self._states.run([rules.STATES], feed)[0])
+
+
+def alone(ids: Sequence[int], types: Sequence[int], typed: bool) -> dict[str, np.ndarray]:
+    """What the lower layers of a split encoder read of a rule or a text."""
+    feed = {rules.IDS: np.array([ids])}
+    return feed | {rules.TYPES: np.array([types])} if typed else feed
+
+
+def graph_run(session: ort.InferenceSession) -> Run:
+    """A cross-encoder's graph."""
+    return lambda feed: np.asarray(session.run([rules.OUTPUT], dict(feed))[0])
+
+
+def _session(graph: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 def torch_run(model: RuleEncoder, fast: bool) -> Run:

@@ -48,23 +48,29 @@ class SplitEncoder(RuleEncoder):
             raise SplitError(f"a body of {len(layers)} layers is cut at 1 to {len(layers) - 1}")
         self.split = split
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """States (B, T, width) of rules or of texts, each read alone; all arguments are (B, T)."""
+    def states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """States (B, T, width) of rules or of texts, each read alone; all arguments are (B, T).
+
+        Without padding no mask is needed, here and in ``joint``.
+        """
         body: Any = self.encoder
         typed = {"token_type_ids": token_type_ids} if self.reader.typed else {}
         hidden = body.embeddings(input_ids=input_ids, **typed)
         return self._through(hidden, attention_mask, slice(0, self.split))
 
-    def joint(self, states: Tensor, attention_mask: Tensor, judged: Tensor) -> Tensor:
+    def joint(self, states: Tensor, attention_mask: Tensor | None, judged: Tensor) -> Tensor:
         """Logits (P, 1) of pairs.
 
         Args:
             states: (P, T, width) of a rule, and of a text right behind it.
             attention_mask: (P, T) 1 for tokens, 0 for padding, which is behind both.
-            judged: (P, T) 1 for the tokens of the text that are pooled.
+            judged: (P, T) 1 for the tokens of the text that are pooled; or of the text's own
+                tokens alone, the last ones of all.
         """
         hidden = self._through(states, attention_mask, slice(self.split, None))
-        return self.reader.pooled(hidden, judged).logits
+        return self.reader.pooled(hidden[:, -judged.shape[1] :], judged).logits
 
     def forward(  # type: ignore[override]
         self,
@@ -84,11 +90,13 @@ class SplitEncoder(RuleEncoder):
         flat = torch.cat([self.states(**parts).flatten(0, 1) for parts in alone])
         return self.joint(flat[places], attention_mask, judged)
 
-    def _through(self, hidden: Tensor, attention_mask: Tensor, layers: slice) -> Tensor:
+    def _through(self, hidden: Tensor, attention_mask: Tensor | None, layers: slice) -> Tensor:
         """Some layers over a batch (B, T, width)."""
         stack: Any = self.encoder.encoder
-        missing = (1 - attention_mask[:, None, None, :]).to(hidden.dtype)
-        more = {"attention_mask": missing * torch.finfo(hidden.dtype).min}
+        more = {}
+        if attention_mask is not None:
+            missing = (1 - attention_mask[:, None, None, :]).to(hidden.dtype)
+            more["attention_mask"] = missing * torch.finfo(hidden.dtype).min
         if hasattr(stack, "compute_position_bias"):
             # The same for all rows: padding is behind every one of them.
             more["position_bias"] = stack.compute_position_bias(hidden[:1])
