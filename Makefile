@@ -14,9 +14,9 @@ FUZZ := .venv-fuzz
 .PHONY: run test check format contract schema fuzz tools image-tree clean
 
 # What is made on first use, the multilingual bundle, the accurate tier's where the tier has one, the
-# accurate policy encoder's where its delta is there, and the reasoner's, is made once, in processes of its own, one after the other; the service serves meanwhile. Shells
-# make such a process deaf to Ctrl-C, so it is ended when the service has: $$$$ is the shell's id,
-# and after exec the service's.
+# accurate policy encoder's where its delta is there, and the reasoner's, is made once, in processes
+# of its own, one after the other; the service serves meanwhile. Shells make such a process deaf to
+# Ctrl-C, so it is ended when the service has: $$$$ is the shell's id, and after exec the service's.
 run: $(SERVE)/.ready
 	( for what in multilingual accurate policy-encoder reasoner; do \
 	    nice -n 10 $(SERVE)/bin/tamis export $$what --if-needed & \
