@@ -30,6 +30,7 @@ from training.reasoner.examples import (
 )
 from training.reasoner.policies import TaxonomyError, draw_view, library, parse_library, usual_view
 from training.reasoner.prepare import Settings, prepare
+from training.reasoner.reasons import MOST_WORDS
 from training.synthesis.seeds import load_seeds
 
 LIBRARY = make_library()
@@ -230,13 +231,13 @@ def test_reasons_quote_the_text_and_survive_the_parser(examples: list[Example]):
     tally = Tally()
     explain = traces.explainer(evidence, seed=1)
     plan = Plan(reasons=0.5)
-    done = [e for g in explained([examples], explain, plan, traces.MOST_WORDS, tally) for e in g]
+    done = [e for g in explained([examples], explain, plan, MOST_WORDS, tally) for e in g]
     with_reason = [e for e in done if e.reason]
     assert tally.reasons == len(with_reason)
     assert 0.3 < len(with_reason) / len(done) < 0.7
     assert tally.rejected == 0
     for example in with_reason:
-        assert len(example.reason.split()) <= traces.MOST_WORDS
+        assert len(example.reason.split()) <= MOST_WORDS
         quoted = example.reason.split("“")[1].split("”")[0]
         assert quoted in example.content.text
         form = Format()
