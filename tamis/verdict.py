@@ -119,6 +119,10 @@ class Finding:
     ruled: Ruled | None = None
     """Of rules that no classifier knows; None where nobody was asked about any."""
 
+    def limits(self, own: Mapping[str, Thresholds]) -> Mapping[str, Thresholds]:
+        """The thresholds of whoever said it; ``own`` are those of the bundle asked first."""
+        return own if self.second is None else self.second.thresholds
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -324,7 +328,7 @@ def _breach(at: int, read: _Read) -> tuple[Breach, float]:
 
 def _judged(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _Read:
     """What a policy makes of one content, by the thresholds of the bundle that judged it."""
-    limits = own if finding.second is None else finding.second.thresholds
+    limits = finding.limits(own)
     return _read(as_answered(finding, limits), policy, limits)
 
 
@@ -336,7 +340,7 @@ def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Fin
     """
 
     def margin(finding: Finding) -> float:
-        limits = own if finding.second is None else finding.second.thresholds
+        limits = finding.limits(own)
         said = as_answered(finding, limits)
         found = said.overall - limits[said.question].flag
         return found if said.attack is None else max(found, said.attack - limits[ATTACK].flag)

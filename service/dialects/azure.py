@@ -59,8 +59,7 @@ async def analyze(request: Request) -> JSONResponse:
         return JSONResponse({"blocklistsMatch": found, "categoriesAnalysis": []})
     judged = await moderator.judge(request, items, policy)
     ((finding,),) = judged.findings
-    limits = own if finding.second is None else finding.second.thresholds
-    levels = severities(judged.verdicts[0], policy, limits)
+    levels = severities(judged.verdicts[0], policy, finding.limits(own))
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))
     return JSONResponse(

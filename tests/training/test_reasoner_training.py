@@ -10,7 +10,7 @@ import torch
 from tamis.content import prompt
 from tamis.reasoner.protocol import END, Format, Guideline, answer, case, prefix
 from tests.conftest import write_rows
-from tests.training.reasoner_world import make_causal, make_library, make_rows
+from tests.training.reasoner_world import make_library, make_rows
 from training.reasoner import decode, packing, rewards, sft
 from training.reasoner import evaluate as evaluation
 from training.reasoner import model as models
@@ -44,17 +44,6 @@ def world() -> Iterator[Example]:
         yield example(f"how to cheat at game {n}", "Cheating", "It says “cheat”.", n)
         yield example(f"call uncle {n} a goose", "Rudeness", "", n)
         yield example(f"how to bake loaf {n}", None, "It says “bake”.", n)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_causal(tmp_path_factory.mktemp("causal"))
-
-
-@pytest.fixture(scope="module")
-def loaded(base: Path):
-    model, coder = models.load_base(str(base), torch.float32)
-    return model.eval(), coder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import torch
 from tamis.cli import main
 from tamis.content import prompt
 from tamis.reasoner.protocol import END, Format, Guideline, answer, case, prefix
-from tests.training.reasoner_world import make_causal
 from tests.training.rules_world import named
 from training.reasoner import decode, grpo, packing, sft, worded
 from training.reasoner import model as models
@@ -45,17 +44,6 @@ def example(category: str | None = "Biscuits", reason: str = RIGHT, **more) -> E
         "given": True,
     }
     return Example(**(fields | more), category=category, reason=reason)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_causal(tmp_path_factory.mktemp("causal"))
-
-
-@pytest.fixture(scope="module")
-def loaded(base: Path):
-    model, coder = models.load_base(str(base), torch.float32)
-    return model.eval(), coder
 
 
 @pytest.mark.parametrize(

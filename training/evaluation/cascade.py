@@ -118,10 +118,7 @@ class Judged:
         rows = [self.rows[n] for n in known]
 
         def said(findings: Sequence[Finding], own: Mapping[str, Thresholds]) -> np.ndarray:
-            served = [
-                as_answered(one, own if one.second is None else one.second.thresholds)
-                for one in findings
-            ]
+            served = [as_answered(one, one.limits(own)) for one in findings]
             return np.array([score(one, head) for one in served])
 
         found = Opinions(
@@ -177,18 +174,13 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
         if told.precision(inside[told.at]) > told.precision(np.zeros(len(told.at), dtype=bool)):
             bands[question] = {OVERALL: [low, 1.0]}
             asked |= inside
+    heard = {head: told for head, told in opinions.items() if asked[told.at].any()}
     return {
         "bands": bands,
-        "weighed": {
-            head: _weighing(told) for head, told in opinions.items() if asked[told.at].any()
-        },
+        "weighed": {head: _weighing(told) for head, told in heard.items()},
         "share": share,
         "rows": len(asks),
-        "measured": {
-            head: _measured(told, asked[told.at])
-            for head, told in opinions.items()
-            if asked[told.at].any()
-        },
+        "measured": {head: _measured(told, asked[told.at]) for head, told in heard.items()},
     }
 
 

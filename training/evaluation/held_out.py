@@ -111,11 +111,7 @@ def refusals(
     figures: dict[str, Any] = {"answers": len(answers), "refuse": sum(truth)}
     if REFUSAL not in own:
         return figures
-    said = [
-        (found.refusal or 0.0)
-        >= (own if found.second is None else found.second.thresholds)[REFUSAL].flag
-        for _, found in answers
-    ]
+    said = [(found.refusal or 0.0) >= found.limits(own)[REFUSAL].flag for _, found in answers]
     hits = sum(one and other for one, other in zip(truth, said, strict=True))
     return figures | {
         "precision": round(hits / max(sum(said), 1), 4),
