@@ -68,7 +68,7 @@ class Weighing:
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """When the fast bundle is unsure of a content: by question, on the overall score and attack.
+    """When the fast bundle is unsure of a content: by question, on the overall score.
 
     ``fast`` and ``accurate`` are the fingerprints of the bundles that they were chosen for.
     """
@@ -76,7 +76,6 @@ class Bands:
     fast: str
     accurate: str
     overall: Mapping[Question, Band]
-    attack: Mapping[Question, Band]
     kept: frozenset[str] = frozenset()
     """Categories that the fast bundle tells better, or alone: it found more of them held out."""
     weighed: Mapping[str, Weighing] = field(default_factory=dict)
@@ -90,10 +89,7 @@ class Bands:
         if not finding.windows or finding.second is not None:
             return False
         overall = self.overall.get(finding.question)
-        if overall is not None and overall.holds(finding.overall):
-            return True
-        attack = self.attack.get(finding.question)
-        return attack is not None and finding.attack is not None and attack.holds(finding.attack)
+        return overall is not None and overall.holds(finding.overall)
 
     def settle(self, first: Finding, second: Finding, own: Mapping[str, Thresholds]) -> Finding:
         """Both opinions as one, with the categories that the first one tells better.
@@ -206,8 +202,7 @@ def load_bands(accurate: Path) -> Bands:
         return Bands(
             fast=str(raw["fast"]["fingerprint"]),
             accurate=str(raw["accurate"]["fingerprint"]),
-            overall=_bands(raw["bands"], OVERALL),
-            attack=_bands(raw["bands"], ATTACK),
+            overall=_bands(raw["bands"]),
             kept=frozenset(map(str, raw.get("kept", ()))),
             weighed={
                 str(head): _weighing({"name": head} | how)
@@ -225,13 +220,13 @@ def second_of(bundle: Bundle, role: Role = "accurate") -> Second:
     return Second(bundle.name, bundle.fingerprint, bundle.thresholds, role)
 
 
-def _bands(raw: Mapping[str, Any], score: str) -> dict[Question, Band]:
+def _bands(raw: Mapping[str, Any]) -> dict[Question, Band]:
     found: dict[Question, Band] = {}
     for question in get_args(Question):
-        if (limits := raw.get(question, {}).get(score)) is not None:
+        if (limits := raw.get(question, {}).get(OVERALL)) is not None:
             low, high = map(float, limits)
             if not 0 <= low <= high <= 1:
-                raise ValueError(f"the band of {question} {score} is not within 0 and 1")
+                raise ValueError(f"the band of {question} is not within 0 and 1")
             found[question] = Band(low, high)
     return found
 

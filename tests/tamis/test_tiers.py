@@ -16,7 +16,7 @@ THEIRS = {name: Thresholds(0.5, 0.9) for name in ("prompt", "hate", "attack")}
 TOGETHER = Thresholds(0.4, 0.7)
 FIRST = Finding("prompt", 0.4, {"hate": 0.1, "self-harm": 0.2}, 0.1, 1, 9)
 SECOND = Finding("prompt", 0.8, {"hate": 0.7}, 0.0, 1, 9, second=Second("other", "1" * 64, THEIRS))
-BANDS = Bands("0" * 64, "1" * 64, {}, {}, frozenset({"self-harm"}))
+BANDS = Bands("0" * 64, "1" * 64, {}, frozenset({"self-harm"}))
 
 
 def test_categories_are_of_the_bundle_that_tells_them_better():

@@ -97,7 +97,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
 
     other = tmp_path / "other"
     shutil.copyfile(path, other)
-    bands = Bands("f" * 64, "f" * 64, {"prompt": Band(0, 1)}, {})
+    bands = Bands("f" * 64, "f" * 64, {"prompt": Band(0, 1)})
     cascade = RecordedCascade(found, recorded.read(other), bands)
     assert [cascade.judge(c).second is not None for c in contents] == [True, False, False]
 

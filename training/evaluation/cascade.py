@@ -109,7 +109,7 @@ class Judged:
         z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
         (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
         how = Weighing(first, second, bias, self.own[1][head])
-        both = Bands("", "", {}, {}, weighed={**given, head: how})
+        both = Bands("", "", {}, weighed={**given, head: how})
         who = Second("", "", self.own[1])
         together = [
             both.settle(f, replace(g, second=who), self.own[0])
