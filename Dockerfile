@@ -62,7 +62,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python -m tamis export reasoner --adapter adapter --out /opt/tamis/reasoner
 
 # The accurate tier's bundle: the pinned public base, and what our training made of it. Without a
-# delta the folder stays empty, and the image serves the fast tier.
+# delta the folder stays empty, and the fast bundle answers for it.
 FROM app AS accurate
 ARG DELTA=models/tamis-110m-delta
 COPY scripts/dependencies.py scripts/

@@ -13,7 +13,7 @@ def add_to(commands: Commands) -> None:
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
-    serve.add_argument("--tier", choices=TIERS, help="who judges (default fast)")
+    serve.add_argument("--tier", choices=TIERS, help="who judges (default cascade)")
     serve.add_argument("--accurate", type=Path, help="folder of the accurate tier's bundle")
     serve.add_argument(
         "--multilingual", metavar="DIR|off", help="bundle for other languages than English"
