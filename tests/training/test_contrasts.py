@@ -22,6 +22,15 @@ def rows() -> list[Row]:
     return [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts()]
 
 
+@pytest.fixture(scope="module")
+def groups() -> dict[str, list[Row]]:
+    """The contrasts by group; rows in other languages also stand on their own."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for raw in contrasts.contrasts(["contrasts"]):
+        found[raw["group"]].append(parse_row(json.dumps(raw), raw["id"]))
+    return found
+
+
 def test_every_row_holds_together(rows: list[Row]):
     assert len({each.id for each in rows}) == len(rows)
     for each in rows:
@@ -33,13 +42,26 @@ def test_every_row_holds_together(rows: list[Row]):
         assert (each.attack is not None) == (each.target in ("prompt", "document")), each.id
 
 
-def test_every_group_holds_a_safe_row_and_most_an_unsafe_one(rows: list[Row]):
-    groups: dict[str | None, set[int]] = defaultdict(set)
-    for each in rows:
-        groups[each.group].add(each.label * 2 if each.severity is None else each.severity)
-    assert None not in groups
-    assert all(0 in severities for severities in groups.values())
-    assert sum(2 in severities for severities in groups.values()) > len(groups) / 2
+def test_every_group_holds_a_safe_row_and_most_an_unsafe_one(groups: dict[str, list[Row]]):
+    severities = [
+        {each.label * 2 if each.severity is None else each.severity for each in group}
+        for group in groups.values()
+    ]
+    assert all(0 in found for found in severities)
+    assert sum(2 in found for found in severities) > len(groups) / 2
+
+
+def test_rows_in_other_languages_calibrate_and_measure_in_each_of_them():
+    rows = [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts(["languages"])]
+    train, held = mixing.split(rows)
+    assert not {each.group for each in train} & {each.group for each in held}
+    tongues = {each.lang for each in rows}
+    assert len(tongues) >= 12
+    assert not any(each.english for each in rows)
+    for tongue in tongues:
+        for part in (train, held):
+            severities = [each.severity for each in part if each.lang == tongue]
+            assert min(severities.count(0), severities.count(2)) >= 4, tongue
 
 
 def test_none_is_a_row_that_tests_measure_on(rows: list[Row]):

@@ -16,6 +16,7 @@ from tamis import content
 from training.classifier import distillation, soup, trainer
 from training.classifier.inference import Checkpoint
 from training.classifier.trainer import Recipe, RecipeError
+from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS
 from training.datasets.schema import Row, read_rows
 from training.evaluation.checkpoint import CheckpointJudge
@@ -108,6 +109,25 @@ def test_soft_targets_are_the_teachers_mean_and_kept(
 
     monkeypatch.setattr(distillation, "Checkpoint", refuse)
     np.testing.assert_array_equal(distillation.soft_targets(seeds, rows, wanted, cache), found)
+
+
+def test_a_teacher_is_not_asked_of_what_it_cannot_read(
+    seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(distillation.bases, "english", lambda _: True)
+    rows = list(read_rows(data / "train.jsonl.gz"))[:3]
+    rows[1] = replace(rows[1], lang="de")
+    found = distillation.soft_targets(seeds, rows, np.arange(3), tmp_path / "teachers.npy")
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+
+
+def test_a_row_without_a_teacher_is_taught_by_its_labels():
+    logits = torch.zeros(2, len(HEADS))
+    labels = torch.full((2, len(HEADS)), UNKNOWN, dtype=torch.float32)
+    labels[:, 0] = 1
+    targets = torch.full((2, len(HEADS)), torch.nan)
+    expected = trainer.masked_loss(logits, labels, 0.2)
+    torch.testing.assert_close(distillation.soft_loss(logits, targets, labels, 0.2), expected)
 
 
 def test_a_student_learns_what_only_its_teachers_know(

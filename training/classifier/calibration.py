@@ -29,6 +29,8 @@ from training.datasets.schema import Row
 
 # A category whose head saw fewer held-out positives is not offered: nothing could be said of it.
 FEWEST: Final = 5
+# Of either label, for rows in other languages to speak alone.
+FEWEST_FOREIGN: Final = 40
 # Nor one that is found this badly: it would mislead more than it tells.
 LEAST_F1: Final = 0.2
 # What F1 of a category may lose to its strict and loose thresholds.
@@ -118,7 +120,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     the source is enough, and the best threshold lies anywhere in the wide gap between sources
     (0.56 for prompts, where one mixed source says 0.3). How often ordinary texts alarm is counted
     over sources that are all safe, each weighing the same (``thresholds.TARGETS``); answers that
-    decline are counted by themselves, and must alarm as rarely.
+    decline are counted by themselves, and must alarm as rarely. A body that reads other languages
+    judges what is not in English, so that those rows speak alone wherever they are enough.
 
     Args:
         rows: held-out rows.
@@ -132,12 +135,15 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
     genuine = np.array([not source_of(row).synthetic for row in rows])
     names = np.array([f"{row.source}/{row.target}" for row in rows])
     asked = np.array([HEADS.index(QUESTION_OF[row.target]) for row in rows])
+    foreign = np.array([not row.english for row in rows])
     found: dict[str, Calibration] = {}
     overall = np.zeros(len(rows))
     # What an answer scores depends on whether it declines, so that head comes first.
     for name in sorted(QUESTIONS, key=lambda question: question != REFUSAL):
         head = HEADS.index(name)
         known = (labels[:, head] != UNKNOWN) & speaks
+        if _enough(labels[known & foreign, head], FEWEST_FOREIGN):
+            known &= foreign
         z, y, w = logits[known, head], labels[known, head], weights[known]
         if name not in REQUIRED and not _enough(y):
             continue
@@ -158,6 +164,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         # "Given that it is unsafe": rows with complete categories say it of safe texts as well.
         told = (labels[:, column] != UNKNOWN) & ~safe & ~unsure
         pool = genuine if _enough(labels[told & genuine, column]) else np.ones_like(genuine)
+        if _enough(labels[told & pool & foreign, column], FEWEST_FOREIGN):
+            pool = pool & foreign
         known = told & pool
         if not _enough(labels[known, column]):
             continue
@@ -170,7 +178,7 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         chosen = plain(Scored(score, truth, weights[judged]), CATEGORY_COST)
         offered = _calibration(name, z, y, w, scale, bias, chosen)
         if offered.f1 >= LEAST_F1:
-            found[name] = replace(offered, synthetic=pool is not genuine)
+            found[name] = replace(offered, synthetic=not genuine[known].all())
     return sorted(found.values(), key=lambda each: HEADS.index(each.name))
 
 
@@ -222,9 +230,9 @@ def _holds_both(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
     return mixed if mixed.any() else ~mixed
 
 
-def _enough(y: np.ndarray) -> bool:
+def _enough(y: np.ndarray, fewest: int = FEWEST) -> bool:
     """Whether there are rows of either label to say something of."""
-    return bool(min(y.sum(), (1 - y).sum()) >= FEWEST)
+    return bool(min(y.sum(), (1 - y).sum()) >= fewest)
 
 
 def _calibration(

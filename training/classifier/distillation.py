@@ -4,6 +4,7 @@ Hinton et al. 2015, with sigmoids instead of a softmax and no temperature: heads
 their own, and a mean over teachers is already softer than any of them.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
+from training.classifier import bases
 from training.classifier.inference import Checkpoint
+from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS, QUESTIONS
 from training.datasets.schema import Row
 
@@ -20,14 +23,17 @@ from training.datasets.schema import Row
 def soft_targets(
     teachers: Sequence[Path], rows: Sequence[Row], wanted: np.ndarray, cache: Path
 ) -> np.ndarray:
-    """The teachers' mean probability per head, (rows, H); NaN for rows that are not ``wanted``.
+    """The teachers' mean probability per head, (rows, H).
 
-    A teacher may have another base and tokenizer. ``wanted`` holds row numbers; the answer is
-    kept in ``cache``, since asking a large teacher takes longer than a small student's training.
+    NaN for rows that are not ``wanted``, and for those in languages that a teacher cannot read. A
+    teacher may have another base and tokenizer. ``wanted`` holds row numbers; the answer is kept in
+    ``cache``, since asking a large teacher takes longer than a small student's training.
 
     Raises:
         ValueError: where a teacher has other heads.
     """
+    if any(_english(folder) for folder in teachers):
+        wanted = np.array([i for i in wanted if rows[i].english], dtype=int)
     if cache.exists():
         found: np.ndarray = np.load(cache)
         if len(found) == len(rows) and not np.isnan(found[wanted]).any():
@@ -45,12 +51,22 @@ def soft_targets(
     return found
 
 
-def soft_loss(logits: torch.Tensor, targets: torch.Tensor, category_weight: float) -> torch.Tensor:
-    """Cross-entropy to the teachers over all heads, per row. logits, targets: (B, H).
+def _english(folder: Path) -> bool:
+    report = json.loads((folder / "training.json").read_text())
+    return bases.english(report["recipe"]["base"])
 
-    Heads that a row's source says nothing of are taught, too: that is what a teacher adds.
+
+def soft_loss(
+    logits: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, category_weight: float
+) -> torch.Tensor:
+    """Cross-entropy to the teachers over all heads, per row. logits, targets, labels: (B, H).
+
+    Heads that a row's source says nothing of are taught, too: that is what a teacher adds. A row
+    without targets (NaN) is taught by its labels.
     """
+    targets = torch.where(targets.isnan(), labels.to(targets), targets)
+    known = targets != UNKNOWN
     weight = torch.full((len(HEADS),), category_weight, device=logits.device)
     weight[: len(QUESTIONS)] = 1.0
-    each = binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (each * weight).sum() / len(targets)
+    each = binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
+    return (each * known * weight).sum() / len(targets)

@@ -204,7 +204,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         loss = masked_loss(scores.logits, labels, recipe.category_weight)
         if soft is not None:
             targets = torch.from_numpy(soft[[i for i, _ in picks]]).to(accelerator.device)
-            taught = distillation.soft_loss(scores.logits, targets, recipe.category_weight)
+            taught = distillation.soft_loss(scores.logits, targets, labels, recipe.category_weight)
             loss = (1 - recipe.teaching) * loss + recipe.teaching * taught
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -323,8 +323,8 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
 def rows_for(data: Sequence[Path], checkpoint: Path, recipe: Recipe) -> tuple[list[Row], list[Row]]:
     """(train, held out): what the base can read of the data, and the run's first feedback."""
     rows = mixing.load(data, recipe.variant, checkpoint / feedback.SNAPSHOT)
-    if recipe.base in bases.BASES and bases.BASES[recipe.base].english:
-        rows = [row for row in rows if row.lang in (None, "en")]
+    if bases.english(recipe.base):
+        rows = [row for row in rows if row.english]
     return mixing.split(rows)
 
 

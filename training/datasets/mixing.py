@@ -15,6 +15,7 @@ from training.datasets.schema import Row, data_files, read_rows
 Variant = Literal["permissive", "all"]
 
 FREE: Final = ("permissive", "own")
+# Where a source says nothing else (``sources.yaml``).
 HELD_OUT_PERCENT: Final = 8
 # A source of n rows is drawn in proportion to n^0.75: large, narrow sets (10,000 sexism tweets)
 # do not drown small, rich ones.
@@ -51,13 +52,13 @@ def is_held_out(row: Row) -> bool:
     Twins of a group stay together. Hashing the prompt keeps all answers to one prompt on the same
     side, and keeps a row on its side whatever else the data contains.
     """
-    return is_held_out_prompt(row.group or row.prompt)
+    return is_held_out_prompt(row.group or row.prompt, source_of(row).held_out)
 
 
-def is_held_out_prompt(prompt: str) -> bool:
+def is_held_out_prompt(prompt: str, percent: int | None = None) -> bool:
     """The same of a row's prompt alone."""
     digest = hashlib.sha256(prompt.strip().lower().encode()).digest()
-    return int.from_bytes(digest[:4]) % 100 < HELD_OUT_PERCENT
+    return int.from_bytes(digest[:4]) % 100 < (HELD_OUT_PERCENT if percent is None else percent)
 
 
 def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:

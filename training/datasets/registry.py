@@ -56,6 +56,7 @@ class Source:
     aside: frozenset[str] = frozenset()
     synthetic: bool = False
     calibrates: bool = True
+    held_out: int | None = None
 
     @property
     def covers(self) -> frozenset[str]:
@@ -71,6 +72,10 @@ class Source:
         unknown = frozenset().union(*(t.unknown for t in tags)) - present
         return {c: int(c in present) for c in sorted(self.covers - unknown)}
 
+    def is_aside(self, row: Row) -> bool:
+        """Whether one of the row's own categories does not answer the source's main question."""
+        return bool(self.aside.intersection(row.categories))
+
     def labels_of(self, row: Row, borderline: float = BORDERLINE) -> dict[str, float]:
         """Known head labels of a row; heads that are absent are masked out of the loss.
 
@@ -78,7 +83,7 @@ class Source:
         """
         if row.severity is not None or row.target == "document":
             return _labels_as_read(row, borderline)
-        aside = bool(self.aside.intersection(row.categories))
+        aside = self.is_aside(row)
         labels: dict[str, float] = dict(self.known)
         if not aside:
             labels |= dict.fromkeys(self.unsafe if row.label else self.safe, row.label)
@@ -140,6 +145,7 @@ def _source(raw: Mapping[str, Any]) -> Source:
         "aside",
         "synthetic",
         "calibrates",
+        "held_out",
     }
     if stray:
         raise ValueError(f"sources.yaml: unknown fields {sorted(stray)}")
@@ -159,6 +165,7 @@ def _source(raw: Mapping[str, Any]) -> Source:
         aside=frozenset(raw.get("aside", ())),
         synthetic=bool(raw.get("synthetic", False)),
         calibrates=bool(raw.get("calibrates", True)),
+        held_out=raw.get("held_out"),
     )
 
 

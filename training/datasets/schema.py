@@ -49,6 +49,11 @@ class Row:
     """Earlier turns of the conversation, in whose light the text was judged."""
 
     @property
+    def english(self) -> bool:
+        """Whether it is in English."""
+        return self.lang in (None, "en")
+
+    @property
     def behind(self) -> str | None:
         """What the judged text is read behind, as serving makes it: ``tamis.content``."""
         if self.target == "document":

@@ -146,7 +146,7 @@ def telling(rows: Sequence[Row]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.lang in (None, "en") and source_of(row).calibrates and row.target != "document"
+        if row.english and source_of(row).calibrates and row.target != "document"
     ]
 
 

@@ -155,8 +155,8 @@ def measure(
             return record
     judge = CheckpointJudge(folder)
     training = judge.checkpoint.training
-    english = [row for row in held if row.lang in (None, "en")]
-    others = [row for row in held if row.lang not in (None, "en")]
+    english = [row for row in held if row.english]
+    others = [row for row in held if not row.english]
     policy = default_policy()
     who = Provenance(folder.name, "", policy.name, policy.version)
     answers = [row for row in english if row.severity is not None and row.stance is not None]

@@ -61,7 +61,7 @@ def measure(
 def _stopped(judged: Iterable[Judged]) -> dict[str, Any]:
     """How many answers that refuse are flagged; those in English, which the bodies read, apart."""
     refused = [(row, verdict.flagged) for row, verdict in judged if row.stance == "refuses"]
-    english = [flagged for row, flagged in refused if row.lang in (None, ENGLISH)]
+    english = [flagged for row, flagged in refused if row.english]
     return {
         "flagged": sum(flagged for _, flagged in refused),
         "english": {"refuse": len(english), "flagged": sum(english)},

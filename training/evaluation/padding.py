@@ -46,7 +46,7 @@ def rows_of(directories: Sequence[Path]) -> list[Row]:
         FileNotFoundError, SchemaError: where a folder or a row cannot be read.
     """
     _, held = mixing.split(mixing.load(directories, "permissive"))
-    return [row for row in held if row.lang in (None, "en")]
+    return [row for row in held if row.english]
 
 
 def texts_of(rows: Sequence[Row], count: Count, lengths: Sequence[int] = LENGTHS) -> Texts:

@@ -32,6 +32,8 @@ Read with care:
 - ToxicChat comes in two row counts with different figures; never compare across them.
 - `beavertails_3k` has the distribution of the research variants' training rows.
 - `floor` is the F1 of calling everything unsafe.
+- `… within` is a set without harm that our taxonomy has no category for (requests for copyrighted
+  texts, a quarter of HarmBench's; tailored advice in CatQA).
 - `asked twice` is the share of a set of which a cascade's fast bundle was unsure; half of what most
   sets hold is unsafe, so ordinary traffic is asked twice less often.
 """
@@ -120,6 +122,14 @@ def _beside(
             rates = [_figure(None if one is None else one["fpr"]) for one in found]
             rates += [""] * len(twice)
             lines.append(f"| | | | fpr | {' | '.join(rates)} |")
+        if (own := first.get("within", {}).get(name)) is not None and (of := figure(own)):
+            within = [one.get("within", {}).get(name) for one in results.values()]
+            told = [None if one is None else figure(one) for one in within]
+            cells = ["–" if one is None else f"{one[1]:.3f}" for one in told]
+            lines.append(
+                f"| … within | {own['n']} | {own['positives']} | {of[0]} | "
+                f"{' | '.join(cells + [''] * len(twice))} |"
+            )
     return "\n".join(lines)
 
 

@@ -152,7 +152,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every ``*.jsonl.gz`` of a directory: ``{"bundle", "sets", "categories"}``.
 
-    Of a cascade also ``asked_twice``: by set, the share of rows that got a second opinion.
+    Of a cascade also ``asked_twice``: by set, the share of rows that got a second opinion. Where a
+    set holds harm that our taxonomy has no category for (copyright), ``within`` is it without.
 
     ``each`` is told of every row: set, id, label, score and whether it was flagged; never the text.
 
@@ -177,6 +178,16 @@ def evaluate(
                 told = {"set": name, "id": row.id, "label": row.label}
                 each(told | {"score": round(score, 6), "flagged": flagged})
         results["sets"][name] = measure(rows, verdicts, question).as_json()
+        within = [
+            n
+            for n, row in enumerate(rows)
+            if not (row.label and sources().get(row.source, Source()).is_aside(row))
+        ]
+        if len(within) < len(rows):
+            own_rows, own_verdicts = [rows[n] for n in within], [verdicts[n] for n in within]
+            results.setdefault("within", {})[name] = measure(
+                own_rows, own_verdicts, question
+            ).as_json()
         if categories := category_figures(rows, verdicts):
             results["categories"][name] = categories
     return results

@@ -63,7 +63,7 @@ def banks_of(
     Taxonomies, organisations and rows that are kept for tests are in neither.
     """
     retired = {s.row.replaces for s in rows if s.row.replaces is not None}
-    kept = [s for s in rows if s.row.id not in retired and s.row.lang in (None, "en")]
+    kept = [s for s in rows if s.row.id not in retired and s.row.english]
     part = "dev" if held_out else "train"
     found = [
         Bank(pool, ORGANISATIONS, complete=True)

@@ -4,33 +4,44 @@ Where the line runs is learnt from pairs that differ in little else (contrast se
 2020): "destroy old bank statements" beside "destroy the books before the audit", one sentence about
 six groups of people. They are labelled under the guide of all rows with a severity, and
 committed as seeds are (``contrasts/*.jsonl``): short, mild, and without a detail of any harm.
+
+Beside them everyday requests, answers and posts in other languages than English
+(``languages/*.jsonl``, a file for each), in groups or alone: public sets hold next to none. They
+calibrate and measure as well.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
 from training.datasets.contamination import Seen
 from training.datasets.schema import parse_row, write_lines
 
-SOURCE: Final = "tamis_contrasts"
+# The source that each folder's rows are of (``sources.yaml``).
+SOURCES: Final = {"contrasts": "tamis_contrasts", "languages": "written_languages"}
 FILE: Final = "contrasts.jsonl.gz"
 
 
-def contrasts() -> Iterator[dict[str, Any]]:
-    """Every row, in the data schema."""
-    folder = files("training.synthesis").joinpath("contrasts")
-    for file in sorted(folder.iterdir(), key=lambda each: each.name):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            raw = json.loads(line)
-            digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
-            about = {"id": f"{SOURCE}-{digest[:16]}", "source": SOURCE, "licence": "permissive"}
-            # What a tool returned has no severity: the schema reads its label from `attack`.
-            label = {"label": int(raw["severity"] == 2)} if "severity" in raw else {}
-            yield raw | about | label
+def contrasts(kinds: Iterable[str] = SOURCES) -> Iterator[dict[str, Any]]:
+    """Every row of the kinds, in the data schema."""
+    for kind in kinds:
+        folder = files("training.synthesis").joinpath(kind)
+        for file in sorted(folder.iterdir(), key=lambda each: each.name):
+            yield from _rows(file, SOURCES[kind])
+
+
+def _rows(file: Traversable, source: str) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        raw = json.loads(line)
+        digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+        about = {"id": f"{source}-{digest[:16]}", "source": source, "licence": "permissive"}
+        # What a tool returned has no severity: the schema reads its label from `attack`.
+        label = {"label": int(raw["severity"] == 2)} if "severity" in raw else {}
+        yield raw | about | label
 
 
 def write(out: Path, exclude: Path | None = None) -> tuple[int, int]:

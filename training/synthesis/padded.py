@@ -46,7 +46,7 @@ def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
         ValueError: where the data has no short rows that were read, or no calm ones.
     """
     rows, _ = mixing.split(mixing.load(data, "permissive"))
-    rows = [row for row in rows if row.lang in (None, "en") and not row.context]
+    rows = [row for row in rows if row.english and not row.context]
     calm = [*_sentences(rows)]
     cores = [row for row in rows if _is_core(row)]
     if not cores or not calm:

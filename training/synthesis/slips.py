@@ -93,7 +93,7 @@ def _slip(word: str, draw: np.random.Generator) -> str:
 
 def _is_worth_it(row: Row) -> bool:
     shortest, longest = WORDS
-    english = row.lang in (None, "en") and not row.context
+    english = row.english and not row.context
     return (
         english
         and row.severity is not None
