@@ -153,9 +153,11 @@ async def _verdicts(
 
 def at_threshold(policy: Policy, threshold: float) -> Policy:
     """A policy that flags everything it names from one score on."""
-    rule = Rule(flag=threshold, block=threshold)
-    return replace(
-        policy,
-        overall=None if policy.overall is None else rule,
-        categories=dict.fromkeys(policy.categories, rule),
-    )
+    everything = Rule(flag=threshold, block=threshold)
+    # Definitions stay: by them a category of the policy's own is judged.
+    categories = {
+        name: replace(everything, definition=rule.definition)
+        for name, rule in policy.categories.items()
+    }
+    overall = None if policy.overall is None else everything
+    return replace(policy, overall=overall, categories=categories)

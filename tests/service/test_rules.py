@@ -350,6 +350,18 @@ def test_named_policies_hold_in_other_contracts_and_in_the_catalogue(client):
     }
 
 
+def test_a_detectors_threshold_leaves_definitions_as_they_are(client):
+    def found(threshold: float) -> list[tuple[str, float]]:
+        body = {"contents": [BUY], "detector_params": {"threshold": threshold}}
+        answer = client.post(
+            "/api/v1/text/contents", json=body, headers={"x-tamis-policy": "bank"}
+        ).json()
+        return [(one["detection"], one["score"]) for one in answer[0]]
+
+    assert found(0.7) == found(0) == [("investment advice", pytest.approx(0.7311, abs=1e-4))]
+    assert found(0.8) == []
+
+
 def test_a_shadow_is_tried_by_its_own_rules(client):
     def counted() -> float:
         pair = 'action="allow",policy="trial",shadow="bank",shadow_action="flag"'
