@@ -80,6 +80,7 @@ def severities(verdict: Verdict, policy: Policy, own: Mapping[str, Thresholds]) 
             policy.categories.get(name, Rule()).resolve(own[name].at(policy.sensitivity)),
         )
         for name, category in verdict.categories.items()
+        if name in own  # a policy's own category is none of Azure's, and has no such thresholds
     }
     rules = taxonomy().crosswalk["azure"]
     levels = {name: int(rule.score(found) or 0) for name, rule in rules.items() if rule is not None}

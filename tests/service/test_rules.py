@@ -50,7 +50,8 @@ def encoder(folder: Path) -> Encoder:
 def client(bundle, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     offered = tmp_path_factory.mktemp("policies")
     trial = {"name": "trial", "shadow": "bank", "categories": {"toxicity": {}}}
-    for policy in (BANK, trial):
+    hateful = {"name": "hateful", "categories": BANK["categories"] | {"hate": {}}}
+    for policy in (BANK, trial, hateful):
         (offered / f"{policy['name']}.yaml").write_text(yaml.safe_dump(policy))
     settings = Settings(
         bundle=bundle.path,
@@ -360,6 +361,16 @@ def test_a_detectors_threshold_leaves_definitions_as_they_are(client):
 
     assert found(0.7) == found(0) == [("investment advice", pytest.approx(0.7311, abs=1e-4))]
     assert found(0.8) == []
+
+
+def test_azure_answers_for_its_categories_beside_ones_own(client):
+    answer = client.post(
+        "/contentsafety/text:analyze", json={"text": BUY}, headers={"x-tamis-policy": "hateful"}
+    )
+    assert answer.status_code == 200, answer.text
+    levels = {one["category"]: one["severity"] for one in answer.json()["categoriesAnalysis"]}
+    # What is flagged has no category there but the one that speaks for it.
+    assert levels == {"Hate": 2, "SelfHarm": 0, "Sexual": 0, "Violence": 0}
 
 
 def test_a_shadow_is_tried_by_its_own_rules(client):
