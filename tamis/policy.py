@@ -23,6 +23,9 @@ FIELDS: Final = {
 # versions from before hold.
 ADDED: Final = {"mode", "sensitivity", "severity", "judge", "mask"}
 
+MAX_DEADLINE_MS: Final = 3_600_000
+"""An hour, as much as a request may ask for: whatever is longer is a slip."""
+
 Mode = Literal["enforce", "score"]
 """Whether a verdict carries the action that the policy asks for, or scores alone."""
 # OpenAI's inline moderation says "score" and "block".
@@ -222,8 +225,11 @@ class Policy:
         if not categories and OVERALL not in data:
             raise PolicyError(f"{where}: a policy needs at least one category or 'overall'")
         deadline = data.get("deadline_ms")
-        if deadline is not None and (type(deadline) is not int or deadline < 1):
-            raise PolicyError(f"{where}: field 'deadline_ms' must be a whole number above 0")
+        known = range(1, MAX_DEADLINE_MS + 1)
+        if deadline is not None and (type(deadline) is not int or deadline not in known):
+            raise PolicyError(
+                f"{where}: field 'deadline_ms' must be a whole number from 1 to {MAX_DEADLINE_MS}"
+            )
         return cls(
             name=name,
             mode=MODES[_one_of(data, "mode", MODES, "enforce", where)],

@@ -37,7 +37,7 @@ from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import Content, NotThereError, Side, judged
-from tamis.policy import MaskRule, Policy
+from tamis.policy import MAX_DEADLINE_MS, MaskRule, Policy
 from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Evidence, Finding, Provenance, Verdict, breach, decide, withhold
 
@@ -46,7 +46,7 @@ logger = logging.getLogger("tamis.service")
 DEADLINE: Final = "x-request-timeout-ms"
 POLICY: Final = "x-tamis-policy"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
-MAX_DEADLINE_MS: Final = 3_600_000
+MOST_DIGITS: Final = len(str(MAX_DEADLINE_MS)) + 1
 # Characters from which on masking would hold up the event loop: some five milliseconds.
 MASK_ASIDE: Final = 4_000
 # Seconds between two looks whether all workers live.
@@ -657,14 +657,20 @@ def deadline_of(headers: Headers, default: float | None) -> float | None:
     Raises:
         RequestError: where ours is not a number of milliseconds.
     """
-    given = headers.get(DEADLINE)
-    if given is None:
-        given = headers.get(ENVOY_DEADLINE)
-        if given is None or not given.isdecimal() or not int(given):
-            return default
-    if not given.isdecimal() or not 1 <= int(given) <= MAX_DEADLINE_MS:
+    if (given := headers.get(DEADLINE)) is None:
+        # A route's time is its operator's, and callers never see the header: more than an hour is
+        # an hour.
+        found = min(_milliseconds(headers.get(ENVOY_DEADLINE, "")), MAX_DEADLINE_MS)
+        return found / 1e3 if found else default
+    if not 1 <= (found := _milliseconds(given)) <= MAX_DEADLINE_MS:
         raise RequestError(
             f"{DEADLINE}: must be a whole number of milliseconds from 1 to {MAX_DEADLINE_MS}",
             param=DEADLINE,
         )
-    return int(given) / 1e3
+    return found / 1e3
+
+
+def _milliseconds(given: str) -> int:
+    """A header's number, or another one over the limit; 0 where it is none."""
+    # Python refuses to read thousands of digits.
+    return int(given.lstrip("0")[:MOST_DIGITS] or 0) if given.isdecimal() else 0

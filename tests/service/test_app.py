@@ -123,6 +123,11 @@ REFUSED = [
     ({"input": "x", "polcy": "x"}, "polcy", "not permitted"),
     ({"input": "x", "policy": "nope"}, "policy", "known: default"),
     ({"input": "x", "policy": {"name": "a", "categories": {"b": {}}}}, "policy", "category 'b'"),
+    (
+        {"input": "x", "policy": {"name": "a", "overall": {}, "deadline_ms": 10**400}},
+        "policy",
+        "from 1 to 3600000",
+    ),
     ({"input": "x", "explain": "everything"}, "explain", "'evidence'"),
     ([], None, "object"),
 ]
@@ -213,13 +218,16 @@ def test_a_deadline_comes_from_the_header_or_the_policy(client, monkeypatch):
         ({"x-request-timeout-ms": "5000"}, patient),
         ({"x-envoy-expected-rq-timeout-ms": "6000"}, patient),
         ({"x-envoy-expected-rq-timeout-ms": "0"}, patient),
+        # A route may have hours; its callers never see the header that says so.
+        ({"x-envoy-expected-rq-timeout-ms": "7200000"}, patient),
+        ({"x-envoy-expected-rq-timeout-ms": "9" * 5_000}, patient),
     ]:
         body = {"input": "hello", "policy": policy}
         assert client.post("/moderate", json=body, headers=headers).status_code == 200
-    assert given == [None, 5.0, 6.0, 7.0]
+    assert given == [None, 5.0, 6.0, 7.0, 3_600.0, 3_600.0]
 
 
-@pytest.mark.parametrize("value", ["soon", "0", "-5", "1.5", "99999999999"])
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "1.5", "99999999999", "9" * 5_000])
 def test_a_deadline_that_is_no_time_is_refused_by_name(client, value):
     headers = {"x-request-timeout-ms": value}
     answer = client.post("/moderate", json={"input": "x"}, headers=headers)
