@@ -90,10 +90,13 @@ def from_validation(error: ValidationError, tags: frozenset[str] = frozenset()) 
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {first['msg']}", code="invalid_json")
     param = ""
+    before = None
     for part in first["loc"]:
         if isinstance(part, int):
             param += f"[{part}]"
-        elif part not in tags:
+        # A field may be named as the branch that it is of: {"type": "text", "text": …}.
+        elif part not in tags or part == before:
             param += f".{part}" if param else part
+        before = part
     where = param or "body"
     return RequestError(f"{where}: {first['msg']}", param=param or None)

@@ -366,6 +366,9 @@ def test_openai_categories_are_complete(client):
         ({"input": []}, "input"),
         ({"input": [{"type": "image_url", "image_url": {"url": "https://x"}}]}, "input[0]"),
         ({"input": ["a", 3]}, "input[1]"),
+        ({"input": [{"type": "text"}]}, "input[0].text"),
+        ({"input": [{"type": "text", "text": 3}]}, "input[0].text"),
+        ({"input": [{"type": "image_url"}]}, "input[0].image_url"),
     ],
 )
 def test_openai_dialect_refuses_by_field(client, body, param):
