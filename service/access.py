@@ -234,7 +234,8 @@ def credentials(asked: Asked) -> Headers:
     if not asked["path"].startswith(GOOGLE) or "x-api-key" in headers:
         return headers
     key = headers.get("x-goog-api-key") or QueryParams(asked["query_string"]).get("key")
-    return Headers({**headers, "x-api-key": key}) if key else headers
+    # No key of ours is anything but ASCII, and no header could hold it.
+    return Headers({**headers, "x-api-key": key}) if key and key.isascii() else headers
 
 
 def _digest(key: str) -> str:

@@ -66,6 +66,11 @@ def test_every_attribute_is_scored_and_rude_is_more_than_kind(client):
     assert rude["INSULT"]["summaryScore"]["value"] > rude["THREAT"]["summaryScore"]["value"]
 
 
+def test_a_key_in_the_address_that_cannot_be_one_is_no_fault_of_ours(client):
+    body = {"comment": {"text": KIND}, "requestedAttributes": {"TOXICITY": {}}}
+    assert client.post(f"{ANALYZE}?key=\u20ac", json=body).status_code == 200
+
+
 def test_spans_are_sentences_scored_as_they_would_be_alone(client):
     text = f"\U0001f600 {KIND} {RUDE}"
     found = ask(client, text, spanAnnotations=True)["attributeScores"]["TOXICITY"]
