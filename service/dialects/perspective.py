@@ -11,7 +11,14 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect, T, documented
@@ -88,6 +95,14 @@ class Message(BaseModel):
     """A message as protobuf's JSON has it: unknown names are errors, numbers may be texts."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set(cls, given: Any) -> Any:
+        """Null stands for a field's default, which serializers write that leave no field out."""
+        if not isinstance(given, dict):
+            return given
+        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
 
 
 class TextEntry(Message):

@@ -66,6 +66,19 @@ def test_every_attribute_is_scored_and_rude_is_more_than_kind(client):
     assert rude["INSULT"]["summaryScore"]["value"] > rude["THREAT"]["summaryScore"]["value"]
 
 
+def test_null_is_what_was_left_out(client):
+    """As protobuf's JSON has it, and serializers that write every field of an object."""
+    left_out = dict.fromkeys(
+        ("context", "languages", "spanAnnotations", "doNotStore", "clientToken", "sessionId")
+    )
+    asked = {"TOXICITY": {"scoreType": None, "scoreThreshold": None}}
+    body = {"comment": {"text": KIND, "type": None}, "requestedAttributes": asked} | left_out
+    answer = client.post(ANALYZE, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == ask(client, KIND)
+    assert "unheard" in refused(client, **body, unheard=None)["message"]
+
+
 def test_a_key_in_the_address_that_cannot_be_one_is_no_fault_of_ours(client):
     body = {"comment": {"text": KIND}, "requestedAttributes": {"TOXICITY": {}}}
     assert client.post(f"{ANALYZE}?key=\u20ac", json=body).status_code == 200
