@@ -21,13 +21,12 @@ from pydantic import (
     StrictBool,
     StrictStr,
     TypeAdapter,
-    ValidationError,
 )
 from starlette.responses import JSONResponse
 
-from service.dialects.dialect import Dialect
+from service.dialects.dialect import Dialect, body_of
 from service.engine.reasoner.reasoner import Explanation
-from service.errors import RequestError, from_validation
+from service.errors import RequestError
 from service.moderation.explaining import Asked
 from service.moderation.moderator import moderator_of
 from tamis.content import Content
@@ -139,10 +138,7 @@ TAGS: Final = frozenset({"str", "list[Turn]", "list[Part]", "predicate", "choice
 async def decisions(request: Request) -> JSONResponse:
     """Answer questions about one input, in their order."""
     moderator = moderator_of(request)
-    try:
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
+    body = await body_of(request, BODY, TAGS)
     asked = [asked_of(question, n) for n, question in enumerate(body.questions)]
     content = content_of(body.input)
     moderator.check_lengths([("input", (content,))])

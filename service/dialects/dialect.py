@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from service.dialects.answers import EVENT, Schema
 from service.dialects.direct import DirectRoute
+from service.dialects.halves import validated
 from service.errors import ENVELOPE, RequestError, from_validation
 
 T = TypeVar("T")
@@ -100,6 +101,6 @@ async def body_of(request: Request, body: TypeAdapter[T], tags: frozenset[str] =
         RequestError: naming the field at fault.
     """
     try:
-        return body.validate_json(await request.body())
+        return validated(body, await request.body())
     except ValidationError as error:
         raise from_validation(error, tags) from None

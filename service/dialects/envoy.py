@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from service.dialects.chat import ChatRequest
 from service.dialects.dialect import Dialect
+from service.dialects.halves import mended, validated
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
@@ -60,8 +61,8 @@ def _read(body: bytes, cut: bool) -> ChatRequest:
     """A request; of a cut one what is there, to the last letter."""
     try:
         if not cut:
-            return BODY.validate_json(body)
-        text = codecs.getincrementaldecoder("utf-8")().decode(body)
+            return validated(BODY, body)
+        text = codecs.getincrementaldecoder("utf-8")().decode(mended(body))
         there: Any = from_json(text, allow_partial="trailing-strings")
         return BODY.validate_python(there)
     except ValidationError as error:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from fastapi import Request
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from starlette.responses import JSONResponse
 
-from service.dialects.dialect import Dialect, documented
+from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.native import TAGS, Item, Strict, contents_of, verdict_json
-from service.errors import RequestError, from_validation
+from service.errors import RequestError
 from service.feedback import feedback_of
 from service.moderation.moderator import moderator_of
 from tamis.content import Content
@@ -60,10 +60,7 @@ BODY: Final = TypeAdapter(FeedbackRequest)
 async def feedback(request: Request) -> JSONResponse:
     """Store a correction, with what the service itself says of the content now."""
     feedback_of(request).check()
-    try:
-        body = BODY.validate_json(await request.body())
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
+    body = await body_of(request, BODY, TAGS)
     moderator = moderator_of(request)
     contents = contents_of(body.input)
     moderator.check_lengths([("input", contents)])

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect, T, documented
 from service.dialects.feedback import keep
+from service.dialects.halves import validated
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
 from service.moderation.moderator import moderator_of
@@ -275,7 +276,7 @@ def _units(text: str) -> int:
 
 def _read(body: TypeAdapter[T], blob: bytes) -> T:
     try:
-        return body.validate_json(blob)
+        return validated(body, blob)
     except ValidationError as error:
         raise PerspectiveError(from_validation(error).message) from None
 

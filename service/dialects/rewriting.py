@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.dialects.halves import mended
 from service.errors import RequestError
 from service.moderation.moderator import moderator_of
 from tamis import content
@@ -49,7 +50,7 @@ async def rewritten(
     """
     if policy.mask is None or policy.mode == "score":
         return None
-    whole = from_json(await request.body())
+    whole = from_json(mended(await request.body()))
     for name in place:
         whole = whole.get(name) if isinstance(whole, dict) else None
     spots = list(_texts(whole, TOP))

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
+from service.dialects.halves import validated
 from service.dialects.native import Message, Strict, turn_of, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
 from service.errors import RequestError, from_validation
@@ -200,7 +201,7 @@ async def _lines(request: Request, patience: float) -> AsyncIterator[bytes]:
 
 def _parsed(kind: TypeAdapter[Any], line: bytes) -> Any:
     try:
-        return kind.validate_json(line)
+        return validated(kind, line)
     except ValidationError as error:
         raise from_validation(error) from None
 

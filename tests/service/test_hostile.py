@@ -1,5 +1,6 @@
 """Bodies that were written to cost: what is done before a text has its turn takes no time."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dialects import llamaguard, perspective
+from service.dialects import halves, llamaguard, perspective
 from service.dialects.chat import Message
 from service.dialects.rewriting import shown_evidence
 from service.errors import RequestError
 from tamis.content import Content, plain
 from tamis.verdict import Evidence
 from tests.service.test_gateways import client, post
+from tests.service.wire import KIND, RUDE, WIRES
 
 __all__ = ["client"]
 
@@ -113,6 +115,54 @@ def test_a_part_that_comes_a_thousand_times_is_looked_for_once():
     other = [f"a\n{n}" for n in range(2_000)]
     with at_once(), pytest.raises(RequestError, match="too many to mask evidence in"):
         places(Found(*(insult(n, n + 1) for n in range(0, 2_000, 2))), whole, *other)
+
+
+HALF = "\ud83d"
+LONE = r'"\ud83d" "\\\ude00" "\ud83d\ud83d\ude00" "\uD83D\\uDE00" "\ud83d\u0041"'
+MENDED = r'"\ufffd" "\\\ufffd" "\ufffd\ud83d\ude00" "\ufffd\\uDE00" "\ufffd\u0041"'
+
+
+def test_halves_of_pairs_are_told_from_whole_ones():
+    assert halves.mended(LONE.encode()) == MENDED.encode()
+    for whole in (rb'"\ud83d\ude00 \\ud83d"', rb'"\ud8', b'"a\\\\', b'"x"'):
+        assert halves.mended(whole) == whole
+
+
+LETTER = st.sampled_from(["a", "u", "d8", "\\", '"', HALF, "\ude00", "\U0001f600"])
+
+
+@given(st.lists(LETTER, max_size=9).map("".join))
+def test_halves_are_read_as_utf_16_reads_them(text: str):
+    read = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    assert json.loads(halves.mended(json.dumps(text).encode())) == read
+
+
+@pytest.mark.parametrize(
+    "body",
+    [rb"\ud83d" * LONG, rb"a\ud83d" * LONG, rb"\ud83d" + b"\\" * LONG, rb"\ud83d" + b"a" * LONG],
+    ids=["halves", "between", "backslashes", "plain"],
+)
+def test_halves_are_found_in_one_pass(body: bytes):
+    with at_once():
+        halves.mended(body)
+
+
+@pytest.mark.parametrize("name", WIRES)
+def test_half_of_a_pair_lets_nothing_through_unread(client, name: str):
+    """Gateways that fail open take an error for leave."""
+    wire = WIRES[name]
+    body = json.dumps(wire.body(f"{RUDE}{HALF}"))
+    answer = client.post(wire.path, content=body)
+    assert answer.status_code in (200, 403), answer.text
+    assert not wire.passes(answer.status_code, answer.json())
+
+
+def test_half_of_a_pair_ends_no_stream(client):
+    pieces = [{"text": f"{KIND} {HALF}"}, {"text": f"\ude00 {RUDE}"}]
+    body = "\n".join(map(json.dumps, pieces))
+    answer = client.post("/moderate/stream", content=body).text
+    assert answer.startswith("event: verdict")
+    assert "event: error" not in answer
 
 
 def test_too_long_a_stream_is_refused_by_the_name_of_its_field(client):

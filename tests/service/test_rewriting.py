@@ -114,6 +114,14 @@ def test_an_answer_is_masked_and_its_request_left_alone(client, received: Any, s
     assert said["transformedData"] == {"response": {"json": shown}}
 
 
+def test_half_of_a_surrogate_pair_is_sent_on_as_it_was_read(client):
+    sent = json.dumps({"json": {"prompt": f"{MAIL} \ud83d"}})
+    body = f'{{"request": {sent}, "eventType": "beforeRequestHook"}}'
+    answer = client.post("/portkey", content=body, headers={"x-tamis-policy": "hiding"})
+    shown = {"request": {"json": {"prompt": f"{HIDDEN} \ufffd"}}}
+    assert answer.json()["transformedData"] == shown
+
+
 def test_evidence_is_masked_where_it_stands(client):
     parts = [{"type": "text", "text": KIND}, {"type": "text", "text": RUDE}]
     said = portkey(client, "quoting", {"messages": user(parts)})
