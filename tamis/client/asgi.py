@@ -25,6 +25,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 MAX_BODY_BYTES: Final = 1024 * 1024
 DEADLINE: Final = 0.5
+# Whatever else is refused is no fault of the text: a key, a rate, an address that is no Tamis.
+FAULTS: Final = frozenset({400, 413})
 
 
 class ModerationMiddleware:
@@ -101,14 +103,14 @@ class ModerationMiddleware:
         """Why a request does not pass: status, code, message; None where it does."""
         try:
             item = self._item(json.loads(body))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return 400, "invalid_request", "the body has nothing that could be judged"
         if item is None:
             return None
         try:
             found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
         except ApiError as error:
-            if error.status < 500 and error.status not in (401, 403, 408, 429):
+            if error.status in FAULTS:
                 # The text's own fault, say its length: no state of the service would change it.
                 return 400, error.code or "invalid_request", error.message
             return self._unavailable()

@@ -51,7 +51,7 @@ class Attempts:
             raise error
         return self._wait(_asked(answer.headers), error)
 
-    def failed(self, error: httpx.TransportError) -> float:
+    def failed(self, error: httpx.RequestError) -> float:
         """Seconds to wait after no answer at all.
 
         Raises:
@@ -62,7 +62,7 @@ class Attempts:
             self._give_up(error)
         return self._wait(None, error)
 
-    def _give_up(self, error: httpx.TransportError) -> NoReturn:
+    def _give_up(self, error: httpx.RequestError) -> NoReturn:
         left = self._left()
         if left is not None and left <= 0:
             raise LateError("the deadline passed") from error

@@ -1,6 +1,7 @@
 """The clients, one that waits and one that awaits."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import httpx
 
 from tamis.client.answers import Moderation, moderation_of
 from tamis.client.attempts import Attempts
+from tamis.client.errors import UnreachableError
 from tamis.client.items import Explain, Item
 from tamis.content import Side
 from tamis.corrections.record import Label
@@ -57,7 +59,9 @@ class _Caller:
 
     def __init__(self, url: str, key: str | None, timeout: float, retries: int) -> None:
         self._url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
-        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._headers = {"content-type": "application/json"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
 
     def _attempts(self, deadline: float | None) -> Attempts:
         return Attempts(self._retries, self._timeout, deadline)
@@ -66,10 +70,29 @@ class _Caller:
         """What ``httpx`` is told of one attempt."""
         return {
             "url": self._url + call.path,
-            "json": call.body,
+            "content": _json(call.body),
             "headers": self._headers | attempts.headers,
             "timeout": attempts.timeout,
         }
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    """Half of a surrogate pair, which UTF-8 has not, is sent as "?": one character for one."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace")
+
+
+def _read(call: Call[T], answer: httpx.Response) -> T:
+    """What an answer says.
+
+    Raises:
+        UnreachableError: where it is none of the service's.
+    """
+    try:
+        return call.read(answer.json())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        # A proxy's page, perhaps. Nothing is quoted of it: it may repeat the text.
+        raise UnreachableError("what answered is no Tamis") from None
 
 
 class Client(_Caller):
@@ -141,9 +164,9 @@ class Client(_Caller):
             try:
                 answer = self._http.post(**self._sent(call, attempts))
                 if answer.is_success:
-                    return call.read(answer.json())
+                    return _read(call, answer)
                 wait = attempts.refused(answer)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = attempts.failed(error)
             time.sleep(wait)
 
@@ -212,8 +235,8 @@ class AsyncClient(_Caller):
             try:
                 answer = await self._http.post(**self._sent(call, attempts))
                 if answer.is_success:
-                    return call.read(answer.json())
+                    return _read(call, answer)
                 wait = attempts.refused(answer)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = attempts.failed(error)
             await asyncio.sleep(wait)

@@ -6,7 +6,7 @@ class ClientError(Exception):
 
 
 class UnreachableError(ClientError):
-    """Nobody answered, as often as was tried."""
+    """Nobody answered, as often as was tried; or what did is no Tamis."""
 
 
 class LateError(ClientError):

@@ -148,6 +148,28 @@ def test_it_waits_as_long_as_it_is_told(answer, low, high, waits):
     assert low <= waits[0] <= high
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"text": "<html>Sign in</html>"},
+        {"json": {"status": "ok"}},
+        {"json": []},
+        {"json": VERDICT | {"categories": []}},
+        {"json": VERDICT | {"action": "waltz"}},
+        {"content": b"no gzip", "headers": {"content-encoding": "gzip"}},
+    ],
+    ids=["page", "another", "list", "mistyped", "unheard", "garbled"],
+)
+def test_what_is_no_verdict_is_an_error_of_the_clients_own(answer, waits):
+    # Made anew: httpx decodes what it is given.
+    handle = httpx.MockTransport(lambda _: httpx.Response(200, **answer))
+    client = Client(URL, http=httpx.Client(transport=handle))
+    with pytest.raises(UnreachableError):
+        client.moderate("hello")
+    with pytest.raises(UnreachableError):
+        client.moderate_many(["hello"])
+
+
 def test_tries_come_to_an_end(waits):
     client, asked = answering(busy())
     with pytest.raises(ApiError) as caught:
@@ -254,9 +276,32 @@ def test_middleware_blocks_and_hands_on():
     assert app.get("/chat").status_code == 405
 
 
-@pytest.mark.parametrize("body", [b"not json", b"[]", b'{"other": 1}', b"5", b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"not json", b"[]", b'{"other": 1}', b"5", b"\xff", b"[" * 100_000],
+    ids=["text", "list", "other", "number", "latin", "deep"],
+)
 def test_middleware_refuses_what_it_cannot_judge(body):
     assert guarded(by_word).post("/chat", content=body).status_code == 400
+
+
+def test_half_of_a_surrogate_pair_is_judged_along():
+    client, asked = answering(ok())
+    client.moderate("a \ud83d goose, \U0001f600")
+    assert json.loads(asked[0].content)["input"] == "a ? goose, \U0001f600"
+    body = json.dumps({"question": "a goose \ud83d"})
+    assert guarded(by_word).post("/chat", content=body).status_code == 403
+
+
+@pytest.mark.parametrize("status", [200, 307, 404])
+def test_middleware_takes_what_is_no_tamis_for_unavailable(status):
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, text="<html>")
+
+    answer = guarded(handle).post("/chat", json={"question": "hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "moderation_unavailable")
+    answer = guarded(handle, fail_open=True).post("/chat", json={"question": "hi"})
+    assert answer.json() == {"said": "hi", "judged": False}
 
 
 def test_middleware_refuses_too_long_a_body():
