@@ -23,7 +23,7 @@ logger = logging.getLogger("tamis.service")
 
 # nginx's "client closed request": nobody reads it, but the metrics should not call it a success.
 CLIENT_GONE: Final = 499
-GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}")
+GIVEN_ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 ROUTES: Final = WATCHERS | PATHS | {"/", "/admin/reload"}
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
