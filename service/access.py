@@ -225,7 +225,8 @@ def scope_of(path: str) -> Scope:
     """What a key must be allowed to ask for a path."""
     if path.startswith(BLOCKLISTS):
         return "admin"
-    return NAMED.get(path) or NAMED.get(path.split("/", 2)[1], "moderate")
+    # "OPTIONS *" asks for no path.
+    return NAMED.get(path) or NAMED.get(path.removeprefix("/").partition("/")[0], "moderate")
 
 
 def credentials(asked: Asked) -> Headers:

@@ -31,7 +31,7 @@ def test_without_keys_everybody_may_come_in():
 
 def test_a_key_opens_what_its_scopes_name_and_nothing_else():
     access, key = keyring(scopes=["moderate"])
-    for path in ("/moderate", "/v1/moderations", "/policies", "/whatever"):
+    for path in ("/moderate", "/v1/moderations", "/policies", "/whatever", "*"):
         found = enter(access, path, authorization=f"Bearer {key}")
         assert found is not None
         assert found.name == "gateway"
