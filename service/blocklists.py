@@ -87,7 +87,9 @@ class Blocklists:
         """Of all lists."""
         if self._folder is None or not self._folder.is_dir():
             return []
-        return sorted(path.stem for path in self._folder.glob("*.json"))
+        # What lies there by another's hand, under a name that cannot be asked for, is no list.
+        names = (path.stem for path in self._folder.glob("*.json"))
+        return sorted(name for name in names if NAME.fullmatch(name))
 
     def get(self, name: str) -> Blocklist:
         """A list as it is now."""

@@ -52,6 +52,12 @@ def matched(client: TestClient, text: str, *names: str, **more: Any) -> Any:
     return answer.json()
 
 
+def test_files_that_are_no_lists_of_ours_are_none(client, folder: Path):
+    ask(client, "PATCH", "/garden", 201, json={})
+    (folder / "my words.json").write_text("{}")
+    assert [one["blocklistName"] for one in ask(client, "GET", "")["value"]] == ["garden"]
+
+
 def test_a_list_is_made_filled_read_and_forgotten(client):
     made = {"blocklistName": "garden", "description": "a"}
     assert ask(client, "PATCH", "/garden", 201, json={"description": "a"}) == made
