@@ -171,6 +171,9 @@ class Settings(BaseSettings):
         "policy_encoder",
         "policy_encoder_accurate",
         "blocklists",
+        "policies",
+        "keys",
+        "audit",
         mode="before",
     )
     @classmethod
