@@ -5,11 +5,12 @@ scores leave its answer open; they were chosen for these two bundles and hold fo
 tier, a multilingual bundle judges what the tier's own cannot read.
 """
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -80,6 +81,12 @@ class Bands:
     """Categories that the fast bundle tells better, or alone: it found more of them held out."""
     weighed: Mapping[str, Weighing] = field(default_factory=dict)
     """By head: how both opinions become one. Of other heads the second opinion stands alone."""
+
+    @property
+    def version(self) -> str:
+        """A hash of all of it: the same version asks twice of the same, and weighs it alike."""
+        said = asdict(self) | {"kept": sorted(self.kept)}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def unsure(self, finding: Finding) -> bool:
         """Whether a second opinion is wanted.
