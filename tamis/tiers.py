@@ -22,8 +22,10 @@ from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
-# What a service is unless it is told: what the fast bundle would flag is heard again before anybody
-# is stopped, and most ordinary texts cost what they did (docs/results.md).
+# What a service is unless it is told: most of what the fast bundle would flag is heard again, and
+# most ordinary texts cost what they did (docs/results.md). By its word alone may be stopped what no
+# band holds: documents, which have none, and prompts that are an attack or rude but not unsafe,
+# since bands are on the overall score.
 DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
