@@ -184,7 +184,7 @@ def test_bad_input_names_the_field_and_the_limit(client, place, body, param, mes
 
 
 def test_what_is_not_json_is_refused(client):
-    for body in (b"", b'{"input": "cut', b'{"input": "\\ud800", "label": "safe"}'):
+    for body in (b"", b'{"input": "cut', b'{"input": "\\ud8", "label": "safe"}'):
         answer = client.post("/feedback", content=body)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "invalid_json"

@@ -69,7 +69,7 @@ def exercise(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.post("/feedback", json=correction | {"label": MARKER}).status_code == 400
     statuses = [
         client.post("/moderate", content=f'{{"input": "{MARKER}'),
-        client.post("/moderate", content=f'{{"input": "{MARKER}\\ud800"}}'),
+        client.post("/moderate", content=f'{{"input": "{MARKER}\\ud8"}}'),
         client.post("/moderate", json={"input": {"prompt": {"x": MARKER}}}),
         client.post("/moderate", json={"input": {"prompt": "x", MARKER: 1}}),
         client.post("/moderate", json={"input": [RUDE] * 9}),
