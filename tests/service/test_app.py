@@ -144,7 +144,7 @@ def test_bad_input_names_the_field_and_the_limit(client, body, param, message):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b'{"input": "cut', b'{"input": "\xff\xfe"}', b'{"input": "\\ud800"}', b"[" * 9999]
+    "body", [b"", b'{"input": "cut', b'{"input": "\xff\xfe"}', b'{"input": "\\ud8"}', b"[" * 9999]
 )
 def test_what_is_not_json_is_refused(client, body):
     answer = client.post("/moderate", content=body)
