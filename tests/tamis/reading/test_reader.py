@@ -77,6 +77,17 @@ def test_what_nobody_sees_is_hidden(text: str, name: str):
     assert text[hidden.start : hidden.end].strip("fine") != ""
 
 
+def test_a_flag_hides_no_message_behind_it():
+    tags = "".join(chr(0xE0000 + ord(c)) for c in SENTENCE)
+    flag = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    assert read(f"Go {flag}!").hidden == ()
+    reading = read(f"Go {flag}{tags} team")
+    (hidden,) = reading.hidden
+    assert (hidden.start, hidden.end) == (3 + len(flag), 3 + len(flag) + len(tags))
+    assert letters(SENTENCE) in letters(reading.views[-1].text)
+    assert flag in reading.views[-1].text
+
+
 def test_names_are_of_the_vocabulary_and_in_its_order():
     assert len(set(TRANSFORMS)) == len(TRANSFORMS) < 50
     said = all_of_them()["base64 of leetspeak"](SENTENCE)
