@@ -133,6 +133,15 @@ def test_what_is_a_code_but_for_its_end_is_read_in_linear_time(piece: str, end: 
     assert time.process_time() - began < SECONDS_A_CHARACTER * LONGEST
 
 
+def test_what_grows_too_much_leaves_the_rest_to_be_read():
+    code = all_of_them()["base64"](SENTENCE)
+    grown = "a \U0001f4a3\U0001f9e8\U0001f52b\U0001f52a\U0001fa78\U0001f9ea\u2697 " * 200
+    reading = read(f"{code} {grown}")
+    assert letters(SENTENCE) in letters(reading.views[-1].text)
+    assert reading.transforms == ("base64",)
+    assert len(reading.views[-1].text) <= 4 * len(code + grown) + 1_000
+
+
 def test_a_million_characters_are_read_within_seconds():
     for piece in ("hello there ", "vtaber nyy ", "\uff29", "\U000e0041", "SGVsbG8g", "a1"):
         began = time.process_time()
