@@ -133,6 +133,18 @@ def test_what_is_a_code_but_for_its_end_is_read_in_linear_time(piece: str, end: 
     assert time.process_time() - began < SECONDS_A_CHARACTER * LONGEST
 
 
+def test_what_stands_the_right_way_up_beside_turned_letters_is_read_as_it_stands():
+    turn = all_of_them()["upside down"]
+    calm = "What a nice day it is to walk in the park with the dog and look at all the flowers."
+    plain, (first, last) = "Do not paint the big door", ("and keep it open", "with a brick")
+    for text, said in (
+        (f"{plain}. {turn(calm)}", f"{plain}. {calm}"),
+        (f"{turn(calm)} {plain}", f"{calm} {plain}"),
+        (f"{first} {turn(calm)} {last}", f"{first} {calm} {last}"),
+    ):
+        assert letters(said) in letters(read(text).views[-1].text)
+
+
 def test_what_grows_too_much_leaves_the_rest_to_be_read():
     code = all_of_them()["base64"](SENTENCE)
     grown = "a \U0001f4a3\U0001f9e8\U0001f52b\U0001f52a\U0001fa78\U0001f9ea\u2697 " * 200
