@@ -5,11 +5,12 @@ scores leave its answer open; they were chosen for these two bundles and hold fo
 tier, a multilingual bundle judges what the tier's own cannot read.
 """
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -21,8 +22,10 @@ from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
-# What a service is unless it is told: what the fast bundle would flag is heard again before anybody
-# is stopped, and most ordinary texts cost what they did (docs/results.md).
+# What a service is unless it is told: most of what the fast bundle would flag is heard again, and
+# most ordinary texts cost what they did (docs/results.md). By its word alone may be stopped what no
+# band holds: documents, which have none, and prompts that are an attack or rude but not unsafe,
+# since bands are on the overall score.
 DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
@@ -80,6 +83,12 @@ class Bands:
     """Categories that the fast bundle tells better, or alone: it found more of them held out."""
     weighed: Mapping[str, Weighing] = field(default_factory=dict)
     """By head: how both opinions become one. Of other heads the second opinion stands alone."""
+
+    @property
+    def version(self) -> str:
+        """A hash of all of it: the same version asks twice of the same, and weighs it alike."""
+        said = asdict(self) | {"kept": sorted(self.kept)}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def unsure(self, finding: Finding) -> bool:
         """Whether a second opinion is wanted.

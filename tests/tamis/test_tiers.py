@@ -7,7 +7,7 @@ import pytest
 
 from tamis.bundle import BundleError
 from tamis.policy import CalibratedThresholds, Thresholds
-from tamis.tiers import Bands, Weighing, load_bands
+from tamis.tiers import Band, Bands, Weighing, load_bands
 from tamis.verdict import Evidence, Finding, Second
 from tests.service.tiers import write_bands
 
@@ -32,6 +32,21 @@ def test_a_second_opinion_stays_whole_where_nothing_is_kept_or_weighed():
     assert replace(BANDS, kept=frozenset()).settle(FIRST, SECOND, OWN) == SECOND
     # A post has no category of the prompt's, and an unread text none at all.
     assert BANDS.settle(replace(FIRST, categories={}), SECOND, OWN) == SECOND
+
+
+def test_bands_have_a_version_by_all_that_they_say():
+    weighed = {"prompt": Weighing(0.5, 0.5, 0.0, TOGETHER)}
+    others = [
+        replace(BANDS, fast="2" * 64),
+        replace(BANDS, overall={"prompt": Band(0.2, 0.9)}),
+        replace(BANDS, kept=frozenset()),
+        replace(BANDS, weighed=weighed),
+        replace(BANDS, weighed={"prompt": replace(weighed["prompt"], bias=0.1)}),
+    ]
+    assert len({BANDS.version, *(other.version for other in others)}) == 1 + len(others)
+    many = [f"category {n}" for n in range(20)]
+    one, other = (replace(BANDS, kept=frozenset(names)) for names in (many, reversed(many)))
+    assert one.version == other.version
 
 
 def test_where_the_first_one_is_sure_of_nothing_there_is_no_share():
