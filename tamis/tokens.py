@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 
 def plain_tokenizer(path: Path) -> Tokenizer:
@@ -17,6 +17,8 @@ def plain_tokenizer(path: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if isinstance(tokenizer.model, models.WordPiece):
+        _open_words(tokenizer)
     added = {token.content: at for at, token in tokenizer.get_added_tokens_decoder().items()}
     # Runs of blanks are added tokens of some, and text like any other.
     commands = {content: at for content, at in added.items() if content.strip()}
@@ -30,6 +32,30 @@ def plain_tokenizer(path: Path) -> Tokenizer:
         first = tokenizer.pre_tokenizer
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, split]) if first else split
     return tokenizer
+
+
+def _open_words(tokenizer: Tokenizer) -> None:
+    """Let what a WordPiece model cannot read stand apart from the rest of its word.
+
+    It has one unknown token for a whole word, whatever else stands in it, where one character is
+    new to it (an emoji behind a word) or where it is longer than words are.
+    """
+    longest, first = tokenizer.model.max_input_chars_per_word, tokenizer.pre_tokenizer
+    if first is not None and len(first.pre_tokenize_str("a" * (longest + 1))) > 1:
+        return  # saved so
+    points = {ord(char) for token in tokenizer.get_vocab() for char in token if char > "\x7f"}
+    starts = sorted(point for point in points if point - 1 not in points)
+    ends = sorted(point for point in points if point + 1 not in points)
+    known = "".join(
+        f"\\x{{{start:x}}}-\\x{{{end:x}}}" for start, end in zip(starts, ends, strict=True)
+    )
+    # All of a run that is not ASCII, as a word of another script is read as a whole or not at all.
+    before = f"[{known}]*" if known else ""
+    run = rf"(?<![^\s\x00-\x7f]){before}[^{known}\s\x00-\x7f][^\s\x00-\x7f]*"
+    # BERT's words end at ASCII's signs as well, which are no punctuation to Unicode.
+    long = rf"[^\s\p{{P}}$+<=>^`|~]{{{longest}}}"
+    parts = [pre_tokenizers.Split(Regex(apart), "isolated") for apart in (run, long)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*parts, first] if first else parts)
 
 
 def _is_piece(tokenizer: Tokenizer, command: str, at: int) -> bool:

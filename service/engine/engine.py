@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from service.engine.cache import Cache, quoting
@@ -414,15 +416,28 @@ class Engine:
         cache: Cache,
         extra: bool,
     ) -> float:
-        """Judge what nobody judges yet, for all who wait for it."""
+        """Judge what nobody judges yet, for all who wait for it: they wait for no other text."""
+        loop = asyncio.get_running_loop()
+        flights = {n: self._flights[key] for key, n in own.items()}
+
+        def land(key: bytes, n: int) -> None:
+            if not flights[n].done():
+                cache.put(key, readings[n].finding)
+                flights[n].set_result(readings[n].finding)
+
+        for key, n in own.items():
+            if len(own) > 1:
+                readings[n].told = partial(_soon, loop, partial(land, key, n))
         try:
             queued = await self._read([readings[n] for n in own.values()], deadline, extra)
             for key, n in own.items():
                 found[n] = readings[n].finding
-                cache.put(key, found[n])
+                land(key, n)
         finally:
             for key, n in own.items():
-                self._flights.pop(key).set_result(found.get(n))
+                self._flights.pop(key)
+                if not flights[n].done():
+                    flights[n].set_result(None)
         return queued
 
     async def _read(
@@ -486,6 +501,12 @@ class Engine:
         self._characters = fade * self._characters + characters
         self._tokens = fade * self._tokens + tokens
         return more
+
+
+def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
+    """From a thread: do something on a loop, unless that has ended meanwhile."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(do)
 
 
 def _judged(

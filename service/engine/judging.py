@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
@@ -71,9 +71,17 @@ class Reading:
     evidence: bool
     memory: Memory | None = None
     once: bool = False
+    told: Callable[[], None] | None = None
+    """Called once it is read, from the scheduler's threads."""
     tokenize: float = 0.0
     pool: float = 0.0
     read: Read | None = None
+
+    def settle(self, read: Read, pool: float) -> None:
+        """It is read, and pooled in so many seconds."""
+        self.read, self.pool = read, pool
+        if self.told is not None:
+            self.told()
 
     @property
     def asked(self) -> str:
@@ -172,8 +180,8 @@ def settle(reading: Reading, parts: Sequence[Part]) -> None:
         if scored is not None and reading.memory is not None
     ]
     tokens = sum(len(window.ids) for window in run)
-    reading.read = Read(first, Work(windows, len(run), tokens), scores)
-    reading.pool = time.perf_counter() - began
+    read = Read(first, Work(windows, len(run), tokens), scores)
+    reading.settle(read, time.perf_counter() - began)
 
 
 @dataclass(slots=True, eq=False)

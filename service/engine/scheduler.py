@@ -245,14 +245,15 @@ class Scheduler(Generic[T]):
         while batch := self._take(lane):
             began = time.perf_counter()
             error: Exception | None = None
-            try:
-                with self._core(lane):
-                    for entry in batch:
-                        self._open(lane, entry)
-                    self._run([entry.task for entry in batch], self._alone())
-            except Exception as raised:  # told to the caller; the worker lives on
-                error = raised
-            self._finish(lane, batch, time.perf_counter() - began, error)
+            with self._core(lane):
+                opened = [entry for entry in batch if self._open(lane, entry)]
+                try:
+                    if opened:
+                        self._run([entry.task for entry in opened], self._alone())
+                except BaseException as raised:
+                    error = _told(raised)
+            failed = error is not None or not opened
+            self._finish(lane, batch, time.perf_counter() - began, failed, error)
 
     @contextmanager
     def _core(self, lane: _Lane[T]) -> Iterator[None]:
@@ -287,21 +288,36 @@ class Scheduler(Generic[T]):
                 lane.ready.wait()
             return batch
 
-    def _open(self, lane: _Lane[T], entry: Entry[T]) -> None:
-        """Open a task; the estimate of an unopened text covered all that follows from it."""
+    def _open(self, lane: _Lane[T], entry: Entry[T]) -> bool:
+        """Open a task; the estimate of an unopened text covered all that follows from it.
+
+        Returns whether there is something to be run. Where it cannot be opened, its request alone
+        has failed, and nobody else whose task is in the same run.
+        """
         before = work(entry.task)
-        more = self._open_task(entry.task)
+        try:
+            more = self._open_task(entry.task)
+        except BaseException as raised:
+            self._abandon(lane, entry.request, None)
+            entry.request.settle(_told(raised))
+            return False
         if more or work(entry.task) != before:
             with lane.ready:
                 lane.queue.opened(entry, before, more)
                 lane.ready.notify(len(more))
+        return True
 
     def _finish(
-        self, lane: _Lane[T], batch: list[Entry[T]], seconds: float, error: Exception | None
+        self,
+        lane: _Lane[T],
+        batch: list[Entry[T]],
+        seconds: float,
+        failed: bool,
+        error: Exception | None,
     ) -> None:
         costs = [entry.task.cost for entry in batch]
         with lane.ready:
-            ended = lane.queue.done(batch, seconds, error is not None)
+            ended = lane.queue.done(batch, seconds, failed)
         for request in ended:
             request.settle(error)
         self._events.ran(len(batch), sum(costs), len(batch) * max(costs))
@@ -323,6 +339,14 @@ def _tell(
     # A loop that has closed has nobody left to tell.
     if not loop.is_closed():
         loop.call_soon_threadsafe(_settle, done, error)
+
+
+def _told(raised: BaseException) -> Exception:
+    """What is told to the caller, whatever was raised: the worker lives on.
+
+    A library that is written in Rust panics with what is no ``Exception``, and may quote a text.
+    """
+    return raised if isinstance(raised, Exception) else RuntimeError(type(raised).__name__)
 
 
 def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:

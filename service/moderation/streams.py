@@ -207,9 +207,12 @@ class Streams:
             judged, (work,) = await self._judge.judge_growing(
                 request, [(part, stream.memory)], policy, final
             )
-            # A longer version may have overtaken this one.
+            finding = judged.findings[0][0]
             if to >= stream.decided:
-                stream.moved(to, self._hash(part.text), judged.findings[0][0])
+                stream.moved(to, self._hash(part.text), finding)
+            else:
+                # Another version has overtaken this one, which is answered for itself.
+                stream = Stream(stream.about, decided=to, finding=finding)
         return self._told(stream, content, policy, work)
 
     @contextmanager

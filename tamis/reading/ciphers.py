@@ -152,10 +152,18 @@ def _undone(text: str, start: int, end: int) -> tuple[str, Edit] | None:
 
 
 def _grown(text: str, start: int, end: int, guess: Callable[[str], str]) -> tuple[int, int]:
-    """The run with short words beside it that are English as they stand, and turned as well."""
-    while (m := BEFORE.search(text, max(start - 8, 0), start)) and _short(guess(m[1]).lower()):
+    """The run with short words beside it that are English as they stand, and turned as well.
+
+    No more on either side than it has itself: every run may be beside the same words.
+    """
+    first, last = start - (end - start), end + (end - start)
+    while (
+        start > first
+        and (m := BEFORE.search(text, max(start - 8, 0), start))
+        and _short(guess(m[1]).lower())
+    ):
         start = m.start(1)
-    while (m := BEHIND.match(text, end, end + 8)) and _short(guess(m[1]).lower()):
+    while end < last and (m := BEHIND.match(text, end, end + 8)) and _short(guess(m[1]).lower()):
         end = m.end(1)
     return start, end
 

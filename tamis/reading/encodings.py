@@ -26,9 +26,12 @@ BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
     r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\s:,-]{0,2}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
 )
-BINARY: Final = re.compile(r"[01]{7,8}(?:[\s,]{0,2}[01]{7,8}){3,}(?![0-9])")
+# A letter each, or many in a row; never two ways to read the same digits, which double with each.
+_BITS: Final = r"(?:[01]{14,}|[01]{7,8})(?![0-9])"
+BINARY: Final = re.compile(rf"(?<![0-9]){_BITS}(?:[\s,]{{1,2}}{_BITS})*")
 NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
-MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?!\S)")
+# It may end before whatever parts its letters: what does not is read again from each of them.
+MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?![^\s/|])")
 # What has to be there for a code to be: found fast in texts that have it not.
 CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")

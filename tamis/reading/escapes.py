@@ -15,7 +15,7 @@ BACKSLASH: Final = re.compile(
 )
 POINTS: Final = re.compile(r"U\+([0-9a-fA-F]{4,6})(?:[ ,]+U\+([0-9a-fA-F]{4,6}))+")
 NUMBER: Final = re.compile(r"[0-9a-fA-F]+")
-URL: Final = re.compile(r"\w+://[^\s<>\"']*")
+URL: Final = re.compile(r"(?<!\w)\w+://[^\s<>\"']*")
 # Some escaped letters are how a program writes an accent; many are how one writes a text.
 FEW: Final = 3
 

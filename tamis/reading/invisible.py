@@ -78,8 +78,10 @@ def _message(name: str, said: str, runs: list[tuple[int, int]]) -> Hidden:
 
 
 def _tags(text: str) -> Hidden | None:
-    flags = {found.start() + 1 for found in FLAG.finditer(text)}
-    runs = [m.span() for m in TAGS.finditer(text) if m.start() not in flags]
+    flags = {found.start() + 1: found.end() for found in FLAG.finditer(text)}
+    # Where a flag ends, the same run may go on.
+    spans = ((flags.get(m.start(), m.start()), m.end()) for m in TAGS.finditer(text))
+    runs = [(start, end) for start, end in spans if start < end]
     said = "".join(chr(ord(char) - 0xE0000) for start, end in runs for char in text[start:end])
     said = "".join(char for char in said if char.isprintable())
     return _message("tags", said, runs) if any(map(str.isalnum, said)) else None

@@ -7,6 +7,7 @@ Russian, Greek and Cherokee are left alone.
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -44,6 +45,10 @@ TURNED: Final = {
 SIMILAR: Final = str.maketrans("ипяшмткнвητμωχεβκλ", "unrwmtkhbntuwxebka")
 TURNED_PROSE: Final = 0.4
 UPSIDE_DOWN: Final = re.compile("[ɐɔǝɟƃɓɥᴉıɾʞʅןɯɹʇʌʍʎ]")
+# Letters that are none any more when they are turned.
+UPRIGHT: Final = re.compile("[ace-kmrtvwyA-GJ-MP-RT-WY]")
+VISIBLE: Final = re.compile(r"\S+")
+SIGNS: Final = ".,;:!?'\"()"
 
 
 @cache
@@ -130,16 +135,40 @@ def braille(text: str) -> list[Edit]:
 
 
 def upside_down(text: str) -> list[Edit]:
-    """Turned letters, read from the right."""
+    """Turned letters, read from the right; what stands upright beside them stays as it is."""
     found, at = [], 0
     for line in text.split("\n"):
         if len(UPSIDE_DOWN.findall(line)) >= FEW:
-            said = "".join(TURNED.get(char, char) for char in reversed(line))
+            edits = [
+                Edit(at + start, at + end, _righted(line[start:end]))
+                for start, end in _turned(line)
+            ]
             # Phonetic script has turned letters too, but no words of them.
-            if prose(said) >= TURNED_PROSE:
-                found.append(Edit(at, at + len(line), said))
+            if prose(" ".join(edit.text for edit in edits)) >= TURNED_PROSE:
+                found += edits
         at += len(line) + 1
     return found
+
+
+def _turned(line: str) -> Iterator[tuple[int, int]]:
+    """Where words with turned letters follow each other, or such as need none to be turned."""
+    start = end = -1
+    turned = False
+    for m in VISIBLE.finditer(line):
+        letters, upright = len(UPSIDE_DOWN.findall(m[0])), len(UPRIGHT.findall(m[0]))
+        if upright >= letters and (upright or known(m[0].strip(SIGNS).lower())):
+            if turned:
+                yield start, end
+            start, turned = -1, False
+            continue
+        start = m.start() if start < 0 else start
+        end, turned = m.end(), turned or letters > 0
+    if turned:
+        yield start, end
+
+
+def _righted(turned: str) -> str:
+    return "".join(TURNED.get(char, char) for char in reversed(turned))
 
 
 def lookalikes(text: str) -> list[Edit]:

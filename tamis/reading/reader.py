@@ -105,13 +105,13 @@ def _understood(said: Text, names: set[str], depth: int) -> Text:
     limit = MOST_GROWTH * len(said.text) + 1_000
     for _ in range(depth):
         before = said
-        said = _round(said, names, depth)
-        if said is before or len(said.text) > limit:
-            return before if len(said.text) > limit else said
+        said = _round(said, names, depth, limit)
+        if said is before:
+            break
     return said
 
 
-def _round(said: Text, names: set[str], depth: int) -> Text:
+def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
     def deeper(text: str, foreign: bool) -> str | None:
         """What a decoded segment says, if it is a message."""
         found = set[str]()
@@ -123,9 +123,10 @@ def _round(said: Text, names: set[str], depth: int) -> Text:
 
     def apply(name: str, edits: list[Edit]) -> None:
         nonlocal said
-        if edits:
+        # What would grow too much is left out, and nothing else: it must not hide the rest.
+        if edits and len((edited := said.edit(edits)).text) <= limit:
             names.add(name)
-            said = said.edit(edits)
+            said = edited
 
     if not said.text.isascii() and (messages := invisible.hidden(said.text)):
         names.update(message.name for message in messages)

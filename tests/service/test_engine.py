@@ -178,6 +178,31 @@ async def test_who_joined_goes_on_when_the_first_one_leaves(make: Make, classifi
     assert engine.scheduler.queued_tokens == 0
 
 
+async def test_who_joined_waits_for_no_more_than_the_same_text(make: Make, classifier: Classifier):
+    long, release = "Tell me a story. " * 150, threading.Event()
+
+    class Slow(Classifier):
+        def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
+            if windows[0].count > 100:
+                release.wait(5)
+            return super().score(windows, wide)
+
+    engine = make(Slow(classifier.bundle, classifier.runtime), workers=1, cache_bytes=1 << 20)
+    short = (content.prompt("hello"),)
+    leader = asyncio.create_task(engine.judge([short, (content.prompt(long),)]))
+    await asyncio.sleep(0)
+    assert len(engine._flights) == 2
+    async with asyncio.timeout(2):
+        (((found,),), _) = await engine.judge([short])
+    assert found == classifier.judge(short[0])
+    assert not leader.done()
+    release.set()
+    ((first, _), _) = await leader
+    assert first == [found]
+    assert not engine._flights
+    assert len(engine.cache or ()) == 2
+
+
 async def test_the_estimate_learns_how_many_tokens_a_character_makes(make: Make):
     engine = make()
     text = "漢字" * 400

@@ -287,6 +287,44 @@ async def test_a_failing_job_fails_its_request_alone(make, gate, fault):
     assert scheduler.queued_tokens == 0
 
 
+class Panic(BaseException):
+    """As PyO3 raises it where a library written in Rust panics."""
+
+
+@pytest.mark.parametrize("step", ["unpack", "run"])
+async def test_a_worker_outlives_whatever_a_job_raises(make, gate, step):
+    usual = getattr(gate, step)
+
+    def panic(job: Job | list[Job], *rest: bool) -> Sequence[Job] | None:
+        if "bad" in str(job):
+            raise Panic("quotes the text")
+        return usual(job, *rest)
+
+    setattr(gate, step, panic)
+    scheduler = make()
+    gate.open.set()
+    async with asyncio.timeout(2):
+        with pytest.raises(RuntimeError, match="Panic") as caught:
+            await scheduler.submit([Job("bad")])
+        await scheduler.submit([Job("good")])
+    assert "quotes" not in str(caught.value)
+    assert scheduler.queued_tokens == 0
+
+
+async def test_in_batches_what_cannot_be_opened_fails_alone(make, gate):
+    scheduler = make(batch_tokens=64)
+    first = asyncio.create_task(scheduler.submit([Job("first", 4)]))
+    await settle()
+    names = ("a", "unreadable", "b")
+    rest = [asyncio.create_task(scheduler.submit([Job(name, 8)])) for name in names]
+    await settle()
+    gate.open.set()
+    found = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(one) for one in found] == [float, float, ValueError, float]
+    assert gate.runs == [["first"], ["a", "b"]]
+    assert scheduler.queued_tokens == 0
+
+
 async def test_batches_take_along_what_is_about_as_long(make, gate, heard):
     scheduler = make(batch_tokens=64)
     first = asyncio.create_task(scheduler.submit([Job("first", 4)]))

@@ -1,5 +1,6 @@
 """Texts that grow: each verdict is that of the text so far, and only what is new is run."""
 
+import asyncio
 import gc
 import http.client
 import json
@@ -25,12 +26,21 @@ from benchmarks.streams import WORDS
 from service.access import new_key
 from service.app import create_app
 from service.engine.classifier import load_classifier
-from service.engine.memory import WINDOW_BYTES, Memory
+from service.engine.memory import WINDOW_BYTES, Memory, Work
 from service.engine.warmup import Pace
 from service.moderation.moderator import Moderator
-from service.moderation.streams import BARE_BYTES, MOST_MARKS, STREAM_BYTES, Stream, settled
+from service.moderation.streams import (
+    BARE_BYTES,
+    MOST_MARKS,
+    STREAM_BYTES,
+    Stream,
+    Streams,
+    settled,
+)
+from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import plain
+from tamis.policy import default_policy
 from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
 from tests.service.tiers import GOOSE, write_second
@@ -215,6 +225,38 @@ def test_what_comes_late_or_twice_is_harmless(client):
     last = send(client, "late", text[:700], final=True)
     assert same(last, alone(client, text[:700]))
     assert last["decided_chars"] == 700
+
+
+async def test_whoever_is_overtaken_is_answered_for_the_text_that_was_sent():
+    short, long = "That was all.", "That was by no means all of it. " * 20
+    overtaken = asyncio.Event()
+
+    class Slow:
+        """Judges the short text last, and decides by the text itself."""
+
+        def check_lengths(self, _: Any) -> None:
+            pass
+
+        async def judge_growing(self, _: Any, texts: Any, *__: Any) -> Any:
+            (content, _) = texts[0]
+            if content.text == short:
+                await overtaken.wait()
+            finding = SimpleNamespace(of=content.text, ruled=None)
+            return SimpleNamespace(findings=[[finding]]), [Work(1, 1, 1)]
+
+        def decide_on(self, findings: Any, _: Any) -> Any:
+            return [finding.of for finding in findings]
+
+    streams = Streams(Slow(), Settings(), Metrics())
+    request: Any = SimpleNamespace(state=SimpleNamespace(caller=None))
+    policy = default_policy()
+    ask = partial(streams.follow, request, "call", policy=policy)
+    last = asyncio.create_task(ask(content=plain(short), final=True))
+    await asyncio.sleep(0)
+    await ask(content=plain(long))
+    overtaken.set()
+    told: Any = await last
+    assert (told.verdict, told.decided, told.holdback) == ([short], len(short), 0)
 
 
 def test_a_text_that_goes_on_otherwise_is_a_new_one(client):

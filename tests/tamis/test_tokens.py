@@ -153,6 +153,29 @@ def test_the_shipped_bundle_reads_commands_as_text(bundle: Bundle):
     assert {"[CLS]", "[SEP]", "[PAD]", "[MASK]"} <= commands_of(tokenizer).keys()
 
 
+@pytest.mark.parametrize("kind", [bert, mpnet])
+def test_what_cannot_be_read_takes_no_word_along(kind: Callable[[], Tokenizer], tmp_path: Path):
+    tokenizer = plain(kind(), tmp_path)
+    text = "a dog\u2728 ran\u2728dog, \u2728\u2728 ran"
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    unread = "[UNK]"
+    assert encoding.tokens == ["a", "dog", unread, "ran", unread, "dog", unread, unread, "ran"]
+    assert [text[a:b] for a, b in encoding.offsets][5:7] == ["dog", ","]
+
+
+def test_a_word_longer_than_words_are_is_read(bundle: Bundle):
+    tokenizer = plain_tokenizer(bundle.tokenizer)
+    for unit in ("please1bake1me1a1cake", "please\u2728bake", "please\u2192bake"):
+        text = unit * 12
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        read = zip(encoding.tokens, encoding.offsets, strict=True)
+        assert "\u2728" not in text or encoding.tokens.count("[UNK]") == 12
+        said = "".join(
+            text[a:b] if token == "[UNK]" else token.strip("#") for token, (a, b) in read
+        )
+        assert said == text
+
+
 def test_nothing_is_cut_or_padded(tmp_path: Path):
     encoding = plain(bert(), tmp_path).encode("a dog ran home again", add_special_tokens=False)
     assert len(encoding.ids) == 12

@@ -432,8 +432,8 @@ def _settle(reading: Reading, judged: Judged) -> None:
     if reading.other is not None and key_of(reading.other) == judged.by:
         model = reading.other
     read = judged.read
-    reading.read = replace(read, finding=replace(read.finding, second=model.who))
-    reading.pool = judged.pool
+    read = replace(read, finding=replace(read.finding, second=model.who))
+    reading.settle(read, judged.pool)
 
 
 def _timeval(seconds: float) -> bytes:
