@@ -204,7 +204,9 @@ ENTRYPOINT ["python", "-m", "tamis"]
 CMD ["serve"]
 
 FROM final AS gpu
-ENV TAMIS_PROVIDER=cuda \
+# Neither the accurate bundle nor the multilingual one is in it.
+ENV TAMIS_TIER=fast \
+    TAMIS_PROVIDER=cuda \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=checked-gpu /opt/tamis/env /opt/tamis/env

@@ -1,5 +1,6 @@
 """Running the application: one process, or several behind one socket."""
 
+import json
 import os
 import tempfile
 from typing import Any, Final
@@ -17,6 +18,9 @@ from service.settings import PREFIX, Settings
 # Longer than clients and balancers keep idle connections (httpx 5 s, which is uvicorn's default,
 # too; AWS 60 s): whoever closes first must not be the side that a request is on its way to.
 KEEP_ALIVE: Final = 75
+# The settings of several processes, as one text: of an environment with a variable for each, nobody
+# could tell what is off from what was not set.
+HANDED: Final = f"{PREFIX}SETTINGS"
 
 
 def serve(settings: Settings) -> None:
@@ -40,16 +44,18 @@ def serve(settings: Settings) -> None:
         return
     threads = settings.threads or max(1, available_threads() // settings.processes)
     settings = settings.model_copy(update={"threads": threads})
-    for name, value in settings.model_dump(exclude_none=True).items():
-        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-        os.environ[f"{PREFIX}{name.upper()}"] = str(plain)
+    os.environ[HANDED] = json.dumps(settings.model_dump(), default=_plain)
     with tempfile.TemporaryDirectory(prefix="tamis-metrics-") as shared:
         os.environ[SHARED] = shared
         uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.processes, **options)
 
 
 def worker() -> FastAPI:
-    """The application of one of several processes; settings come from the environment."""
-    settings = Settings()
+    """The application of one of several processes, under the settings that ``serve`` was given."""
+    settings = Settings(**json.loads(os.environ[HANDED]))
     logs.configure(settings.log_format, settings.log_level)
     return create_app(settings)
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)  # an empty one would be every address
     port: int = Field(8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
     tier: Tier = Field(DEFAULT, description="Who judges: 'fast', 'accurate', or both: 'cascade'.")
@@ -171,6 +171,9 @@ class Settings(BaseSettings):
         "policy_encoder",
         "policy_encoder_accurate",
         "blocklists",
+        "policies",
+        "keys",
+        "audit",
         mode="before",
     )
     @classmethod

@@ -23,8 +23,10 @@ from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
-# What a service is unless it is told: what the fast bundle would flag is heard again before anybody
-# is stopped, and most ordinary texts cost what they did (docs/results.md).
+# What a service is unless it is told: most of what the fast bundle would flag is heard again, and
+# most ordinary texts cost what they did (docs/results.md). By its word alone may be stopped what no
+# band holds: documents, which have none, and prompts that are an attack or rude but not unsafe,
+# since bands are on the overall score.
 DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
@@ -87,10 +89,7 @@ class Bands:
 
     @cached_property
     def version(self) -> str:
-        """A hash of everything that they decide by: the same one settles the same opinions alike.
-
-        So it holds both bundles, and none of the figures that a file of bands also tells.
-        """
+        """A hash of all of it: the same version asks twice of the same, and weighs it alike."""
         said = asdict(self) | {"kept": sorted(self.kept)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -120,10 +119,9 @@ class Bands:
         """Both opinions as one, with the categories that the first one tells better.
 
         A category's score is P(unsafe) · P(category | unsafe): the former is that of both, the
-        latter the fast bundle's where its category is kept. ``own`` are the fast bundle's
-        thresholds; those of the finding are ``thresholds``.
-        So is evidence where the fast bundle has any: it marks words where a larger body, whose
-        states all know of each other, marks sentences.
+        latter the fast bundle's where its category is kept. So is evidence where the fast bundle
+        has any: it marks words where a larger body, whose states all know of each other, marks
+        sentences. ``own`` are the fast bundle's thresholds.
         """
         if second.second is None:
             return second

@@ -146,7 +146,7 @@ def _judged(
         }
     else:
         options["address"] = cluster.address
-    # The bundle is loaded and verified anew by every worker.
+    # The bundles are loaded, verified and compared anew by every worker.
     bare = dataclasses.replace(job, threads=threads)
     with ray.init(**options):
         # Signals are ours again: Ray takes SIGTERM for itself.
@@ -157,7 +157,7 @@ def _judged(
         rows = [{"part": json.dumps(dataclasses.asdict(part))} for part in parts]
         counted = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             PartJudge,
-            fn_constructor_args=(bare, str(folder), job.bundle.fingerprint, schema),
+            fn_constructor_args=(bare, str(folder), job.pins, schema),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=threads,

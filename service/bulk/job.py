@@ -22,7 +22,7 @@ from tamis.bundle import Bundle
 from tamis.content import Side
 from tamis.policy import Policy
 from tamis.rules import PolicyEncoder, default_policy_encoder, policy_encoder_there
-from tamis.tiers import ACCURATE, Tier, load_bands
+from tamis.tiers import ACCURATE, Bands, Tier, load_bands
 from tamis.verdict import Verdict
 
 OnError = Literal["record", "skip", "fail"]
@@ -85,6 +85,15 @@ class Job:
         return bundles.load(self.accurate_path or ACCURATE.folder)
 
     @cached_property
+    def bands(self) -> Bands | None:
+        """When the cascade asks that one; of other tiers None.
+
+        Raises:
+            BundleError: where they cannot be used.
+        """
+        return None if self.second is None else load_bands(self.second.path)
+
+    @cached_property
     def multilingual(self) -> Bundle | None:
         """The bundle for other languages, verified; None where there is none.
 
@@ -130,6 +139,9 @@ class Job:
         columns = asdict(self.columns)
         keep = list(columns.pop("keep"))
         others = {name: f"{b.name}@{b.fingerprint}" for name, b in self.others.items()}
+        if (bands := self.bands) is not None:
+            # They lie beside the bundle, whose fingerprint says nothing of them.
+            others["bands"] = bands.version
         if (encoder := self.encoder) is not None:
             others["policy_encoder"] = f"{encoder.name}@{encoder.fingerprint}"
         return {
@@ -168,9 +180,8 @@ class Job:
         if self.multilingual is not None:
             reader = Languages(first, _classifier(self.multilingual))
         judging: Classifier | Languages | Cascade = reader
-        if self.second is not None:
-            bands = load_bands(self.second.path)
-            judging = Cascade(reader, _classifier(self.second), bands)
+        if self.second is not None and self.bands is not None:
+            judging = Cascade(reader, _classifier(self.second), self.bands)
         classifier: Classifier | Languages | Cascade | WithRules = judging
         if self.encoder is not None:
             classifier = WithRules(

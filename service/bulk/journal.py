@@ -142,16 +142,20 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
         raise JournalError(f"{path} is not a job's state; --overwrite begins anew") from None
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise JournalError(f"{path} is not of the format {FORMAT!r}; --overwrite begins anew")
+    begun = {name: value for name, value in job.items() if name not in ("format", "state")}
     if different := [
-        f"{name} was {job.get(name)}, now {pins.get(name)}"
-        for name in sorted({*pins, *job} - {"format", "state"})
-        if job.get(name) != pins.get(name)
+        f"{name} was {begun.get(name)}, now {pins.get(name)}" for name in differing(begun, pins)
     ]:
         raise JournalError(
             f"{path}: begun by another job ({'; '.join(different)}). Go on with what it was begun "
             "with, or begin anew with --overwrite"
         )
     return dict(job)
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The pins in which two jobs are not the same, by name."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def state_of(job: Mapping[str, Any]) -> State:

@@ -14,7 +14,7 @@ from typing import IO, Any, Final, Self, cast
 
 from service.bulk import tables
 from service.bulk.job import Job, JobError
-from service.bulk.journal import write_whole
+from service.bulk.journal import differing, write_whole
 from service.bulk.judge import Judge
 from service.bulk.results import Counts
 from service.bulk.rows import parse
@@ -116,15 +116,14 @@ def _lines(file: JsonLines, part_rows: int) -> Iterator[tuple[int, int, str]]:
 class PartJudge:
     """Judges parts: what an actor of Ray Data holds. Needs no Ray itself."""
 
-    def __init__(self, job: Job, folder: str, fingerprint: str, schema: Any) -> None:
+    def __init__(self, job: Job, folder: str, pins: Mapping[str, Any], schema: Any) -> None:
         """Note what to do; the classifier is loaded with the first part.
 
-        ``fingerprint`` is of the bundle with which the job began, ``schema`` the output's columns
-        where it is Parquet.
+        ``pins`` are what the job began with, ``schema`` the output's columns where it is Parquet.
         """
         self._job = job
         self._folder = Path(folder)
-        self._fingerprint = fingerprint
+        self._pins = pins
         self._schema = schema
 
     def __enter__(self) -> Self:
@@ -143,12 +142,16 @@ class PartJudge:
         """The judge of this machine.
 
         Raises:
-            BundleError: where there is no bundle.
-            JobError: where it is another one than the job began with.
+            BundleError: where a bundle is missing.
+            JobError: where this machine's bundles, bands or release of Tamis are others than the
+                job began with; names each.
         """
-        found, begun = self._job.bundle.fingerprint[:12], self._fingerprint[:12]
-        if found != begun:
-            raise JobError(f"{socket.gethostname()}: the bundle is {found}, the job's is {begun}")
+        here = self._job.pins
+        if other := [
+            f"{name} is {here.get(name)}, the job's {self._pins.get(name)}"
+            for name in differing(here, self._pins)
+        ]:
+            raise JobError(f"{socket.gethostname()}: not as the job began ({'; '.join(other)})")
         return self._job.judge()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,11 @@ def policy_json(
     """A policy as it decides on a bundle; thresholds are null for what nobody scores.
 
     ``own`` are the categories that the policy alone has, and the encoder judges, where there is
-    one; their thresholds are those of prompts. ``overall`` has thresholds for each of the
-    questions: of a prompt, a response, and a plain text.
+    one; their thresholds are those of prompts. ``defined`` are those whose definition is its own,
+    and not the taxonomy's. ``overall`` has thresholds for each of the questions: of a prompt, a
+    response, and a plain text.
+
+    Whoever edits a policy begins with this: what is not here is lost to them.
     """
     own = {name: t.at(policy.sensitivity) for name, t in bundle.thresholds.items()}
     if encoder is not None:
@@ -65,7 +68,9 @@ def policy_json(
         "sensitivity": policy.sensitivity,
         "severity": asdict(policy.severity),
         "judge": policy.judge,
+        "mask": policy.mask and asdict(policy.mask),
         "own": policy.own,
+        "defined": [name for name, rule in policy.categories.items() if rule.definition],
         "overall": overall and {q: asdict(overall.resolve(own[q])) for q in OVERALL},
         "categories": categories,
     }

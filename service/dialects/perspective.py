@@ -184,8 +184,9 @@ async def analyze(request: Request) -> JSONResponse:
     parts = [plain(text[a:b], f"comment.text[{a}:{b}]") for a, b in cuts] if len(cuts) > 1 else []
     policy = moderator.policy(request)
     contents = (plain(text, "comment.text"), *parts)
-    # The scale was fitted to this bundle's scores, and a second opinion has others.
-    judged = await moderator.judge(request, [("comment.text", contents)], policy, once=True)
+    # The scale was fitted to this bundle's scores: a second opinion's are others, and so are those
+    # of the bundle for other languages, which this contract does not speak.
+    judged = await moderator.judge(request, [("comment.text", contents)], policy, alone=True)
     whole, *pieces = (scores_of(finding) for finding in judged.findings[0])
     if not whole:
         raise PerspectiveError("Comment must be non-empty.", "COMMENT_EMPTY")

@@ -205,12 +205,13 @@ class Engine:
         evidence: bool = False,
         deadline: float | None = None,
         rules: Sequence[Guideline] = (),
-        once: bool = False,
+        alone: bool = False,
     ) -> tuple[list[list[Finding]], Timings]:
         """Findings for each content of each item, in order; ``deadline`` in seconds from now.
 
-        ``rules`` are judged, too, where there is somebody to judge them. ``once``: without second
-        opinions, for whoever reads the first bundle's scores on a scale of its own.
+        ``rules`` are judged, too, where there is somebody to judge them. ``alone``: by the first
+        bundle, in whatever language and without second opinions, for whoever reads its scores on a
+        scale of its own.
 
         Cancelling the caller drops what has not started.
 
@@ -220,9 +221,10 @@ class Engine:
         """
         began = time.perf_counter()
         contents = [content for item in items for content in item]
-        readings = [Reading(self._first, self._other, one, evidence, once=once) for one in contents]
+        other = None if alone else self._other
+        readings = [Reading(self._first, other, one, evidence, once=alone) for one in contents]
         found = await self._judged(readings, deadline)
-        if not once:
+        if not alone:
             await self._consulted(found, contents, evidence, began, deadline)
         await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)

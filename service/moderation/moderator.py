@@ -310,11 +310,11 @@ class Moderator:
         items: Sequence[tuple[str, Sequence[Content]]],
         policy: Policy,
         evidence: bool = False,
-        once: bool = False,
+        alone: bool = False,
     ) -> Judged:
         """Judge items under a policy; each comes with its name in the request (``input[3]``).
 
-        ``once`` asks for no second opinions.
+        ``alone`` asks the first bundle and no other, as the engine does.
 
         Raises:
             RequestError: 400 over the text limit or with a deadline under the work, 429 where the
@@ -330,7 +330,7 @@ class Moderator:
         with self._refusals(deadline):
             async with UntilDisconnect(request.receive):
                 contents = [c for _, c in items]
-                findings, timings = await engine.judge(contents, evidence, deadline, rules, once)
+                findings, timings = await engine.judge(contents, evidence, deadline, rules, alone)
         return self._judged(request, contents, policy, findings, timings, evidence)
 
     async def mask(

@@ -1,10 +1,15 @@
 """``tamis serve``: answer HTTP requests."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tamis.cli.common import Commands
+from tamis.cli.common import CommandError, Commands
 from tamis.tiers import TIERS
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def add_to(commands: Commands) -> None:
@@ -14,12 +19,13 @@ def add_to(commands: Commands) -> None:
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument("--bundle", type=Path, help="bundle to serve (default: the shipped one)")
     serve.add_argument("--tier", choices=TIERS, help="who judges (default cascade)")
-    serve.add_argument("--accurate", type=Path, help="folder of the accurate tier's bundle")
+    # Not paths yet: empty or "off" means none, and an empty path the current folder.
+    serve.add_argument("--accurate", metavar="DIR|off", help="bundle of the accurate tier")
     serve.add_argument(
         "--multilingual", metavar="DIR|off", help="bundle for other languages than English"
     )
-    serve.add_argument("--policies", type=Path, help="folder of *.yaml policies")
-    serve.add_argument("--keys", type=Path, help="file of API keys (see 'tamis keys new')")
+    serve.add_argument("--policies", metavar="DIR", help="folder of *.yaml policies")
+    serve.add_argument("--keys", metavar="FILE", help="file of API keys (see 'tamis keys new')")
     serve.add_argument("--mode", choices=("enforce", "score"), help="score: no policy acts")
     serve.add_argument("--admin-port", type=int, help="port of its own for metrics and reload")
     serve.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider")
@@ -32,8 +38,31 @@ def add_to(commands: Commands) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
     from service.server import serve
     from service.settings import Settings
 
-    serve(Settings(**{k: v for k, v in vars(args).items() if k in Settings.model_fields and v}))
+    given = {k: v for k, v in vars(args).items() if k in Settings.model_fields and v is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise CommandError(_faults(error, given)) from None
+    serve(settings)
     return 0
+
+
+def _faults(error: "ValidationError", options: Collection[str]) -> str:
+    """Each by the name under which it was given, and without a value: some are secret."""
+    found: dict[str, list[str]] = {}
+    for one in error.errors():
+        # Several settings together have no place, and say themselves which they are.
+        name = str(one["loc"][0]) if one["loc"] else ""
+        found.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
+    return "; ".join(f"{_named(n, options)}{' or '.join(said)}" for n, said in found.items())
+
+
+def _named(name: str, options: Collection[str]) -> str:
+    if not name:
+        return ""
+    return f"--{name.replace('_', '-')}: " if name in options else f"TAMIS_{name.upper()}: "

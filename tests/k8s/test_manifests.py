@@ -166,6 +166,12 @@ def test_the_gpu_overlay_asks_for_what_it_configures():
     assert container(manifests)["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert environment(manifests)["TAMIS_PROVIDER"] == "cuda"
     assert container(manifests)["image"].endswith("-gpu")
+    # The image holds one classifier, so that whoever waits for another waits for good.
+    image = (K8S.parent / "Dockerfile").read_text().partition("FROM final AS gpu\n")[2]
+    held = set(re.findall(r"COPY \S+ /opt/tamis/(\S+)", image.partition("\nFROM ")[0]))
+    assert "bundle" in held
+    assert not held & {"accurate", "multilingual"}
+    assert environment(manifests)["TAMIS_TIER"] == "fast"
 
 
 @pytest.mark.parametrize("overlay", ["monitoring", "keda"])

@@ -8,7 +8,7 @@ import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
 import { between, parse, quantile, snapshot } from "./metrics.js";
-import { asksSomething, draftOf, inForce, isEdited, limitsOf, namesOf, setLimit, written, yaml } from "./policy.js";
+import { asksSomething, draftOf, filed, inForce, isEdited, limitsOf, namesOf, setLimit, written, yaml } from "./policy.js";
 import { told } from "./reasons.js";
 import { codePoints, segments, utf16Offsets } from "./spans.js";
 
@@ -169,6 +169,24 @@ test("categories of a policy's own stay its own, and keep their definitions", ()
   assert.match(yaml(written(draft)), /\n  "loan promises": \{definition: "Promises a loan."\}\n/);
 });
 
+test("a definition in the policy's own words goes along, the taxonomy's does not", () => {
+  const rude = { flag: 0.4, block: 0.9, definition: "Rude to guests." };
+  const inn = { ...bare, name: "inn", own: [], defined: ["toxicity"], categories: { toxicity: rude, hate: usual.categories.hate } };
+  const { categories } = written(draftOf(inn, [usual, inn], "prompt"));
+  assert.deepEqual(categories, { toxicity: { definition: "Rude to guests.", flag: 0.4, block: 0.9 }, hate: { flag: 0.4, block: 0.9 } });
+  // A rule that is lent comes with the words that are shown.
+  const draft = draftOf({ ...bare, own: [], defined: [] }, [inn], "prompt");
+  draft.categories.toxicity.on = true;
+  assert.deepEqual(written(draft).categories.toxicity, { definition: "Rude to guests.", flag: 0.4, block: 0.9 });
+});
+
+test("a policy on trial is for files, not for requests", () => {
+  const draft = draftOf({ ...bare, shadow: "stricter" }, [usual], "prompt");
+  assert.ok(!("shadow" in written(draft)));
+  assert.equal(filed(draft).shadow, "stricter");
+  assert.ok(!("shadow" in filed(draftOf({ ...bare, shadow: null }, [usual], "prompt"))));
+});
+
 test("categories of a policy's own have thresholds where somebody scores them", () => {
   const rule = { flag: 0.4, block: 0.9, definition: "Promises a loan." };
   const bank = { ...bare, name: "bank", own: ["loan promises"], categories: { "loan promises": rule } };
@@ -196,13 +214,15 @@ test("a policy as YAML", () => {
 });
 
 test("what a policy decides by besides thresholds goes along", () => {
-  const guard = { ...usual, name: "guard", sensitivity: "strict", severity: { borderline: "flag" }, judge: ["response"] };
+  const mask = { pii: ["email", "phone"], evidence: false, countries: [] };
+  const more = { sensitivity: "strict", severity: { borderline: "flag" }, judge: ["response"], mask };
+  const guard = { ...usual, name: "guard", ...more };
   const draft = draftOf(guard, [usual, guard], "response");
-  const { sensitivity, severity, judge } = written(draft);
-  assert.deepEqual({ sensitivity, severity, judge }, { sensitivity: "strict", severity: { borderline: "flag" }, judge: ["response"] });
-  assert.match(yaml(written(draft)), /\nsensitivity: strict\nseverity: \{borderline: flag\}\njudge: \[response\]\n/);
-  const plain = written(draftOf(usual, [usual], "response"));
-  assert.ok(!("sensitivity" in plain || "severity" in plain || "judge" in plain));
+  const { sensitivity, severity, judge, mask: masked } = written(draft);
+  assert.deepEqual({ sensitivity, severity, judge, mask: masked }, more);
+  assert.match(yaml(written(draft)), /\nsensitivity: strict\nseverity: \{borderline: flag\}\njudge: \[response\]\nmask: \{pii: \[email, phone\], evidence: false, countries: \[\]\}\n/);
+  const plain = written(draftOf({ ...usual, mask: null }, [usual], "response"));
+  assert.ok(!("sensitivity" in plain || "severity" in plain || "judge" in plain || "mask" in plain));
 });
 
 const verdict = (changes) => ({

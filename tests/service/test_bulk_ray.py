@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,12 @@ from service.bulk.results import Counts
 from service.bulk.rows import Columns
 from service.bulk.sources import Files, InputError, open_source
 from tamis import bundle as bundles
-from tamis.policy import default_policy
+from tamis.bundle import MANIFEST
+from tamis.policy import Policy, default_policy
+from tests.encoders import write_encoder
 from tests.service.test_bulk import FAULTY, GOOSE, lines, moderate, wait_for
 from tests.service.test_bulk_rows import write
+from tests.service.tiers import write_bands, write_second
 
 ROWS = [{"id": n, "text": f"goose number {n}" if n % 3 else GOOSE} for n in range(50)]
 
@@ -84,9 +88,7 @@ def test_another_input_is_another_plan(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
-def test_parts_together_are_what_one_machine_writes(
-    tmp_path: Path, suffix: str, bundle: bundles.Bundle
-):
+def test_parts_together_are_what_one_machine_writes(tmp_path: Path, suffix: str):
     folder, out = folder_of(tmp_path), tmp_path / "out"
     (out / "_done").mkdir(parents=True)
     whole = tmp_path / f"whole{suffix}"
@@ -95,7 +97,7 @@ def test_parts_together_are_what_one_machine_writes(
     schema = job.schema(open_source(str(folder), Columns()))
     parts = planned(folder, 8)
     # As Ray sends them: the job pickled, a part as JSON.
-    with PartJudge(dataclasses.replace(job), str(out), bundle.fingerprint, schema) as judge:
+    with PartJudge(dataclasses.replace(job), str(out), job.pins, schema) as judge:
         batch = {"part": [json.dumps(dataclasses.asdict(part)) for part in parts]}
         replies = judge(batch)["done"]
     total = Counts()
@@ -112,12 +114,12 @@ def test_parts_together_are_what_one_machine_writes(
     assert len(list((out / "_done").iterdir())) == len(parts)
 
 
-def test_a_part_that_fails_leaves_nothing(tmp_path: Path, bundle: bundles.Bundle):
+def test_a_part_that_fails_leaves_nothing(tmp_path: Path):
     folder, out = folder_of(tmp_path), tmp_path / "out"
     (out / "_done").mkdir(parents=True)
     job = Job(str(folder), str(out / "x.jsonl"), default_policy(), on_error="fail")
     parts = planned(folder, 100)
-    with PartJudge(job, str(out), bundle.fingerprint, None) as judge:
+    with PartJudge(job, str(out), job.pins, None) as judge:
         with pytest.raises(JobError, match="row 20: the line is not JSON"):
             judge.write(parts[0])
         write(folder / "b.jsonl.gz", ROWS[20:30])
@@ -128,11 +130,65 @@ def test_a_part_that_fails_leaves_nothing(tmp_path: Path, bundle: bundles.Bundle
     assert [path.name for path in out.rglob("*")] == ["_done"]
 
 
-def test_a_worker_with_another_bundle_refuses(tmp_path: Path):
-    judge = PartJudge(Job("", str(tmp_path / "x.jsonl"), default_policy()), "", "0" * 64, None)
-    own = bundles.load(bundles.default_bundle()).fingerprint[:12]
-    with pytest.raises(JobError, match=f"the bundle is {own}, the job's is 000000000000"):
-        _ = judge.judge
+BANK = Policy.parse(
+    {"name": "bank", "categories": {"loan promises": {"definition": "Promises a loan."}}}
+)
+
+
+@pytest.fixture(scope="module")
+def begun(bundle: bundles.Bundle, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job that asks everybody who can be asked."""
+    folder = tmp_path_factory.mktemp("begun")
+    return Job(
+        "",
+        str(folder / "x.jsonl"),
+        BANK,
+        bundle_path=bundle.path,
+        tier="cascade",
+        accurate_path=write_second(bundle, folder / "accurate").path,
+        multilingual_path=write_second(bundle, folder / "multilingual").path,
+        encoder_path=write_encoder(folder / "encoder"),
+    )
+
+
+def renamed(path: Path, copy: Path) -> Path:
+    """The same bundle under another name, which makes it another one."""
+    shutil.copytree(path, copy)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"name": "another"}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("field", "pin"),
+    [
+        ("bundle_path", "model"),
+        ("accurate_path", "second"),
+        ("multilingual_path", "multilingual"),
+        ("encoder_path", "policy_encoder"),
+    ],
+)
+def test_a_worker_with_another_bundle_refuses(begun: Job, tmp_path: Path, field: str, pin: str):
+    other = renamed(getattr(begun, field), tmp_path / "another")
+    there = PartJudge(dataclasses.replace(begun, **{field: other}), "", begun.pins, None)
+    with pytest.raises(JobError, match=rf"\({pin} is another@\w+, the job's {begun.pins[pin]}\)"):
+        _ = there.judge
+
+
+def test_a_worker_with_other_bands_refuses(begun: Job, tmp_path: Path):
+    assert begun.accurate_path is not None
+    folder = shutil.copytree(begun.accurate_path, tmp_path / "accurate")
+    assert begun.second is not None
+    prints = begun.bundle.fingerprint, begun.second.fingerprint
+    write_bands(folder, *prints, {"toxicity": {"overall": [0.2, 0.9]}})
+    there = PartJudge(dataclasses.replace(begun, accurate_path=folder), "", begun.pins, None)
+    with pytest.raises(JobError, match=r"\(bands is \w+, the job's \w+\)"):
+        _ = there.judge
+
+
+def test_a_worker_with_the_same_bundles_judges(begun: Job):
+    with PartJudge(dataclasses.replace(begun), "", begun.pins, None) as judge:
+        assert judge.judge is judge.judge
 
 
 def test_a_cluster_reads_and_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -98,6 +98,19 @@ async def test_each_content_is_judged_by_who_reads_it(
         assert [alone.judge(content, True) for content in contents] == found
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+async def test_the_first_bundle_can_be_asked_alone(
+    make: Make, classifier: Classifier, cache_bytes: int
+):
+    engine = make(cache_bytes=cache_bytes)
+    contents = (plain(GERMAN), plain(BOTH), plain(SOUP))
+    # What was remembered of both is not what the first one says.
+    await engine.judge([contents])
+    for _ in range(2):
+        (found,), _timings = await engine.judge([contents], alone=True)
+        assert found == [classifier.judge(content) for content in contents]
+
+
 async def test_load_changes_nothing(make: Make, classifier: Classifier, multilingual: Classifier):
     alone = Languages(classifier, multilingual)
     texts = [f"{text} {n}" for n in range(6) for text in (GOOSE, GERMAN, BOTH)]

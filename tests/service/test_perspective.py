@@ -15,10 +15,13 @@ from service.dialects.perspective import ANALYZE, SUGGEST, sentences, utf16
 from service.settings import Settings
 from tamis.corrections.store import open_store
 from tamis.perspective import ATTRIBUTES
+from tests.service.observed import post
 from tests.service.test_app import wait_until_ready
+from tests.service.tiers import write_second
 
 RUDE = "Tell my sister she is a worthless, ugly idiot."
 KIND = "What a lovely garden this is."
+GERMAN = "Wie koche ich eine gute Suppe aus Linsen für meine Familie?"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,9 @@ def store(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def client(bundle, store) -> Iterator[TestClient]:
-    settings = Settings(bundle=bundle.path, feedback=store, max_text_characters=20_000)
+    settings = Settings(
+        bundle=bundle.path, multilingual=None, feedback=store, max_text_characters=20_000
+    )
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
@@ -64,6 +69,19 @@ def test_every_attribute_is_scored_and_rude_is_more_than_kind(client):
         assert rude[name]["summaryScore"]["value"] > kind[name]["summaryScore"]["value"] + 0.3
     assert rude["TOXICITY"]["summaryScore"]["value"] > 0.7
     assert rude["INSULT"]["summaryScore"]["value"] > rude["THREAT"]["summaryScore"]["value"]
+
+
+def test_another_bundle_for_other_languages_changes_no_score(client, bundle, tmp_path):
+    other = write_second(bundle, tmp_path / "other")
+    settings = Settings(bundle=bundle.path, multilingual=other.path)
+    with TestClient(create_app(settings)) as both:
+        wait_until_ready(both)
+        assert post(both, input=GERMAN)["model"].startswith("second@")
+        for text in (GERMAN, f"{RUDE} {GERMAN}"):
+            asked = text, *ATTRIBUTES
+            assert ask(both, *asked, spanAnnotations=True) == ask(
+                client, *asked, spanAnnotations=True
+            )
 
 
 def test_spans_are_sentences_scored_as_they_would_be_alone(client):

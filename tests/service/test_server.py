@@ -10,10 +10,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
 
 from benchmarks.server import free_port
+from service import server as serving
+from service.settings import Settings
+
+OPTIONAL = [n for n, f in Settings.model_fields.items() if type(None) in get_args(f.annotation)]
 
 
 @pytest.fixture
@@ -25,7 +31,10 @@ def address() -> str:
 def server(address: str) -> Iterator[subprocess.Popen[bytes]]:
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "tamis", "serve", "--port", port, "--processes", "2"]
-    with subprocess.Popen(command, env=os.environ | {"TAMIS_LINGER_SECONDS": "0"}) as process:
+    command += ["--multilingual", "off"]
+    # Where there is none, it would be looked for.
+    chosen = {"TAMIS_LINGER_SECONDS": "0", "TAMIS_MULTILINGUAL": "nowhere"}
+    with subprocess.Popen(command, env=os.environ | chosen) as process:
         wait_for(address, "tamis_ready", 2)
         yield process
         process.terminate()
@@ -57,6 +66,8 @@ def test_several_processes_count_together_and_one_that_dies_is_replaced(server, 
     wait_for(address, "tamis_verdicts_total", 40)
     assert {value(address, "tamis_verdicts_total") for _ in range(10)} == {40.0}
     assert value(address, "tamis_queued_tokens") == 0
+    states = {json.loads(get(f"{address}/health/ready"))["multilingual"] for _ in range(10)}
+    assert states == {"off"}
 
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(server.pid)], capture_output=True, text=True, check=True
@@ -70,6 +81,41 @@ def test_several_processes_count_together_and_one_that_dies_is_replaced(server, 
     wait_for(address, "tamis_verdicts_total", 41)
     # The scrape itself; what the dead process had counted is gone.
     wait_for(address, "tamis_requests_in_flight", 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict.fromkeys(OPTIONAL) | {"tier": "fast", "feedback": "", "cors_origins": ""},
+        {
+            "multilingual": "folder",
+            "policies": "folder of policies",
+            "keys": "keys.yaml",
+            "admin_port": 9000,
+            "audit": "postgresql://audit:secret@host/db",
+            "audit_secret": "pepper",
+            "policy_encoder": "encoder",
+            "workers": 0,
+            "pin": False,
+            "reload_seconds": 0.5,
+        },
+    ],
+)
+def test_every_process_has_the_settings_of_the_command(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    with patch.dict(os.environ):
+        # What the command says wins over the environment, off as well as on.
+        os.environ |= {"TAMIS_MULTILINGUAL": "another", "TAMIS_KEYS": "another"}
+        os.environ |= {"TAMIS_ADMIN_PORT": "9001", "TAMIS_AUDIT": "another"}
+        settings, seen = Settings(processes=2, **given), list[Settings]()
+        monkeypatch.setattr(serving.logs, "configure", lambda *_: None)
+        monkeypatch.setattr(serving, "create_app", seen.append)
+        monkeypatch.setattr(serving.uvicorn, "run", lambda *_, **__: serving.worker())
+        serving.serve(settings)
+    (one,) = seen
+    assert one.threads is not None
+    assert one.model_dump() == settings.model_copy(update={"threads": one.threads}).model_dump()
 
 
 def wait_for(address: str, name: str, expected: float) -> None:

@@ -112,7 +112,7 @@ async def test_who_wants_one_opinion_needs_no_room_for_a_second(
 ):
     engine, wanted = make(), list[int]()
     monkeypatch.setattr(engine.scheduler, "check_patience", wanted.append)
-    ((found,),), _ = await engine.judge([(plain(GOOSE),)], once=True)
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)], alone=True)
     assert (found.second, wanted) == (None, [])
     ((found,),), _ = await engine.judge([(plain(GOOSE),)])
     assert found.second is not None

@@ -7,7 +7,7 @@ import pytest
 
 from tamis.bundle import BundleError
 from tamis.policy import CalibratedThresholds, Thresholds
-from tamis.tiers import Bands, Weighing, load_bands
+from tamis.tiers import Band, Bands, Weighing, load_bands
 from tamis.verdict import Evidence, Finding, Second
 from tests.service.tiers import write_bands
 
@@ -38,6 +38,21 @@ def test_a_second_opinion_stays_whole_where_nothing_is_kept_or_weighed():
     # A post has no category of the prompt's, and an unread text none at all.
     found = BANDS.settle(replace(FIRST, categories={}), SECOND, OWN)
     assert replace(found, second=SECOND.second) == SECOND
+
+
+def test_bands_have_a_version_by_all_that_they_say():
+    weighed = {"prompt": Weighing(0.5, 0.5, 0.0, TOGETHER)}
+    others = [
+        replace(BANDS, fast="2" * 64),
+        replace(BANDS, overall={"prompt": Band(0.2, 0.9)}),
+        replace(BANDS, kept=frozenset()),
+        replace(BANDS, weighed=weighed),
+        replace(BANDS, weighed={"prompt": replace(weighed["prompt"], bias=0.1)}),
+    ]
+    assert len({BANDS.version, *(other.version for other in others)}) == 1 + len(others)
+    many = [f"category {n}" for n in range(20)]
+    one, other = (replace(BANDS, kept=frozenset(names)) for names in (many, reversed(many)))
+    assert one.version == other.version
 
 
 def test_where_the_first_one_is_sure_of_nothing_there_is_no_share():
@@ -106,19 +121,13 @@ def test_a_cascade_has_one_set_of_thresholds_whatever_is_asked():
     ]
 
 
-def test_a_version_is_that_of_all_that_bands_decide_by(tmp_path: Path):
+def test_figures_that_a_file_tells_beside_make_no_other_version(tmp_path: Path):
     raw = {"first": 0.4, "second": 0.6, "bias": 0.1, "flag": 0.4, "block": 0.7}
-
-    def version(fast: str = "0", kept: str = "hate", high: float = 1.0, **how: float) -> str:
-        bands = {"prompt": {"overall": [0.2, high]}}
-        weighed = {"prompt": raw | how}
-        write_bands(tmp_path, fast * 64, "1" * 64, bands, weighed, [kept, "self-harm"])
-        return load_bands(tmp_path).version
-
-    others = [version(fast="2"), version(kept="cyber"), version(high=0.9), version(bias=0.2)]
-    assert len({version(), *others, version(flag=0.3)}) == 6
-    # Figures that are told beside decide nothing.
-    assert version(f1=0.9, alarms=0.1) == version()
+    versions = []
+    for told in ({}, {"f1": 0.9, "alarms": 0.1}, {"flag": 0.3}):
+        write_bands(tmp_path, "0" * 64, "1" * 64, weighed={"prompt": raw | told})
+        versions.append(load_bands(tmp_path).version)
+    assert versions[0] == versions[1] != versions[2]
 
 
 def test_evidence_is_the_first_ones_where_it_has_any():

@@ -5,6 +5,7 @@ import { byId, el } from "./dom.js";
 import { editor } from "./editor.js";
 import { hideHint } from "./evidence.js";
 import { EXAMPLES } from "./examples.js";
+import { list } from "./explain.js";
 import { feedbackForm, takesFeedback } from "./feedback.js";
 import { Input, MODE_NAMES, textsOf } from "./input.js";
 import { Judging } from "./judging.js";
@@ -159,6 +160,7 @@ function choose(name) {
   if (policy.sensitivity !== "balanced") about.push(`Its sensitivity is ${policy.sensitivity}.`);
   if (policy.severity.borderline !== "allow") about.push(`What is borderline it ${policy.severity.borderline}s.`);
   if (policy.judge?.length === 1) about.push(`It judges the ${policy.judge[0]} alone.`);
+  if (policy.mask) about.push(`It masks ${list([...policy.mask.pii, ...(policy.mask.evidence ? ["evidence"] : [])])}.`);
   if (policy.shadow) about.push(`“${policy.shadow}” is on trial beside it.`);
   if (policy.own?.length) {
     const scored = policy.own.some((own) => policy.categories[own].flag !== null);

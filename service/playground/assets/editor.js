@@ -1,7 +1,7 @@
 // The policy editor: for each category whether it counts, and from which scores on.
 
 import { el, styled, copyButton } from "./dom.js";
-import { asksSomething, setLimit, written, yaml } from "./policy.js";
+import { asksSomething, filed, setLimit, yaml } from "./policy.js";
 
 /**
  * Draw the editor of a draft into `place`.
@@ -16,7 +16,7 @@ export function editor(place, draft, changed, reset) {
   const rows = new Map();
   const update = () => {
     warning.textContent = asksSomething(draft) ? "" : "Switch something on: a policy must ask something.";
-    file.textContent = yaml(written(draft));
+    file.textContent = yaml(filed(draft));
     changed();
   };
   const add = (name, rule, definition) => rows.set(name, row(name, rule, definition, update));
@@ -32,10 +32,10 @@ export function editor(place, draft, changed, reset) {
     el("details", { class: "file" },
       el("summary", {}, "As a file for ", el("code", {}, "--policies")), file),
     el("div", { class: "bar" },
-      copyButton("Copy YAML", () => yaml(written(draft))),
+      copyButton("Copy YAML", () => yaml(filed(draft))),
       el("button", { type: "button", class: "quiet", onclick: reset }, "Reset")),
   );
-  file.textContent = yaml(written(draft));
+  file.textContent = yaml(filed(draft));
   return {
     scores: (found) => {
       for (const [name, r] of rows) styled(r.element, { "--score": found.get(name) ?? 0 });

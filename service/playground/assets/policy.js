@@ -26,9 +26,11 @@ export function draftOf(policy, policies, question) {
   const overall = others.find((p) => p.overall)?.overall[question] ?? { flag: 0.5, block: 0.9 };
   const categories = {};
   for (const name of names) {
-    const rule = others.find((p) => p.categories[name]).categories[name];
+    const lender = others.find((p) => p.categories[name]);
+    const rule = lender.categories[name];
     const own = policy.own?.includes(name) ?? false;
-    categories[name] = { ...rule, on: name in policy.categories, taught: rule.flag !== null, own };
+    const defined = own || (lender.defined?.includes(name) ?? false);
+    categories[name] = { ...rule, on: name in policy.categories, taught: rule.flag !== null, own, defined };
   }
   return { base: policy, overall: { ...overall, on: policy.overall !== null, edited: false }, categories };
 }
@@ -63,16 +65,22 @@ export function written({ base, overall, categories }) {
   if (base.sensitivity !== "balanced") out.sensitivity = base.sensitivity;
   if (base.severity.borderline !== "allow") out.severity = base.severity;
   if (base.judge) out.judge = base.judge;
+  if (base.mask) out.mask = base.mask;
   if (base.deadline_ms) out.deadline_ms = base.deadline_ms;
   if (overall.on) out.overall = overall.edited || !base.overall ? limits(overall) : shared(base.overall);
   out.categories = {};
   for (const [name, rule] of Object.entries(categories)) {
     if (!rule.on) continue;
-    const said = rule.own ? { definition: rule.definition } : {};
+    // The taxonomy's definition stays its own to improve.
+    const said = rule.defined ? { definition: rule.definition } : {};
     out.categories[name] = rule.taught ? { ...said, ...limits(rule) } : said;
   }
   return out;
 }
+
+/** The draft as a policy for the folder of policies, which may have another one on trial. */
+export const filed = (draft) =>
+  draft.base.shadow ? { ...written(draft), shadow: draft.base.shadow } : written(draft);
 
 /** The thresholds in force for a draft, shaped like a policy of GET /policies. */
 export function inForce(draft) {
@@ -109,7 +117,7 @@ export function limitsOf(policy, verdict, questions) {
 export function yaml(policy) {
   const lines = [];
   for (const [field, value] of Object.entries(policy)) {
-    if (field !== "categories") lines.push(`${field}: ${Array.isArray(value) ? `[${value.map(scalar).join(", ")}]` : typeof value === "object" ? flow(value) : scalar(value)}`);
+    if (field !== "categories") lines.push(`${field}: ${flow(value)}`);
   }
   const rules = Object.entries(policy.categories).map(([name, rule]) => `  ${scalar(name)}: ${flow(rule)}`);
   return [...lines, rules.length ? "categories:" : "categories: {}", ...rules, ""].join("\n");
@@ -129,8 +137,11 @@ function limits({ flag, block }) {
   return { flag, block };
 }
 
-function flow(rule) {
-  return `{${Object.entries(rule).map(([name, value]) => `${name}: ${scalar(value)}`).join(", ")}}`;
+/** On one line, whatever it holds. */
+function flow(value) {
+  if (Array.isArray(value)) return `[${value.map(flow).join(", ")}]`;
+  if (typeof value !== "object") return scalar(value);
+  return `{${Object.entries(value).map(([name, one]) => `${name}: ${flow(one)}`).join(", ")}}`;
 }
 
 /** Plain where YAML cannot mistake it for anything else, or else quoted as JSON does. */
