@@ -11,10 +11,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from tamis.bundle import Bundle, BundleError, default_bundle, models, thresholds_of
+from tamis.bundle import QUESTIONS, Bundle, BundleError, default_bundle, models, thresholds_of
 from tamis.content import Question
 from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
@@ -30,6 +31,8 @@ DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
 OVERALL: Final = "overall"
+# The heads of which two opinions can be weighed: a category is a share of one of them.
+WEIGHED: Final = frozenset(QUESTIONS)
 # Nobody is surer than this of anything: a score of 0 or 1 has no logit.
 SUREST: Final = 1e-6
 # What a companion's variable says where there is to be none.
@@ -69,7 +72,7 @@ class Weighing:
         return 1 / (1 + math.exp(-z))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bands:
     """When the fast bundle is unsure of a content: by question, on the overall score.
 
@@ -84,11 +87,23 @@ class Bands:
     weighed: Mapping[str, Weighing] = field(default_factory=dict)
     """By head: how both opinions become one. Of other heads the second opinion stands alone."""
 
-    @property
+    @cached_property
     def version(self) -> str:
         """A hash of all of it: the same version asks twice of the same, and weighs it alike."""
         said = asdict(self) | {"kept": sorted(self.kept)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    def thresholds(
+        self, first: Mapping[str, Thresholds], second: Mapping[str, Thresholds]
+    ) -> dict[str, Thresholds]:
+        """The thresholds of what both opinions come to, by those of their bundles.
+
+        They are the same for every content, so that an audit log holds them once: a head is weighed
+        wherever both bundles have it.
+        """
+        kept = {name: first[name] for name in (self.kept - WEIGHED) & first.keys()}
+        weighed = WEIGHED & first.keys() & second.keys() & self.weighed.keys()
+        return {**second, **kept, **{head: self.weighed[head].thresholds for head in weighed}}
 
     def unsure(self, finding: Finding) -> bool:
         """Whether a second opinion is wanted.
@@ -104,19 +119,22 @@ class Bands:
         """Both opinions as one, with the categories that the first one tells better.
 
         A category's score is P(unsafe) · P(category | unsafe): the former is that of both, the
-        latter the fast bundle's where its category is kept, and so are the thresholds (``own``).
-        So is evidence where the fast bundle has any: it marks words where a larger body, whose
-        states all know of each other, marks sentences.
+        latter the fast bundle's where its category is kept. So is evidence where the fast bundle
+        has any: it marks words where a larger body, whose states all know of each other, marks
+        sentences. ``own`` are the fast bundle's thresholds.
         """
         if second.second is None:
             return second
-        limits = dict(second.second.thresholds)
+        settled = replace(
+            second.second,
+            thresholds=self.thresholds(own, second.second.thresholds),
+            cascade=self.version,
+        )
 
         def weighed(head: str, mine: float | None, theirs: float | None) -> float | None:
             how = self.weighed.get(head)
             if how is None or mine is None or theirs is None:
                 return theirs
-            limits[head] = how.thresholds
             return how.score(mine, theirs)
 
         overall = weighed(first.question, first.overall, second.overall) or 0.0
@@ -127,10 +145,8 @@ class Bands:
                 if name == TOXICITY:
                     # A question of its own, not a share of what is unsafe.
                     continue
-                if not mine:
+                if not mine or name in self.kept:
                     told[name] = score * share
-                elif name in self.kept:
-                    told[name], limits[name] = score * share, own[name]
         toxic = weighed(TOXICITY, first.categories.get(TOXICITY), second.categories.get(TOXICITY))
         if toxic is not None:
             told[TOXICITY] = toxic
@@ -146,7 +162,7 @@ class Bands:
                 *first.evidence,
                 *(one for one in second.evidence if one.category not in marked),
             ),
-            second=replace(second.second, thresholds=limits),
+            second=settled,
         )
 
     def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:
@@ -195,13 +211,18 @@ ACCURATE: Final = Companion("tamis-110m", "TAMIS_ACCURATE")
 MULTILINGUAL: Final = Companion("tamis-multilingual", "TAMIS_MULTILINGUAL")
 
 
+def bands_file(accurate: Path) -> Path | None:
+    """Where the bands are: in the accurate bundle's folder, or, before it is made, its delta's."""
+    return next((p for p in (accurate / BANDS, ACCURATE.delta / BANDS) if p.is_file()), None)
+
+
 def load_bands(accurate: Path) -> Bands:
-    """The bands that lie in the accurate bundle's folder, or, before it is made, in its delta's.
+    """The bands of the cascade with that accurate bundle.
 
     Raises:
         BundleError: where there are none, or they are not of this format.
     """
-    path = next((p for p in (accurate / BANDS, ACCURATE.delta / BANDS) if p.is_file()), None)
+    path = bands_file(accurate)
     if path is None:
         raise BundleError(f"{accurate / BANDS} is missing: nothing says when to ask twice")
     try:

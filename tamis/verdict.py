@@ -80,6 +80,9 @@ class Second:
     bundle: str
     thresholds: Mapping[str, Thresholds]
     role: Role = "accurate"
+    cascade: str | None = None
+    """The version of the bands that settled its opinion with the first one's: its thresholds are
+    those of both together."""
 
 
 @dataclass(frozen=True, slots=True)

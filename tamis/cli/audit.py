@@ -11,6 +11,7 @@ from tamis import bundle as bundles
 from tamis import rules
 from tamis.cli.common import Commands, load_classifier
 from tamis.rules import policy_encoder_there
+from tamis.tiers import Bands, bands_file, load_bands
 from tamis.verdict import Action
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_to(commands: Commands) -> None:
     replay = verb("replay", "decide again, and judge given texts again")
     replay.add_argument("--texts", type=Path, help="*.jsonl of texts, found by their hashes")
     replay.add_argument("--bundle", type=Path, help="bundle (default: the shipped one)")
-    replay.add_argument("--accurate", type=Path, help="bundle of the cascade's second opinions")
+    replay.add_argument("--accurate", type=Path, help="bundle of second opinions, with its bands")
     replay.add_argument("--multilingual", type=Path, help="bundle of other languages")
     replay.add_argument("--policy-encoder", type=Path, help="bundle of policies' own rules")
     replay.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
@@ -57,7 +58,6 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _replayed(args: argparse.Namespace) -> "Report":
-    from service.engine.split import KEPT_BYTES, encoder_of
     from service.observing.audit.replay import replay, texts_of, wanted
 
     others = [path for path in (args.accurate, args.multilingual) if path is not None]
@@ -65,16 +65,28 @@ def _replayed(args: argparse.Namespace) -> "Report":
         return replay(args.logs)  # the logs hold all that deciding takes
     paths = [args.bundle or bundles.default_bundle(), *others]
     folder = args.policy_encoder or policy_encoder_there()
-    ruling = {} if folder is None else {(one := rules.load(folder)).fingerprint: one}
+    ruling = [] if folder is None else [rules.load(folder)]
+    bands = _bands(args.accurate)
+    cascades = [] if bands is None else [bands.version]
     if args.texts is None:
         known = {bundles.load(path).fingerprint for path in paths}
-        return replay(args.logs, bundles=known | set(ruling))
+        known |= {encoder.fingerprint for encoder in ruling}
+        return replay(args.logs, bundles=known, cascades=cascades)
+    from service.engine.split import KEPT_BYTES, encoder_of
+    from service.observing.audit.again import Judges
+
     texts = texts_of(args.texts, wanted(args.logs), os.environ.get(SECRET))
-    loaded = [load_classifier(path) for path in paths]
-    classifiers = {classifier.bundle.fingerprint: classifier for classifier in loaded}
-    encoders = {name: encoder_of(bundle, 0, KEPT_BYTES) for name, bundle in ruling.items()}
-    known = {*classifiers, *encoders}
-    return replay(args.logs, bundles=known, texts=texts, classifiers=classifiers, encoders=encoders)
+    classifiers = [load_classifier(path) for path in paths]
+    encoders = [encoder_of(bundle, 0, KEPT_BYTES) for bundle in ruling]
+    judges = Judges(texts, classifiers, bands, encoders)
+    return replay(args.logs, bundles=judges.bundles, cascades=cascades, again=judges.again)
+
+
+def _bands(accurate: Path | None) -> Bands | None:
+    """What settles two opinions, where there is a cascade: the accurate tier has no need of it."""
+    if accurate is None or bands_file(accurate) is None:
+        return None
+    return load_bands(accurate)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def write_bands(
     accurate: str,
     bands: dict[str, Any] | None = None,
     weighed: dict[str, Any] | None = None,
+    kept: Sequence[str] = (),
 ) -> None:
     """The file of bands in a folder; opinions are weighed only where it says how."""
     found = {
@@ -44,5 +46,6 @@ def write_bands(
         "accurate": {"name": "second", "fingerprint": accurate},
         "bands": UNSURE if bands is None else bands,
         "weighed": weighed or {},
+        "kept": list(kept),
     }
     (folder / BANDS).write_text(json.dumps(found))

@@ -17,6 +17,7 @@ TOGETHER = Thresholds(0.4, 0.7)
 FIRST = Finding("prompt", 0.4, {"hate": 0.1, "self-harm": 0.2}, 0.1, 1, 9)
 SECOND = Finding("prompt", 0.8, {"hate": 0.7}, 0.0, 1, 9, second=Second("other", "1" * 64, THEIRS))
 BANDS = Bands("0" * 64, "1" * 64, {}, frozenset({"self-harm"}))
+ALONE = replace(BANDS, kept=frozenset())
 
 
 def test_categories_are_of_the_bundle_that_tells_them_better():
@@ -25,13 +26,18 @@ def test_categories_are_of_the_bundle_that_tells_them_better():
     assert found.categories == {"hate": 0.7, "self-harm": 0.4}
     assert found.second is not None
     assert found.second.thresholds == THEIRS | {"self-harm": OWN["self-harm"]}
+    assert found.second.cascade == BANDS.version
     assert replace(found, categories=SECOND.categories, second=SECOND.second) == SECOND
 
 
 def test_a_second_opinion_stays_whole_where_nothing_is_kept_or_weighed():
-    assert replace(BANDS, kept=frozenset()).settle(FIRST, SECOND, OWN) == SECOND
+    found = ALONE.settle(FIRST, SECOND, OWN)
+    assert found.second is not None
+    assert found.second.thresholds == THEIRS
+    assert replace(found, second=SECOND.second) == SECOND
     # A post has no category of the prompt's, and an unread text none at all.
-    assert BANDS.settle(replace(FIRST, categories={}), SECOND, OWN) == SECOND
+    found = BANDS.settle(replace(FIRST, categories={}), SECOND, OWN)
+    assert replace(found, second=SECOND.second) == SECOND
 
 
 def test_bands_have_a_version_by_all_that_they_say():
@@ -85,6 +91,43 @@ def test_questions_beside_the_first_are_weighed_by_themselves():
     assert found.overall == SECOND.overall
     # No share of what is unsafe: it is as it was.
     assert found.categories == {"toxicity": 0.6}
+
+
+def test_a_cascade_has_one_set_of_thresholds_whatever_is_asked():
+    heads = ("prompt", "response", "toxicity", "attack", "refusal", "severity", "hate")
+    own = {name: Thresholds(0.3, 0.6) for name in (*heads, "self-harm")}
+    theirs = {name: Thresholds(0.5, 0.9) for name in heads if name != "refusal"}
+    weighed = {name: Weighing(0.5, 0.5, 0.0, TOGETHER) for name in heads}
+    bands = replace(BANDS, kept=frozenset({"self-harm", "toxicity"}), weighed=weighed)
+    told = SECOND.second
+    assert told is not None
+    found = [
+        bands.settle(
+            replace(FIRST, question=question, attack=attack),
+            replace(
+                SECOND, question=question, attack=attack, second=replace(told, thresholds=theirs)
+            ),
+            own,
+        ).second
+        for question, attack in (("prompt", 0.1), ("response", None), ("toxicity", 0.2))
+    ]
+    assert [one and one.thresholds for one in found] == 3 * [
+        {
+            **dict.fromkeys(("prompt", "response", "toxicity", "attack", "severity"), TOGETHER),
+            # A category is a share of what is weighed, and whose thresholds are kept is told.
+            "hate": theirs["hate"],
+            "self-harm": own["self-harm"],
+        }
+    ]
+
+
+def test_figures_that_a_file_tells_beside_make_no_other_version(tmp_path: Path):
+    raw = {"first": 0.4, "second": 0.6, "bias": 0.1, "flag": 0.4, "block": 0.7}
+    versions = []
+    for told in ({}, {"f1": 0.9, "alarms": 0.1}, {"flag": 0.3}):
+        write_bands(tmp_path, "0" * 64, "1" * 64, weighed={"prompt": raw | told})
+        versions.append(load_bands(tmp_path).version)
+    assert versions[0] == versions[1] != versions[2]
 
 
 def test_evidence_is_the_first_ones_where_it_has_any():

@@ -8,7 +8,13 @@ from typing import Final
 from service.observing.answered import Answered
 from service.observing.audit.counters import AuditCounters
 from service.observing.audit.files import Files
-from service.observing.audit.record import POSTGRES, Entry, policy_record, verdict_records
+from service.observing.audit.record import (
+    POSTGRES,
+    Entry,
+    policy_record,
+    seconds_of,
+    verdict_records,
+)
 from service.observing.logs import json_line
 from service.observing.spool import Sink, Spool
 from service.settings import Settings
@@ -49,10 +55,8 @@ class Audit:
             record["writer"], record["number"] = self._writer, number
             line = json_line(record)
             policy, bundle = judgement.policy, judgement.bundle
-            others = [f.second for f in findings]
-            others += [f.ruled.by for f in findings if f.ruled is not None]
-            seconds = tuple({one.bundle: one for one in others if one is not None}.values())
-            entry = Entry(judgement.at, self._writer, number, line, policy, bundle, seconds)
+            others = seconds_of(findings)
+            entry = Entry(judgement.at, self._writer, number, line, policy, bundle, others)
             self._spool.put(entry, len(line) + extra)
             extra = 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.observing.audit.record import FORMAT, POSTGRES, AuditError, model_of
+from service.observing.audit.record import FORMAT, POSTGRES, AuditError, Who, model_of, who_of
 from tamis.policy import Policy, PolicyError, Thresholds
 from tamis.verdict import Second
 
@@ -19,21 +19,21 @@ class Recorded:
     where: str
     raw: Mapping[str, Any]
     policy: Policy
-    models: Mapping[str, Second]
-    """The bundles that the log has told of, by fingerprint."""
+    models: Mapping[Who, Second]
+    """The bundles that the log has told of."""
 
     @property
     def thresholds(self) -> Mapping[str, Thresholds]:
         """Those of the bundle that was asked first."""
-        return self.models[self.raw["bundle"]].thresholds
+        return self.models[who_of(self.raw)].thresholds
 
     @property
-    def bundles(self) -> list[str]:
-        """The fingerprints of all that were asked."""
+    def asked(self) -> list[Who]:
+        """All whose findings it holds, each once, whom it names first ahead."""
         contents = self.raw["contents"]
-        others = [content["bundle"] for content in contents if "bundle" in content]
-        others += [content["rules"]["bundle"] for content in contents if "rules" in content]
-        return list(dict.fromkeys([self.raw["bundle"], *others]))
+        others = [content for content in contents if "bundle" in content]
+        others += [content["rules"] for content in contents if "rules" in content]
+        return list(dict.fromkeys(who_of(raw) for raw in (self.raw, *others)))
 
     @property
     def id(self) -> str:
@@ -65,20 +65,21 @@ class Log:
         self._numbers.clear()
         for source in self.sources:
             policies: dict[tuple[str, str], Policy] = {}
-            models: dict[str, Second] = {}
+            models: dict[Who, Second] = {}
             for where, raw in self._records(source):
                 try:
                     match raw["type"]:
                         case "policy":
                             policies[raw["name"], raw["version"]] = self._policy(raw)
                         case "model":
-                            models[raw["fingerprint"]] = model_of(raw)
+                            model = model_of(raw)
+                            models[model.bundle, model.cascade] = model
                         case "verdict":
                             self._numbers.setdefault(raw["writer"], _Sequence()).add(raw["number"])
                             policy = policies[raw["policy"], raw["policy_version"]]
                             recorded = Recorded(where, raw, policy, models)
-                            if unknown := set(recorded.bundles) - set(models):
-                                raise KeyError(unknown.pop())
+                            if unknown := set(recorded.asked) - set(models):
+                                raise KeyError("@".join(filter(None, unknown.pop())))
                             yield recorded
                         case _:
                             raise AuditError(f"{where}: not a record of {FORMAT}")

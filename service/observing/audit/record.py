@@ -1,11 +1,11 @@
 """What the audit log holds: verdicts, and the policies and models that they came from.
 
-A log is self-contained: the first verdict of a policy or a bundle in a file is preceded by a record
-of it, so that the verdict can be reached again from nothing but the file. No text is in it: a
-content is a SHA-256 (under a secret where one is set), a length, and what the model found.
+A log is self-contained: the first verdict of a policy, a bundle or a cascade in a file is preceded
+by a record of it, so that the verdict can be reached again from nothing but the file. No text is in
+it: a content is a SHA-256 (under a secret where one is set), a length, and what the model found.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ MOST_KNOWN: Final = 10_000
 
 # Of a policy or a bundle: its kind, and what tells it from others of its kind.
 Key = tuple[str, ...]
+Who = tuple[str, str | None]
+"""By whose thresholds a finding is held: a bundle's fingerprint and, where it was settled with the
+first one's, the version of the cascade."""
 
 
 class AuditError(ValueError):
@@ -47,7 +50,7 @@ class Entry:
     policy: Policy
     bundle: Bundle
     seconds: tuple[Second, ...] = ()
-    """The bundles that were asked after it."""
+    """The bundles that were asked after it, each once for each cascade."""
 
 
 def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[str, Any]]:
@@ -85,8 +88,16 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
 def _opinion(finding: Finding) -> dict[str, Any]:
     """Whose finding it is where it is not the record's bundle's, or that no other was to be had."""
     if (second := finding.second) is not None:
-        return {"model": second.model, "bundle": second.bundle, "role": second.role}
+        said = {"model": second.model, "bundle": second.bundle, "role": second.role}
+        return said if second.cascade is None else said | {"cascade": second.cascade}
     return {} if finding.missed is None else {"missed": finding.missed}
+
+
+def seconds_of(findings: Sequence[Finding]) -> tuple[Second, ...]:
+    """All whose findings these are beside the bundle that is asked first, each once."""
+    found = [f.second for f in findings]
+    found += [f.ruled.by for f in findings if f.ruled is not None]
+    return tuple({(one.bundle, one.cascade): one for one in found if one is not None}.values())
 
 
 def _content(content: Content, name: str, digest: str) -> dict[str, Any]:
@@ -145,8 +156,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     return found
 
 
-def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second], policy: Policy) -> Finding:
-    """The finding of a recorded content; ``models`` are the recorded bundles by fingerprint.
+def finding_of(raw: Mapping[str, Any], models: Mapping[Who, Second], policy: Policy) -> Finding:
+    """The finding of a recorded content; ``models`` are the bundles that the log has told of.
 
     Raises:
         KeyError, TypeError, ValueError: where the record does not hold one.
@@ -171,14 +182,26 @@ def finding_of(raw: Mapping[str, Any], models: Mapping[str, Second], policy: Pol
     )
 
 
-def _ruled(raw: Mapping[str, Any], models: Mapping[str, Second], policy: Policy) -> Ruled:
+def who_of(raw: Mapping[str, Any]) -> Who:
+    """Who is meant where a record names a bundle."""
+    # Records from before cascades were named hold the settled thresholds as the bundle's own.
+    return raw["bundle"], raw.get("cascade")
+
+
+def digest_of(raw: Mapping[str, Any]) -> str:
+    """The hash of a recorded text."""
+    digest: str = raw["hmac_sha256"] if "hmac_sha256" in raw else raw["sha256"]
+    return digest
+
+
+def _ruled(raw: Mapping[str, Any], models: Mapping[Who, Second], policy: Policy) -> Ruled:
     scores = {rule: float(raw["scores"][rule.name]) for rule in policy.rules}
-    return Ruled(replace(models[raw["bundle"]], role="rules"), scores)
+    return Ruled(replace(models[who_of(raw)], role="rules"), scores)
 
 
-def _second(raw: Mapping[str, Any], models: Mapping[str, Second]) -> Second:
+def _second(raw: Mapping[str, Any], models: Mapping[Who, Second]) -> Second:
     # Records from before there was a multilingual bundle name no role.
-    return replace(models[raw["bundle"]], role=raw.get("role", "accurate"))
+    return replace(models[who_of(raw)], role=raw.get("role", "accurate"))
 
 
 def policy_record(policy: Policy) -> dict[str, Any]:
@@ -199,7 +222,8 @@ def policy_record(policy: Policy) -> dict[str, Any]:
 def model_record(model: Second) -> dict[str, Any]:
     """A bundle's name, fingerprint, and own thresholds: ``[flag, block]`` by head.
 
-    ``strict`` and ``loose`` hold those of the heads that have further sets.
+    ``strict`` and ``loose`` hold those of the heads that have further sets. ``cascade`` stands
+    where the thresholds are of this bundle's opinion and the first one's together.
     """
     sets: dict[str, dict[str, list[float]]] = {"strict": {}, "loose": {}}
     for name, limits in model.thresholds.items():
@@ -211,6 +235,7 @@ def model_record(model: Second) -> dict[str, Any]:
         "format": FORMAT,
         "name": model.model,
         "fingerprint": model.bundle,
+        **({} if model.cascade is None else {"cascade": model.cascade}),
         "thresholds": {name: _pair(limits) for name, limits in model.thresholds.items()},
         **sets,
     }
@@ -234,7 +259,7 @@ def model_of(record: Mapping[str, Any]) -> Second:
             further = _thresholds(strict[name]), _thresholds(loose[name])
             plain = CalibratedThresholds(plain.flag, plain.block, *further)
         found[str(name)] = plain
-    return Second(record["name"], record["fingerprint"], found)
+    return Second(record["name"], record["fingerprint"], found, cascade=record.get("cascade"))
 
 
 def _thresholds(pair: Any) -> Thresholds:
@@ -253,7 +278,7 @@ class Leads:
         policy: Key = ("policy", entry.policy.name, entry.policy.version)
         missing: list[tuple[Key, bytes]] = []
         for model in (second_of(entry.bundle), *entry.seconds):
-            key: Key = ("model", model.bundle)
+            key: Key = ("model", model.bundle, model.cascade or "")
             if key not in self._known:
                 missing.append((key, json_line(model_record(model))))
         if policy not in self._known:

@@ -7,21 +7,26 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from service.observing.answered import Digest
 from service.observing.audit.history import Log, Recorded
-from service.observing.audit.record import AuditError, finding_json, finding_of, outcome_json
-from tamis.content import Content, Message, behind, last_asked
+from service.observing.audit.record import (
+    AuditError,
+    digest_of,
+    finding_json,
+    finding_of,
+    outcome_json,
+)
+from tamis.content import Message, behind, last_asked
 from tamis.policy import Policy
-from tamis.verdict import Finding, Provenance, Ruled, decide
+from tamis.verdict import Finding, Provenance, decide
 
-if TYPE_CHECKING:
-    from service.engine.classifier import Classifier
-    from service.engine.policy_encoder import Encoder
-
+Again = Callable[[Mapping[str, Any], str, Policy], Finding | None]
+"""Judges a recorded content again, by the fingerprint of the bundle that was asked first and a
+policy; None where its text is not there."""
 # What records did not always have is compared where they do.
 ADDED: Final = {"severity", "fields", "refusal"}
 FIELDS: Final = ("text", "prompt", "response", "document")
@@ -39,6 +44,8 @@ class Report:
     """Decided again, but not judged again: a text of theirs was not given."""
     other_bundles: Counter[str] = field(default_factory=Counter)
     """Not replayed, since other weights judged them; by fingerprint."""
+    other_cascades: Counter[str] = field(default_factory=Counter)
+    """Not replayed, since other bands and weights settled two opinions on them; by version."""
     differences: list[dict[str, Any]] = field(default_factory=list)
     """The first of them: where, id, and by field what was recorded and what came out now."""
     altered_policies: list[str] = field(default_factory=list)
@@ -48,21 +55,25 @@ class Report:
     @property
     def good(self) -> bool:
         """Whether everything was replayed and came out the same."""
-        return not (self.different or self.other_bundles or self.altered_policies)
+        refused = self.other_bundles or self.other_cascades
+        return not (self.different or refused or self.altered_policies)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        names = ("same", "different", "not_found", "other_bundles", "altered_policies")
-        more = ("torn_lines", "missing_records", "differences")
+        names = ("same", "different", "not_found", "other_bundles", "other_cascades")
+        more = ("altered_policies", "torn_lines", "missing_records", "differences")
         return {name: getattr(self, name) for name in (*names, *more)}
 
     def __str__(self) -> str:
-        total = self.same + self.different + sum(self.other_bundles.values())
+        total = self.same + self.different
+        total += self.other_bundles.total() + self.other_cascades.total()
         lines = [f"{total:,} verdicts: {self.same:,} same, {self.different:,} different"]
         if self.not_found:
             lines.append(f"{self.not_found:,} decided again only: their texts were not given")
         for bundle, count in self.other_bundles.items():
             lines.append(f"{count:,} refused: judged by bundle {bundle}, which this is not")
+        for cascade, count in self.other_cascades.items():
+            lines.append(f"{count:,} refused: settled by cascade {cascade}, which this is not")
         altered = "its recorded rules do not come to this version"
         lines += [f"policy {policy}: {altered}" for policy in self.altered_policies]
         if self.missing_records:
@@ -81,54 +92,33 @@ def replay(
     sources: Sequence[str],
     *,
     bundles: Collection[str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    classifiers: "Mapping[str, Classifier] | None" = None,
-    encoders: "Mapping[str, Encoder] | None" = None,
+    cascades: Collection[str] = (),
+    again: Again | None = None,
 ) -> Report:
     """Replay logs.
 
     Args:
         sources: files (``.gz``, too) or PostgreSQL URLs.
-        bundles: fingerprints; records of others are refused. None takes all.
-        texts: by hash; with them, what is found among them is judged again.
-        classifiers: of those bundles, by fingerprint.
-        encoders: the policy encoders among them, by fingerprint.
+        bundles: fingerprints; records of others are refused. None takes all, whatever settled them.
+        cascades: versions of the bands that settle the opinions of two of those bundles.
+        again: with it, contents are judged again by those bundles.
 
     Raises:
         AuditError: where a source is no audit log.
         OSError: where it cannot be read.
     """
     report, log = Report(), Log(sources)
-    judged: dict[tuple[str, str, str, str | None], Finding] = {}
-
-    def again(content: Mapping[str, Any], first: str, policy: Policy) -> Finding | None:
-        """Judge a recorded content again by who judged it; None where its text is not there."""
-        assert texts is not None
-        assert classifiers is not None
-        own, context = _digest_of(content), content.get("context")
-        about = None if context is None else _digest_of(context)
-        if own not in texts or (about is not None and about not in texts):
-            return None
-        who = content.get("bundle", first)
-        key = who, content["question"], own, about
-        before = None if about is None else texts[about]
-        asked = Content(content["question"], texts[own], before)
-        if key not in judged:
-            judged[key] = classifiers[who].judge(asked)
-        if "rules" not in content:
-            return judged[key]
-        assert encoders is not None
-        encoder = encoders[content["rules"]["bundle"]]
-        ruled = Ruled(encoder.who, encoder.judge(asked, policy.rules))
-        return replace(judged[key], ruled=ruled)
-
     for recorded in log.verdicts():
-        others = [b for b in recorded.bundles if bundles is not None and b not in bundles]
-        if others:
-            report.other_bundles[others[0]] += 1
-            continue
+        if bundles is not None:
+            asked = recorded.asked
+            if others := [bundle for bundle, _ in asked if bundle not in bundles]:
+                report.other_bundles[others[0]] += 1
+                continue
+            if unsettled := [cascade for _, cascade in asked if cascade not in (None, *cascades)]:
+                report.other_cascades[str(unsettled[0])] += 1
+                continue
         try:
-            changes, complete = _compare(recorded, again if texts is not None else None)
+            changes, complete = _compare(recorded, again)
         except (KeyError, TypeError, ValueError) as error:
             raise AuditError(f"{recorded.where}: {type(error).__name__} {error}") from None
         report.not_found += not complete
@@ -152,9 +142,9 @@ def wanted(sources: Sequence[str]) -> set[str]:
     found = set()
     for recorded in Log(sources).verdicts():
         for content in recorded.raw["contents"]:
-            found.add(_digest_of(content))
+            found.add(digest_of(content))
             if (context := content.get("context")) is not None:
-                found.add(_digest_of(context))
+                found.add(digest_of(context))
     return found
 
 
@@ -209,15 +199,7 @@ def _contexts(turns: Sequence[Mapping[str, Any]]) -> Iterator[str | None]:
             yield behind(asked.earlier, asked.request)
 
 
-def _digest_of(raw: Mapping[str, Any]) -> str:
-    digest: str = raw["hmac_sha256"] if "hmac_sha256" in raw else raw["sha256"]
-    return digest
-
-
-def _compare(
-    recorded: Recorded,
-    again: Callable[[Mapping[str, Any], str, Policy], Finding | None] | None,
-) -> tuple[dict[str, tuple[Any, Any]], bool]:
+def _compare(recorded: Recorded, again: Again | None) -> tuple[dict[str, tuple[Any, Any]], bool]:
     """What comes out otherwise than recorded, and whether all texts could be judged again."""
     changes: dict[str, tuple[Any, Any]] = {}
     complete = True

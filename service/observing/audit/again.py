@@ -1,0 +1,88 @@
+"""Judge again what an audit log tells of, by the bundles that judged it and as they were asked."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from service.engine.cascade import Cascade
+from service.engine.classifier import Classifier
+from service.engine.languages import Languages
+from service.engine.policy_encoder import Encoder
+from service.observing.audit.record import digest_of
+from tamis.content import Content, Question
+from tamis.policy import Policy
+from tamis.tiers import Bands
+from tamis.verdict import Finding, Ruled
+
+# The bundle that is asked first, the one whose finding it is, and what that one was asked for.
+Way = tuple[str, str, str]
+
+
+class Judges:
+    """Judges recorded contents whose texts are there, equal ones once.
+
+    What was settled is judged by both bundles of the cascade, what is in another language by who
+    reads it. Whatever else names a bundle is judged by that one alone, and the rest by the first:
+    why nobody else was asked (it was sure, there was no time, there was no other) makes no
+    difference to what it says.
+    """
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        classifiers: Iterable[Classifier],
+        bands: Bands | None = None,
+        encoders: Iterable[Encoder] = (),
+    ) -> None:
+        """``texts`` by hash; ``bands`` of the cascade that two of the classifiers are."""
+        self._texts, self._bands = texts, bands
+        self._classifiers = {one.bundle.fingerprint: one for one in classifiers}
+        self._encoders = {one.who.bundle: one for one in encoders}
+        self._judging: dict[Way, Classifier | Languages | Cascade] = {}
+        self._judged: dict[tuple[Way, Question, str, str | None], Finding] = {}
+
+    @property
+    def bundles(self) -> set[str]:
+        """The fingerprints of those who judge."""
+        return {*self._classifiers, *self._encoders}
+
+    def again(self, content: Mapping[str, Any], first: str, policy: Policy) -> Finding | None:
+        """Judge a recorded content; None where its text, or what it was read behind, is not there.
+
+        Raises:
+            BundleError: where the first bundle is not that of the cascade that is named.
+        """
+        own, context = digest_of(content), content.get("context")
+        about = None if context is None else digest_of(context)
+        if own not in self._texts or (about is not None and about not in self._texts):
+            return None
+        before = None if about is None else self._texts[about]
+        asked = Content(content["question"], self._texts[own], before)
+        way = first, content.get("bundle", first), _role(content)
+        key = way, asked.question, own, about
+        if key not in self._judged:
+            self._judged[key] = self._by(way).judge(asked)
+        if "rules" not in content:
+            return self._judged[key]
+        encoder = self._encoders[content["rules"]["bundle"]]
+        return replace(
+            self._judged[key], ruled=Ruled(encoder.who, encoder.judge(asked, policy.rules))
+        )
+
+    def _by(self, way: Way) -> Classifier | Languages | Cascade:
+        if way not in self._judging:
+            first, other = (self._classifiers[bundle] for bundle in way[:2])
+            match way[2]:
+                case "cascade":
+                    assert self._bands is not None
+                    self._judging[way] = Cascade(first, other, self._bands)
+                case "multilingual":
+                    self._judging[way] = Languages(first, other)
+                case _:
+                    self._judging[way] = other
+        return self._judging[way]
+
+
+def _role(content: Mapping[str, Any]) -> str:
+    # Before cascades were named, logs did not say how, or whether, two opinions became one.
+    return "cascade" if "cascade" in content else content.get("role", "")
