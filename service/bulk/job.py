@@ -151,7 +151,8 @@ class Job:
             "policy": f"{self.policy.name}@{self.policy.version}",
             **{f"{name}_field": column for name, column in columns.items()},
             "keep": keep,
-            "judge": self.sides,
+            # As it comes back from JSON, or the job would not know itself again.
+            "judge": None if self.sides is None else list(self.sides),
             "evidence": self.evidence,
             "on_error": self.on_error,
             "max_characters": self.max_characters,

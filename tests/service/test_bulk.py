@@ -371,6 +371,16 @@ def test_a_finished_table_is_left_alone_and_rows_that_came_later_are_not_lost(
     assert pq.read_metadata(out).num_rows == 9
 
 
+def test_a_finished_table_of_one_side_knows_its_job_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    source, out = write(tmp_path / "in.jsonl", ["Good morning."]), tmp_path / "out.jsonl.gz"
+    command = ("--input", source, "--output", out, "--judge", "prompt")
+    assert moderate(*command) == 0
+    assert moderate(*command) == 0
+    assert "nothing was left to do" in capsys.readouterr().err
+
+
 def test_a_table_that_was_written_but_not_vouched_for_is_written_again(tmp_path: Path, many: Path):
     source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.parquet"
     assert moderate("--input", source, "--output", out) == 0
