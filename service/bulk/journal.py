@@ -70,10 +70,15 @@ class Journal:
         self.state = State()
         self._state_path = state_path
         self._saved = time.monotonic()
-        new = not path.exists()
         self._stream: IO[bytes] = path.open("ab")
         try:
             _lock(self._stream, path)
+        except BaseException:
+            self._stream.close()
+            raise
+        # Known under the lock alone: another process may have made it a moment ago, and write it.
+        new = not path.stat().st_size
+        try:
             if not overwrite:
                 self.state = self._earlier()
             self.save()

@@ -442,6 +442,28 @@ def test_two_processes_do_not_write_one_output(tmp_path: Path):
     Journal(out, job, {}).close()
 
 
+def test_who_comes_a_moment_later_leaves_the_output_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, job = tmp_path / "out.jsonl", tmp_path / "job.json"
+    first: list[Journal] = []
+    opened = Path.open
+
+    def a_moment_later(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path == out and not first:
+            monkeypatch.undo()
+            first.append(Journal(out, job, {}))
+        return opened(path, *arguments, **more)
+
+    # The other process opens the file just before this one does.
+    monkeypatch.setattr(Path, "open", a_moment_later)
+    with pytest.raises(JournalError, match="another process"):
+        Journal(out, job, {})
+    first[0].append(b"{}\n")
+    first[0].close()
+    assert out.read_bytes() == b"{}\n"
+
+
 def test_a_refused_journal_leaves_no_file(tmp_path: Path):
     (tmp_path / "job.json").write_text("[]")
     with pytest.raises(JournalError):
