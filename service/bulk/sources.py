@@ -7,6 +7,7 @@ see to what is done. ``fraction()`` is how much was read, 0 to 1, or None where 
 import gzip
 import os
 import select
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -21,6 +22,8 @@ BLOCK: Final = 1 << 16
 # Four times the service's own limit of a body; a longer line is read past, never held in memory.
 MAX_LINE: Final = 16 << 20
 PARQUET_BATCH: Final = 256
+# What gzip raises where its data ends early, is none, or is damaged.
+DAMAGED: Final = (EOFError, gzip.BadGzipFile, zlib.error)
 POLL_SECONDS: Final = 0.05
 
 
@@ -56,7 +59,7 @@ class JsonLines:
             found = split(iter(lambda: lines.read(BLOCK), b""), bom=not offset)
             try:
                 yield from (raw for raw in islice(found, first, stop) if raw is not None)
-            except (EOFError, gzip.BadGzipFile) as error:
+            except DAMAGED as error:
                 raise InputError(f"{self.path}: {error}") from None
             finally:
                 self._stream, self._read = None, 1.0

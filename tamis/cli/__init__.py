@@ -6,6 +6,7 @@ that knows the other rooms: it wires them together.
 
 import argparse
 import sys
+import zlib
 from collections.abc import Sequence
 
 from tamis import __version__
@@ -41,6 +42,8 @@ COMMANDS = (
 )
 # Which extra brings a module that is missing; else the one that the command needs.
 EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
+# What compressed files raise that end early or are damaged: neither is an OSError or a ValueError.
+DAMAGED = (EOFError, zlib.error)
 SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 
 
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get(str(error.name).partition(".")[0], needed)
         print(f"tamis: {error}; install the extra: pip install 'tamis[{extra}]'", file=sys.stderr)
         return 1
-    except (CommandError, OSError, RuntimeError, ValueError) as error:
+    except (CommandError, OSError, RuntimeError, ValueError, *DAMAGED) as error:
         print(f"tamis: {error}", file=sys.stderr)
         return 1
     return status

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk import sources
+from service.bulk.parts import plan
 from service.bulk.rows import Columns, ColumnsError, Raw, Row, RowError, parse, plain
 from service.bulk.sources import Files, InputError, JsonLines, Parquet, Pipe, open_source, split
 from tamis import content
@@ -198,8 +199,14 @@ def test_inputs_that_cannot_be_read(tmp_path: Path):
         open_source(str(tmp_path / "x.parquet"), Columns())
     whole = gzip.compress(b'"hello"\n' * 9)
     (tmp_path / "torn.jsonl.gz").write_bytes(whole[:-9])
-    with pytest.raises(InputError, match=r"torn\.jsonl\.gz"):
-        list(JsonLines(tmp_path / "torn.jsonl.gz").rows())
+    # A block of a kind that there is not: damaged on the way rather than cut off.
+    (tmp_path / "damaged.jsonl.gz").write_bytes(whole[:10] + b"\x07" + whole[11:])
+    for name in ("torn.jsonl.gz", "damaged.jsonl.gz"):
+        file = JsonLines(tmp_path / name)
+        with pytest.raises(InputError, match=name):
+            list(file.rows())
+        with pytest.raises(InputError, match=name):
+            plan(Files([file]), 5)
 
 
 def test_a_pipe_says_when_it_keeps_one_waiting():

@@ -1,6 +1,9 @@
+import gzip
 import io
 import json
 from pathlib import Path
+
+import pytest
 
 from tamis.cli import main
 from tests.conftest import row, write_rows
@@ -47,6 +50,14 @@ def test_faults_are_one_line(capsys, tmp_path: Path):
     assert "no bundle at" in capsys.readouterr().err
     assert main(["evaluate", "--data", str(tmp_path)]) == 1
     assert "no *.jsonl.gz file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:10] + b"\x07"])
+def test_a_damaged_file_is_a_fault_of_one_line(capsys, tmp_path: Path, damage):
+    store = tmp_path / "rows.jsonl.gz"
+    store.write_bytes(damage(gzip.compress(b"{}")))
+    assert main(["feedback", "list", "--store", str(store)]) == 1
+    assert capsys.readouterr().err.startswith("tamis: ")
 
 
 def test_evaluate_writes_the_figures(capsys, tmp_path: Path, bundle):
