@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from service.bulk.rows import Columns, Raw, RowError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PARQUET: Final = ".parquet"
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", PARQUET)
@@ -25,6 +28,8 @@ PARQUET_BATCH: Final = 256
 # What gzip raises where its data ends early, is none, or is damaged.
 DAMAGED: Final = (EOFError, gzip.BadGzipFile, zlib.error)
 POLL_SECONDS: Final = 0.05
+# What comes of text that is not UTF-8, times beyond the year 9999, time zones that there are not.
+UNREADABLE: Final = (ArithmeticError, LookupError, ValueError)
 
 
 class InputError(ValueError):
@@ -89,7 +94,7 @@ class Parquet:
                 metadata = file.metadata
                 self.groups = [metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
             self._columns = columns.read(self.schema.names)
-        except (pa.ArrowInvalid, ValueError) as error:
+        except (OSError, pa.ArrowException, ValueError) as error:
             raise InputError(f"{path}: {error}") from None
         self.total: int = sum(self.groups)
         self._read = 0
@@ -100,6 +105,7 @@ class Parquet:
 
     def slice(self, first: int, count: int | None = None) -> Iterator[Raw]:
         """``count`` rows from ``first``; row groups without any of them are not read."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         stop = self.total if count is None else min(first + count, self.total)
@@ -113,14 +119,51 @@ class Parquet:
         # Buffered and not fetched ahead: memory does not grow with the size of a row group.
         with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
             batches = file.iter_batches(PARQUET_BATCH, row_groups=chosen, columns=self._columns)
-            found = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(islice(found, skip, skip + max(stop - first, 0)), first):
-                self._read = number + 1
-                yield Raw(row)
+            found = (raw for batch in batches for raw in _rows(batch))
+            chosen_rows = islice(found, skip, skip + max(stop - first, 0))
+            try:
+                for number, raw in enumerate(chosen_rows, first):
+                    self._read = number + 1
+                    yield raw
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{self.path}: {error}") from None
 
     def fraction(self) -> float:
         """How much of it was read, 0 to 1."""
         return self._read / max(self.total, 1)
+
+
+def _rows(batch: "pa.RecordBatch") -> list[Raw]:
+    """The rows of a table; one with a value that Python cannot hold is at fault by itself."""
+    import pyarrow as pa
+
+    batch = batch.cast(pa.schema([f.with_type(_held(f.type)) for f in batch.schema]), safe=False)
+    try:
+        return [Raw(row) for row in batch.to_pylist()]
+    except UNREADABLE:
+        return [_row(batch.slice(n, 1)) for n in range(batch.num_rows)]
+
+
+def _held(kind: "pa.DataType") -> "pa.DataType":
+    """Python's own times end at microseconds; what is finer would need pandas."""
+    import pyarrow as pa
+
+    if getattr(kind, "unit", None) != "ns":
+        return kind
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
+
+
+def _row(batch: "pa.RecordBatch") -> Raw:
+    """The one row of a batch."""
+    row: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[0].as_py()
+        except UNREADABLE as error:
+            return Raw(RowError(name, f"the value cannot be read: {type(error).__name__}"))
+    return Raw(row)
 
 
 class Files:

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,42 @@ def test_a_pipe_says_when_it_keeps_one_waiting():
         assert last.payload == b'"tw'
     finally:
         os.close(reader)
+
+
+def test_a_value_that_cannot_be_read_is_its_own_rows_fault(tmp_path: Path):
+    broken = pa.py_buffer(b"good\xffgoose")
+    texts = pa.StringArray.from_buffers(3, pa.py_buffer(struct.pack("4i", 0, 4, 5, 10)), broken)
+    times = pa.array([0, 1, 1 << 60], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": texts, "at": times}), tmp_path / "x.parquet")
+    source = Parquet(tmp_path / "x.parquet", Columns(keep=("at",)))
+    found = [parse(0, raw, Columns(keep=("at",)), 1000) for raw in source.rows() if raw is not None]
+    assert [row.kept["at"] for row in found] == ["1970-01-01T00:00:00", None, None]
+    assert [row.error and row.error.field for row in found] == [None, "text", "at"]
+    assert "UnicodeDecodeError" in str(found[1].error)
+
+
+@pytest.mark.parametrize("kind", ["timestamp[ns]", "time64[ns]", "duration[ns]"])
+def test_nanoseconds_need_no_pandas(tmp_path: Path, kind: str):
+    times = pa.array([1_001], pa.type_for_alias(kind))
+    pq.write_table(pa.table({"text": ["hello"], "at": times}), tmp_path / "x.parquet")
+    (raw,) = Parquet(tmp_path / "x.parquet", Columns(keep=("at",))).rows()
+    assert raw is not None
+    assert isinstance(raw.payload, dict)
+    assert type(raw.payload["at"]).__module__ == "datetime"
+    kept = parse(0, raw, Columns(keep=("at",)), 1000).kept["at"]
+    assert kept.endswith("0:00:00.000001")
+
+
+def test_a_damaged_table_is_named(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": [f"goose {n}" for n in range(99)]}), path, compression="zstd")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(20) + whole[80:])
+    with pytest.raises(InputError, match=r"x\.parquet"):
+        list(Parquet(path, Columns()).rows())
+    path.write_bytes(b"PAR1" + bytes(40) + struct.pack("<i", 20) + b"PAR1")
+    with pytest.raises(InputError, match=r"x\.parquet"):
+        Parquet(path, Columns())
 
 
 def test_columns_error_where_nothing_is_to_be_judged():
