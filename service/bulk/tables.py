@@ -102,7 +102,7 @@ def schema_of(
     typed = tables if len(tables) == len(files) else []
     if columns.keeps_all and not typed:
         raise ColumnsError("--keep all: JSON lines have no fixed columns; name those to keep")
-    keep = typed[0].names if columns.keeps_all else columns.keep
+    keep = dict.fromkeys(n for t in typed for n in t.names) if columns.keeps_all else columns.keep
     real, text, truth = pa.float64(), pa.string(), pa.bool_()
     score = pa.struct({"score": real, "flagged": truth, "threshold": real})
     field = {"flagged": truth, "action": text, "score": real, "threshold": real, "severity": text}

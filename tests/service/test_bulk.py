@@ -240,6 +240,17 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path):
     assert found.column("kept").to_pylist()[0] == {"id": 10, "text": "hello", "tags": '["a"]'}
 
 
+def test_all_columns_are_those_of_all_tables(tmp_path: Path):
+    folder, out = tmp_path / "in", tmp_path / "out.parquet"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["hello"], "shop": ["north"]}), folder / "1.parquet")
+    pq.write_table(pa.table({"text": ["hello"], "page": [7]}), folder / "2.parquet")
+    assert moderate("--input", folder, "--output", out, "--keep", "all") == 0
+    first, second = pq.read_table(out).column("kept").to_pylist()
+    assert first == {"text": "hello", "shop": "north", "page": None}
+    assert second == {"text": "hello", "shop": None, "page": 7}
+
+
 def test_parquet_of_json_lines_cannot_keep_what_nobody_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
