@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 from service.bulk.results import Counts
 
@@ -105,6 +105,16 @@ class Journal:
         os.fsync(self._stream.fileno())
         write_whole(self._state_path, self._job_json())
         self._saved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+        else:
+            # It may have come between a line and its count: the last save holds, a second old.
+            self._stream.close()
 
     def close(self) -> None:
         """Save and let go of the file."""

@@ -140,7 +140,7 @@ def _written(job: Job, source: Source, feed: Feed, stop: Stop, progress: Progres
     state_path = path.with_name(f"{path.name}.job.json")
     if not direct and not job.overwrite and path.exists() and not lines.exists():
         return _finished(job, state_path, feed, stop, progress)
-    with closing(Journal(lines, state_path, job.pins, job.overwrite)) as journal:
+    with Journal(lines, state_path, job.pins, job.overwrite) as journal:
         state = journal.state
         if not direct and job.overwrite:
             remove(path)  # Or the next run could not tell it from the one that is to come.

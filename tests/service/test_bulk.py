@@ -21,7 +21,7 @@ import pytest
 
 from service.bulk import local
 from service.bulk.job import Job, JobError
-from service.bulk.journal import Journal, JournalError
+from service.bulk.journal import Journal, JournalError, State
 from service.bulk.judge import Judge
 from service.bulk.progress import Progress
 from service.bulk.results import Counts
@@ -440,6 +440,31 @@ def test_a_run_stopped_before_it_went_on_changes_nothing(
         assert moderate("--input", many, "--output", out) == 130
     assert out.read_bytes() == before
     assert state(out) == job | {"complete": False}
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_second_signal_between_a_line_and_its_count_duplicates_nothing(
+    tmp_path: Path, many: Path, monkeypatch: pytest.MonkeyPatch, counted: bool
+):
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    take = State.take
+
+    def interrupted(state: State, digest: bytes) -> None:
+        if counted:
+            take(state, digest)
+        if state.rows > 9:
+            raise KeyboardInterrupt
+        if not counted:
+            take(state, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            moderate("--input", many, "--output", out, "--limit", 20)
+    for path in (out, whole):
+        assert moderate("--input", many, "--output", path, "--limit", 20) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert state(out) == state(whole)
 
 
 def test_two_processes_do_not_write_one_output(tmp_path: Path):
