@@ -2,11 +2,13 @@
 
 import argparse
 import csv
+import http.client
 import json
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,10 @@ from tamis.perspective import ATTRIBUTES, THRESHOLDS
 
 PATH: Final = "/v1alpha1/comments:analyze"
 SECONDS: Final = 30
+# What comes of reading an answer that is another's.
+NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError)
+# Of a column of a table; Python's own limit is 128 KiB, half of what the service judges.
+MAX_COLUMN: Final = 16 << 20
 
 
 def add_to(commands: Commands) -> None:
@@ -83,23 +89,36 @@ def _stored(path: Path) -> Iterator[tuple[str, Mapping[str, float]]]:
     A table with a column ``text`` and one for each attribute; lines of ``{"text", "scores"}``; or
     requests merged with their answers (``comment``, ``attributeScores``).
     """
-    with path.open(encoding="utf-8", newline="") as lines:
+    # Spreadsheets put a mark of the byte order before their tables.
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        csv.field_size_limit(MAX_COLUMN)
         rows: Iterator[dict[str, Any]]
         rows = csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)
-        for number, row in enumerate(rows, 1):
+        for number in count(1):
             try:
-                yield _row(row)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                what = f"{path.name}: row {number}: {type(error).__name__} {error}"
+                found = _row(next(rows))
+            except StopIteration:
+                return
+            except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+                # What is no number may be a piece of text, where a comma in it was not quoted.
+                which = "" if isinstance(error, ValueError) else f" {error}"
+                what = f"{path.name}: row {number}: {type(error).__name__}{which}"
                 raise CommandError(f"{what}; wanted: text and scores by attribute") from None
+            yield found
 
 
 def _row(row: dict[str, Any]) -> tuple[str, dict[str, float]]:
     if "attributeScores" in row:
         found = row["attributeScores"].items()
-        return row["comment"]["text"], {n: float(s["summaryScore"]["value"]) for n, s in found}
-    scores = row.get("scores") or {n: v for n, v in row.items() if n.upper() in ATTRIBUTES}
-    return row["text"], {n.upper(): float(v) for n, v in scores.items() if v not in (None, "")}
+        text = row["comment"]["text"]
+        scores = {n: float(s["summaryScore"]["value"]) for n, s in found}
+    else:
+        given = row.get("scores") or {n: v for n, v in row.items() if n.upper() in ATTRIBUTES}
+        text = row["text"]
+        scores = {n.upper(): float(v) for n, v in given.items() if v not in (None, "")}
+    if not isinstance(text, str):
+        raise TypeError("text is none")
+    return text, scores
 
 
 def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[str, float]:
@@ -118,12 +137,21 @@ def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[st
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
             found = json.load(answer)["attributeScores"]
+            return {name: float(score["summaryScore"]["value"]) for name, score in found.items()}
     except urllib.error.HTTPError as error:
-        said = json.loads(error.read() or b"{}").get("error", {}).get("message", "")
-        raise CommandError(f"{url} answers {error.code}: {said}") from None
+        raise CommandError(f"{url} answers {error.code}: {_said(error)}") from None
     except OSError as error:
         raise CommandError(f"{url} does not answer: {error}") from None
-    return {name: float(score["summaryScore"]["value"]) for name, score in found.items()}
+    except (*NO_ANSWER, http.client.HTTPException) as error:
+        name = type(error).__name__
+        raise CommandError(f"{url} does not answer as Perspective does: {name}") from None
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except NO_ANSWER:
+        return error.reason  # A proxy's page, perhaps.
 
 
 def _head() -> str:
