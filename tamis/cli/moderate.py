@@ -53,6 +53,8 @@ def _moderate(args: argparse.Namespace) -> int:
         raise CommandError(f"{stray[0]}: goes with --input, not with a text")
     text = sys.stdin.read() if args.text == "-" else args.text
     contents = (prompt(text),) if args.response is None else exchange(text, args.response)
+    if any(not _is_unicode(content.text) for content in contents):
+        raise CommandError("moderate: the text is not UTF-8")
     policy = policy_of(args.policy, encoded=True)
     try:
         contents = judged(contents, policy.judge if args.judge is None else args.judge)
@@ -69,6 +71,11 @@ def _moderate(args: argparse.Namespace) -> int:
     else:
         print(_readable(verdict))
     return 0
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether an argument's bytes could be read: those that could not are lone surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _field(name: str, field: FieldVerdict) -> str:

@@ -52,6 +52,12 @@ def test_faults_are_one_line(capsys, tmp_path: Path):
     assert "no *.jsonl.gz file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("texts", [["caf\udce9"], ["hello", "--response", "caf\udce9"]])
+def test_an_argument_that_is_not_utf_8_is_refused(capsys, texts):
+    assert main(["moderate", *texts]) == 1
+    assert capsys.readouterr().err == "tamis: moderate: the text is not UTF-8\n"
+
+
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:10] + b"\x07"])
 def test_a_damaged_file_is_a_fault_of_one_line(capsys, tmp_path: Path, damage):
     store = tmp_path / "rows.jsonl.gz"
