@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -246,6 +247,27 @@ def test_one_that_ends_at_once_is_given_time(crew: Crew, monkeypatch: pytest.Mon
         crew._bury(seat)
         crew._seated(seat)
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+def test_who_ends_before_a_worker_is_handed_over_is_started_anew(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+):
+    template, seat = crew._template, next(iter(crew._seats.values()))
+    receive = socket.recv_fds
+
+    def killed(*arguments: Any) -> Any:
+        monkeypatch.setattr(socket, "recv_fds", receive)
+        for way in receive(*arguments)[1]:
+            os.close(way)  # as if it had never been sent
+        os.kill(template.pid, signal.SIGKILL)
+        template._process.wait()
+        return receive(*arguments)
+
+    monkeypatch.setattr(socket, "recv_fds", killed)
+    crew._bury(seat)
+    crew._seated(seat)
+    assert crew._template is not template
+    assert crew.alive == crew.wanted
 
 
 def test_prompt_workers_keep_their_priority_and_their_cores(bundle: Bundle):

@@ -120,7 +120,10 @@ class Template:
             LostError: where the process has ended.
         """
         forked = cast("Forked", self._ask(asked))
-        _, (way, *_), _, _ = socket.recv_fds(self._line, 1, 1)
+        _, ways, _, _ = socket.recv_fds(self._line, 1, 1)
+        if not ways:
+            raise LostError("the process that holds the models ended over a worker")
+        (way,) = ways
         with socket.socket(fileno=os.dup(way)) as same:
             # Of the socket itself, so that waiting costs no call more.
             for patience in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
