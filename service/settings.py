@@ -23,7 +23,8 @@ PREFIX: Final = "TAMIS_"
 class Settings(BaseSettings):
     """What an operator may set. Sizes are in characters, items, bytes or tokens, as named."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    # Some are secret, and a fault of several would repeat all of them.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", min_length=1)  # an empty one would be every address
     port: int = Field(8000, ge=0, le=65535)

@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from tamis.cli.common import CommandError, given, multilingual_of, policy_of, whole
+from tamis.cli.common import CommandError, given, multilingual_of, policy_of, settings_of, whole
 
 # Options that make no sense without a file.
 OPTIONS = (
@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     """Judge the rows of a file, here or on a cluster."""
     from service.bulk.job import Job
     from service.bulk.rows import Columns
-    from service.settings import Settings
 
     if args.text is not None:
         raise CommandError("moderate: give a text or --input, not both")
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"{stray[0]}: goes with a text, not with --input")
     fields = ("prompt", "response", "messages", "text", "id")
     columns = {name: column for name in fields if (column := getattr(args, f"{name}_field"))}
-    settings = Settings()
+    settings = settings_of({})
     job = Job(
         input=args.input,
         output=args.output or "-",

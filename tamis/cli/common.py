@@ -1,7 +1,7 @@
 """What several commands need."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
@@ -18,11 +18,14 @@ from tamis.tiers import ACCURATE, MULTILINGUAL, OFF, TIERS, Tier, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from service.engine.cascade import Cascade
     from service.engine.classifier import Classifier
     from service.engine.languages import Languages
     from service.engine.reasoner.reasoner import Reasoner
     from service.engine.ruled import WithRules
+    from service.settings import Settings
 
 Judging: TypeAlias = "Classifier | Languages | Cascade"
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -69,6 +72,38 @@ def load_classifier(path: Path | None, threads: int | None = None) -> "Classifie
 
     bundle = bundles.load(path or bundles.default_bundle())
     return classifier.load_classifier(bundle, CpuRuntime(bundle.graph, threads))
+
+
+def settings_of(given: Mapping[str, Any]) -> "Settings":
+    """The service's settings: options that were given, and the environment.
+
+    Raises:
+        CommandError: naming those that are at fault as they were given.
+    """
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise CommandError(_faults(error, given)) from None
+
+
+def _faults(error: "ValidationError", options: Collection[str]) -> str:
+    """Each by the name under which it was given, and without a value: some are secret."""
+    found: dict[str, list[str]] = {}
+    for one in error.errors():
+        # Several settings together have no place, and say themselves which they are.
+        name = str(one["loc"][0]) if one["loc"] else ""
+        found.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
+    return "; ".join(f"{_named(n, options)}{' or '.join(said)}" for n, said in found.items())
+
+
+def _named(name: str, options: Collection[str]) -> str:
+    if not name:
+        return ""
+    return f"--{name.replace('_', '-')}: " if name in options else f"TAMIS_{name.upper()}: "
 
 
 def add_tier(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,10 @@
 """``tamis serve``: answer HTTP requests."""
 
 import argparse
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tamis.cli.common import CommandError, Commands
+from tamis.cli.common import Commands, settings_of
 from tamis.tiers import TIERS
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 
 def add_to(commands: Commands) -> None:
@@ -38,31 +33,9 @@ def add_to(commands: Commands) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from pydantic import ValidationError
-
     from service.server import serve
     from service.settings import Settings
 
     given = {k: v for k, v in vars(args).items() if k in Settings.model_fields and v is not None}
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        raise CommandError(_faults(error, given)) from None
-    serve(settings)
+    serve(settings_of(given))
     return 0
-
-
-def _faults(error: "ValidationError", options: Collection[str]) -> str:
-    """Each by the name under which it was given, and without a value: some are secret."""
-    found: dict[str, list[str]] = {}
-    for one in error.errors():
-        # Several settings together have no place, and say themselves which they are.
-        name = str(one["loc"][0]) if one["loc"] else ""
-        found.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
-    return "; ".join(f"{_named(n, options)}{' or '.join(said)}" for n, said in found.items())
-
-
-def _named(name: str, options: Collection[str]) -> str:
-    if not name:
-        return ""
-    return f"--{name.replace('_', '-')}: " if name in options else f"TAMIS_{name.upper()}: "

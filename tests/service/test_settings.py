@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from service.settings import PREFIX, Settings
 from tamis.cli import main
@@ -92,3 +93,10 @@ def test_a_fault_of_several_settings_repeats_none_of_them(
     said = capsys.readouterr().err
     assert said == "tamis: tier: accurate needs the accurate bundle, and TAMIS_ACCURATE is empty\n"
     assert served == []
+    monkeypatch.setenv("TAMIS_TIER", "accurate")
+    monkeypatch.setenv("TAMIS_ACCURATE", "")
+    assert main(["moderate", "--input", "-"]) == 1
+    assert capsys.readouterr().err == said
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert "pepper" not in str(caught.value)
