@@ -271,7 +271,9 @@ def data_files(path: Path) -> list[Path]:
         found = [
             file
             for file in sorted(path.rglob("*"))
+            # A table that Spark or a cluster of ours wrote is a folder of that name.
             if file.name.endswith(SUFFIXES)
+            and not file.is_dir()
             and not any(part[0] in "._" for part in file.relative_to(path).parts)
         ]
         if not found:

@@ -264,6 +264,13 @@ def test_a_damaged_table_is_named(tmp_path: Path):
         Parquet(path, Columns())
 
 
+def test_a_table_that_is_a_folder_is_its_parts(tmp_path: Path):
+    (tmp_path / "posts.parquet").mkdir()
+    write(tmp_path / "posts.parquet" / "part-0.parquet", [{"text": "goose"}])
+    write(tmp_path / "posts.parquet" / "part-1.jsonl", [{"text": "heron"}])
+    assert texts(tmp_path) == ["goose", "heron"]
+
+
 def test_columns_error_where_nothing_is_to_be_judged():
     with pytest.raises(ColumnsError):
         Columns().read(["a", "b"])
