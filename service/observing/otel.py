@@ -29,6 +29,7 @@ from service.observing.answered import Answered, Judgement
 from service.observing.context import WATCHERS, Headers, Parent, Trace, parent_of, place_of
 from tamis import __version__
 
+BATCH: Final = 128
 STAGES: Final = ("queue", "tokenize", "infer", "postprocess")
 
 
@@ -105,15 +106,21 @@ class Spans:
 
 
 def from_environment() -> Spans:
-    """Spans, sent in batches to the endpoint that OpenTelemetry's variables name."""
+    """Spans, sent in batches to the endpoint that OpenTelemetry's variables name.
+
+    Raises:
+        ValueError: where one of the variables cannot be.
+    """
     own = Resource({"service.name": "tamis", "service.version": __version__})
     provider = TracerProvider(
         resource=Resource.create().merge(own).merge(OTELResourceDetector().detect()),
         shutdown_on_exit=False,  # the lifespan does it, while the loop's threads still run
     )
     # Encoding a batch holds Python's lock: 512 spans, the SDK's default, put a tail of 7 ms on
-    # requests of 2 ms, and 128 one of 5 ms.
-    batch = None if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ else 128
+    # requests of 2 ms, and BATCH one of 5 ms.
+    batch = None if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ else BATCH
+    if batch and (queue := os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")).isdecimal():
+        batch = min(batch, int(queue))  # The SDK refuses a batch that its queue cannot hold.
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=batch))
     return Spans(provider)
 

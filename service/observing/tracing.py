@@ -46,8 +46,8 @@ class Ids:
 def from_environment() -> Tracing:
     """With spans where OpenTelemetry's variables name an endpoint for them.
 
-    A deployment may have these variables from elsewhere, so what is missing for them is logged and
-    does not keep the service from starting.
+    A deployment may have these variables from elsewhere, so what is missing for them, or
+    wrong with them, is logged and does not keep the service from starting.
     """
     named = any(map(os.environ.get, ENDPOINTS))
     off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -62,4 +62,8 @@ def from_environment() -> Tracing:
     except ModuleNotFoundError as error:
         logger.error("no spans: %s; install the extra: pip install 'tamis[otel]'", error)
         return Ids()
-    return otel.from_environment()
+    try:
+        return otel.from_environment()
+    except ValueError as error:
+        logger.error("no spans: %s", error)
+        return Ids()

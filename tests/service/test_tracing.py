@@ -171,6 +171,21 @@ def test_without_the_extra_spans_are_off_and_the_log_says_why(monkeypatch, caplo
     assert "tamis[otel]" in caplog.text
 
 
+def test_variables_that_cannot_be_switch_spans_off_and_the_log_says_why(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096")
+    assert type(tracing.from_environment()) is Ids
+    assert "no spans: max_export_batch_size must be" in caplog.text
+
+
+def test_a_short_queue_takes_a_shorter_batch(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    found = tracing.from_environment()
+    found.close()
+    assert type(found) is Spans
+
+
 @pytest.fixture
 def spans(monkeypatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
