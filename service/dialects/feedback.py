@@ -20,8 +20,9 @@ from tamis.policy import Policy
 
 router = Dialect()
 
-# Names are shown in terminals and reports: no control characters.
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# Names are shown in terminals and reports: no control characters, of which U+009B escapes, too.
+PRINTED: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTED)]
 MAX_COMMENT: Final = 2_000
 
 

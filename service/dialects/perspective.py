@@ -22,7 +22,7 @@ from pydantic import (
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect, T, documented
-from service.dialects.feedback import keep
+from service.dialects.feedback import PRINTED, keep
 from service.dialects.halves import validated
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
@@ -179,7 +179,7 @@ class SuggestRequest(Message):
     languages: list[str] = []
     clientToken: str | None = None  # noqa: N815
     sessionId: str | None = None  # noqa: N815
-    communityId: str | None = Field(None, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")  # noqa: N815
+    communityId: str | None = Field(None, max_length=128, pattern=PRINTED)  # noqa: N815
 
 
 ANALYSIS: Final = TypeAdapter(AnalyzeRequest)

@@ -167,6 +167,7 @@ REFUSED = [
     ({"input": "x", "label": "safe", "reviewer": "x" * 129}, "reviewer", "at most 128"),
     ({"input": "x", "label": "safe", "reviewer": ""}, "reviewer", "at least 1"),
     ({"input": "x", "label": "safe", "reviewer": "a\x1b[2J"}, "reviewer", "match pattern"),
+    ({"input": "x", "label": "safe", "reviewer": "a\x9b2J"}, "reviewer", "match pattern"),
     ({"input": "x", "label": "safe", "policy": "nope"}, "policy", "known: default"),
     ([], None, "object"),
 ]
