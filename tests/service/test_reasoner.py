@@ -25,6 +25,7 @@ from tamis.reasoner import protocol
 from tamis.reasoner.bundle import ReasonerBundle
 from tamis.reasoner.protocol import Format, Piece, guidelines
 from tamis.reasoner.quotes import Source
+from tests.service.observed import until
 
 POLICY = guidelines(
     {"garden crime": "Steals apples.", "garden noise": None, "rude geese": "Honks."}
@@ -297,6 +298,34 @@ async def test_time_and_room_are_bounded(explainer: Explainer):
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_leaves_the_queue_makes_room_in_it(explainer: Explainer):
+    begun, free = threading.Event(), threading.Event()
+
+    def long(*_):
+        begun.set()
+        free.wait(10)
+        return 1
+
+    running = asyncio.create_task(explainer.run(long))
+    await asyncio.to_thread(begun.wait, 10)
+    for leave in ("cancelled", "late"):
+        gone = asyncio.create_task(
+            explainer.run(lambda *_: 2, seconds=0.01 if leave == "late" else None)
+        )
+        await asyncio.sleep(0)
+        assert explainer.waiting == 2
+        if leave == "cancelled":
+            gone.cancel()
+        with pytest.raises((asyncio.CancelledError, DeadlineError)):
+            await gone
+        assert explainer.waiting == 1
+    last = asyncio.create_task(explainer.run(lambda *_: 3))
+    await asyncio.sleep(0)
+    free.set()
+    assert [(await task)[0] for task in (running, last)] == [1, 3]
+    await asyncio.to_thread(until, lambda: not explainer.waiting)
 
 
 async def test_what_fails_is_told_and_the_thread_lives_on(explainer: Explainer):

@@ -34,6 +34,7 @@ class _Job:
     deadline: float
     gone: bool = False
     started: float | None = None
+    counted: bool = True
 
 
 class ExplainerEvents:
@@ -125,10 +126,10 @@ class Explainer:
             async with asyncio.timeout(patience + GRACE):
                 result: T = await job.done
         except asyncio.CancelledError:
-            job.gone = True
+            self._leave(job)
             raise
         except TimeoutError:
-            job.gone = True
+            self._leave(job)
             raise DeadlineError from None
         return result, (job.started or arrived) - arrived
 
@@ -136,6 +137,20 @@ class Explainer:
         """Finish what runs, refuse what waits, stop the thread."""
         self._jobs.put(None)
         self._thread.join()
+
+    def _leave(self, job: _Job) -> None:
+        """Nobody waits for a job any more; one that has not begun makes room at once."""
+        job.gone = True
+        if job.started is None:
+            self._uncount(job)
+
+    def _uncount(self, job: _Job) -> None:
+        with self._lock:
+            if not job.counted:
+                return
+            job.counted = False
+            self._waiting -= 1
+        self._events.waiting(self._waiting)
 
     def _serve(
         self,
@@ -151,9 +166,7 @@ class Explainer:
         loaded.put(reasoner)
         while (job := self._jobs.get()) is not None:
             self._do(reasoner, job)
-            with self._lock:
-                self._waiting -= 1
-            self._events.waiting(self._waiting)
+            self._uncount(job)
 
     def _do(self, reasoner: Reasoner, job: _Job) -> None:
         result: Any = None
