@@ -18,7 +18,7 @@ from service.bulk.journal import differing, write_whole
 from service.bulk.judge import Judge
 from service.bulk.results import Counts
 from service.bulk.rows import parse
-from service.bulk.sources import DAMAGED, Files, InputError, JsonLines, Parquet, open_file
+from service.bulk.sources import BOM, DAMAGED, Files, InputError, JsonLines, Parquet, open_file
 from tamis.bundle import BundleError
 
 BLOCK: Final = 1 << 20
@@ -107,6 +107,8 @@ def _lines(file: JsonLines, part_rows: int) -> Iterator[tuple[int, int, str]]:
                 digest.update(block[at:])
                 position += len(block)
                 open_line = not block.endswith(b"\n")
+                if position == len(BOM) and block == BOM:
+                    open_line = False  # A mark of the byte order is no line.
         except DAMAGED as error:
             raise InputError(f"{file.path}: {error}") from None
         if rows or (open_line and position > start):

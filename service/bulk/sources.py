@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PARQUET: Final = ".parquet"
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", PARQUET)
 BLOCK: Final = 1 << 16
+BOM: Final = b"\xef\xbb\xbf"
 # Four times the service's own limit of a body; a longer line is read past, never held in memory.
 MAX_LINE: Final = 16 << 20
 PARQUET_BATCH: Final = 256
@@ -220,8 +221,8 @@ def split(blocks: Iterable[bytes | None], bom: bool = True) -> Iterator[Raw | No
         if block is None:
             yield None
             continue
-        if bom and not held and not dropped and block.startswith(b"\xef\xbb\xbf"):
-            block = block[3:]
+        if bom and not held and not dropped:
+            block = block.removeprefix(BOM)
         bom = False
         held += block
         if b"\n" in block:

@@ -264,6 +264,17 @@ def test_a_damaged_table_is_named(tmp_path: Path):
         Parquet(path, Columns())
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b'"a"', b'"a"\r\n', b'"a"\n\n"b"'])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_parts_have_the_rows_that_the_whole_has(tmp_path: Path, mark: bytes, content: bytes):
+    (tmp_path / "x.jsonl").write_bytes(mark + content)
+    file = JsonLines(tmp_path / "x.jsonl")
+    whole = list(file.rows())
+    parts = plan(Files([file]), 2)
+    assert [raw for p in parts for raw in file.slice(p.skip, p.rows, p.offset)] == whole
+    assert sum(part.rows for part in parts) == len(whole)
+
+
 def test_a_table_that_is_a_folder_is_its_parts(tmp_path: Path):
     (tmp_path / "posts.parquet").mkdir()
     write(tmp_path / "posts.parquet" / "part-0.parquet", [{"text": "goose"}])
