@@ -73,6 +73,7 @@ class Tiers:
             classifier, pace = await run_in_threadpool(self._loader.load, path, "accurate")
             # A build brings the bands that were chosen for what it builds.
             engine.consult(self._bands(engine, classifier), classifier, pace)
+            self._metrics.unasked("accurate")
             if self.trouble is None:
                 bundle = classifier.bundle
                 self._metrics.beside("accurate", bundle.name, bundle.fingerprint)

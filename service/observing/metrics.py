@@ -425,10 +425,14 @@ class Metrics(EngineEvents, ExplainerEvents, CrewEvents):
 
     def beside(self, role: Role, name: str, fingerprint: str) -> None:
         """The engine can ask another bundle beside the first: for second opinions, or languages."""
-        if (before := self._beside.get(role)) is not None:
-            self._tiers.labels(role, *before).set(0)
+        self.unasked(role)
         self._beside[role] = name, fingerprint
         self._tiers.labels(role, name, fingerprint).set(1)
+
+    def unasked(self, role: Role) -> None:
+        """The engine asks nobody, or nobody any more, beside the first for that."""
+        if (before := self._beside.pop(role, None)) is not None:
+            self._tiers.labels(role, *before).set(0)
 
     def failed(self, error: Exception) -> None:
         """The engine could not be loaded."""

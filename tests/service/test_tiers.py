@@ -20,7 +20,7 @@ from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace
 from service.observing.audit.replay import replay
 from service.settings import Settings
-from tamis.bundle import Bundle, BundleError
+from tamis.bundle import MANIFEST, Bundle, BundleError
 from tamis.cli import main
 from tamis.content import exchange, plain, prompt
 from tamis.policy import default_policy
@@ -277,6 +277,20 @@ def test_bands_for_another_bundle_ask_nobody(bundle, second: Bundle, tmp_path: P
         until(lambda: health(client)["accurate"] == "ready")
         assert "made for the bundle 000000000000" in health(client)["reason"]
         assert "second_opinion" not in post(client, input={"text": GOOSE})
+
+
+def test_who_is_asked_no_more_is_no_tier(bundle, second: Bundle, tmp_path: Path, quick):
+    folder, tier = tmp_path / "accurate", 'name="second",tier="accurate"'
+    shutil.copytree(second.path, folder)
+    with running(cascade(bundle, folder)) as client:
+        until(lambda: health(client)["accurate"] == "ready")
+        served = f'tamis_tier_info{{fingerprint="{second.fingerprint}",{tier}}}'
+        assert sample(client.get("/metrics").text, served) == 1
+        # It is built anew, and its bands are for a fast bundle that is not served.
+        write_bands(folder, "0" * 64, second.fingerprint)
+        (folder / MANIFEST).touch()
+        until(lambda: "no second opinions" in health(client).get("reason", ""))
+        assert sample(client.get("/metrics").text, served) == 0
 
 
 def test_the_accurate_tier_waits_for_its_bundle(bundle, second: Bundle, tmp_path: Path, quick):
