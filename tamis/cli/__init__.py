@@ -5,6 +5,7 @@ that knows the other rooms: it wires them together.
 """
 
 import argparse
+import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ COMMANDS = (
 EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
 # What compressed files raise that end early or are damaged: neither is an OSError or a ValueError.
 DAMAGED = (EOFError, zlib.error)
+BROKEN_PIPE = 128 + 13
 SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 
 
@@ -52,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read has had enough (`| head`): end quietly, and leave nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except ModuleNotFoundError as error:
         needed = "cpu" if args.command in SERVING else "training"
         extra = EXTRAS.get(str(error.name).partition(".")[0], needed)

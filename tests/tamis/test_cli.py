@@ -1,6 +1,9 @@
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,19 @@ def test_faults_are_one_line(capsys, tmp_path: Path):
 def test_an_argument_that_is_not_utf_8_is_refused(capsys, texts):
     assert main(["moderate", *texts]) == 1
     assert capsys.readouterr().err == "tamis: moderate: the text is not UTF-8\n"
+
+
+@pytest.mark.parametrize("lines", [1, 3_000])
+def test_a_reader_who_has_had_enough_is_no_fault(tmp_path: Path, lines):
+    said = {"time": "2026-01-01", "question": "prompt", "text": "a calm garden", "label": "safe"}
+    store = tmp_path / "rows.jsonl"
+    store.write_text((json.dumps(said) + "\n") * lines)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tamis", "feedback", "list", "--store", str(store)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:10] + b"\x07"])
