@@ -193,11 +193,15 @@ def write_lines(corrections: Iterable[Correction], path: Path) -> int:
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)
     count = 0
-    with gzip.open(part, "wt") if path.suffix == ".gz" else part.open("w") as stream:
-        for correction in corrections:
-            stream.write(json.dumps(correction.as_json()) + "\n")
-            count += 1
-    part.replace(path)
+    try:
+        with gzip.open(part, "wt") if path.suffix == ".gz" else part.open("w") as stream:
+            for correction in corrections:
+                stream.write(json.dumps(correction.as_json()) + "\n")
+                count += 1
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)  # It holds texts, and nobody would look for it.
+        raise
     return count
 
 

@@ -137,6 +137,16 @@ def test_a_line_that_is_no_correction_is_named_without_its_text(change, message,
     assert "cookie" not in str(refused.value)
 
 
+def test_an_export_that_fails_leaves_no_texts_behind(tmp_path: Path):
+    def failing() -> Iterator[Correction]:
+        yield correction()
+        raise StoreError("gone")
+
+    with pytest.raises(StoreError):
+        write_lines(failing(), tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- stores ----------------------------------------------------------------------------------
 
 
