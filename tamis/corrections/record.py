@@ -163,6 +163,12 @@ def parse(raw: Mapping[str, Any]) -> Correction:
     for field in ("time", "question", "text"):
         if not isinstance(raw.get(field), str):
             raise CorrectionError(field, "must be a text")
+    for field in ("context", "comment", "reviewer", "key", "verdict_id"):
+        if not isinstance(raw.get(field), str | None):
+            raise CorrectionError(field, "must be a text or null")
+    named = raw.get("categories") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CorrectionError("categories", "must be texts")
     if raw["question"] not in get_args(Question):
         raise CorrectionError("question", f"must be of {', '.join(get_args(Question))}")
     if raw.get("label") not in (None, *get_args(Label)):
@@ -177,7 +183,7 @@ def parse(raw: Mapping[str, Any]) -> Correction:
         label=raw.get("label"),
         attack=raw.get("attack"),
         toxicity=raw.get("toxicity"),
-        categories=tuple(raw.get("categories") or ()),
+        categories=tuple(named),
         comment=raw.get("comment"),
         reviewer=raw.get("reviewer"),
         key=raw.get("key"),
@@ -214,7 +220,10 @@ def read_lines(path: Path) -> Iterator[Correction]:
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield parse(json.loads(line))
+                raw = json.loads(line)
+                if not isinstance(raw, dict):
+                    raise ValueError(f"{path.name} line {number}: must be an object")
+                yield parse(raw)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path.name} line {number}: not JSON ({error.msg})") from None
             except CorrectionError as error:

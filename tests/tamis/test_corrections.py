@@ -124,6 +124,10 @@ def test_a_record_survives_json_and_files(tmp_path: Path):
         ({"text": None}, "text: must be"),
         ({"question": "why"}, "question: must be"),
         ({"label": "bad"}, "label: must be"),
+        ({"context": 5}, "context: must be"),
+        ({"comment": ["cookie"]}, "comment: must be"),
+        ({"categories": "hate"}, "categories: must be"),
+        ({"categories": [["hate"]]}, "categories: must be"),
     ],
 )
 def test_a_line_that_is_no_correction_is_named_without_its_text(change, message, tmp_path: Path):
@@ -135,6 +139,9 @@ def test_a_line_that_is_no_correction_is_named_without_its_text(change, message,
     with pytest.raises(ValueError, match=f"bad.jsonl line 2: {message}") as refused:
         list(read_lines(path))
     assert "cookie" not in str(refused.value)
+    path.write_text('["a cookie"]')
+    with pytest.raises(ValueError, match=r"bad.jsonl line 1: must be an object"):
+        list(read_lines(path))
 
 
 def test_an_export_that_fails_leaves_no_texts_behind(tmp_path: Path):
