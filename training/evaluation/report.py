@@ -50,6 +50,8 @@ RIVALS: Final = {
 }
 Results = Mapping[str, Mapping[str, Any]]
 """By what a bundle is called here."""
+Figure = Callable[[Mapping[str, Any]], tuple[str, float] | None]
+"""What to show of a set, and its name; None where it has none."""
 
 
 def render(results: Results, held_out: Results) -> str:
@@ -93,9 +95,7 @@ def _main_figure(row: Mapping[str, Any]) -> tuple[str, float] | None:
     return ("recall", row["recall"]) if row["recall"] is not None else ("fpr", row["fpr"])
 
 
-def _beside(
-    results: Results, figure: Callable[[Mapping[str, Any]], tuple[str, float] | None]
-) -> str:
+def _beside(results: Results, figure: Figure) -> str:
     first = next(iter(results.values()))
     twice = {
         name: one.get("asked_twice", {})
@@ -112,8 +112,7 @@ def _beside(
             continue
         # A bundle may have been measured on some of the sets.
         found = [one["sets"].get(name) for one in results.values()]
-        told = [None if one is None else figure(one) for one in found]
-        cells = ["–" if one is None else f"{one[1]:.3f}" for one in told]
+        cells = _told(found, figure)
         cells += [f"{shares.get(name, 0):.1%}" for shares in twice.values()]
         lines.append(
             f"| {name} | {row['n']} | {row['positives']} | {shown[0]} | {' | '.join(cells)} |"
@@ -123,14 +122,18 @@ def _beside(
             rates += [""] * len(twice)
             lines.append(f"| | | | fpr | {' | '.join(rates)} |")
         if (own := first.get("within", {}).get(name)) is not None and (of := figure(own)):
-            within = [one.get("within", {}).get(name) for one in results.values()]
-            told = [None if one is None else figure(one) for one in within]
-            cells = ["–" if one is None else f"{one[1]:.3f}" for one in told]
+            cells = _told([one.get("within", {}).get(name) for one in results.values()], figure)
+            cells += [""] * len(twice)
             lines.append(
-                f"| … within | {own['n']} | {own['positives']} | {of[0]} | "
-                f"{' | '.join(cells + [''] * len(twice))} |"
+                f"| … within | {own['n']} | {own['positives']} | {of[0]} | {' | '.join(cells)} |"
             )
     return "\n".join(lines)
+
+
+def _told(found: Sequence[Mapping[str, Any] | None], figure: Figure) -> list[str]:
+    """What each bundle comes to on a set, a dash where it was not measured."""
+    told = [None if one is None else figure(one) for one in found]
+    return ["–" if one is None else f"{one[1]:.3f}" for one in told]
 
 
 def _rivals(results: Results) -> str:

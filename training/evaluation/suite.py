@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -178,16 +179,13 @@ def evaluate(
                 told = {"set": name, "id": row.id, "label": row.label}
                 each(told | {"score": round(score, 6), "flagged": flagged})
         results["sets"][name] = measure(rows, verdicts, question).as_json()
-        within = [
-            n
-            for n, row in enumerate(rows)
-            if not (row.label and sources().get(row.source, Source()).is_aside(row))
+        ours = [
+            not (row.label and sources().get(row.source, Source()).is_aside(row)) for row in rows
         ]
-        if len(within) < len(rows):
-            own_rows, own_verdicts = [rows[n] for n in within], [verdicts[n] for n in within]
-            results.setdefault("within", {})[name] = measure(
-                own_rows, own_verdicts, question
-            ).as_json()
+        if any(ours) and not all(ours):
+            kept = list(compress(rows, ours)), list(compress(verdicts, ours))
+            within = measure(*kept, question)
+            results.setdefault("within", {})[name] = within.as_json()
         if categories := category_figures(rows, verdicts):
             results["categories"][name] = categories
     return results
