@@ -28,7 +28,7 @@ CLIENTS: Final = 8
 DEADLINE_MS: Final = 200
 # One text must be feasible within the deadline: longer ones would be refused with 400.
 LONGEST: Final = 1_000
-TIERS: Final = (tiers.FAST, "cascade")
+TIERS: Final = (tiers.FAST, tiers.CASCADE)
 
 
 def overload(tier: tiers.Tier, messages: Sequence[Message]) -> tuple[Row, Result]:

@@ -42,6 +42,7 @@ SECONDS: Final = 0.4
 FEWEST: Final = 3
 MIXED: Final = 300
 FAST: Final = "fast"
+CASCADE: Final = "cascade"
 ALWAYS: Final = "cascade, asked twice"
 
 
@@ -109,13 +110,13 @@ def find(
         both = first, second
         try:
             load_bands(accurate).check(first, second)
-            cascade = {"tier": "cascade", "accurate": accurate}
-            found.append(Tier("cascade", cascade, both, (first,)))
+            cascade = {"tier": CASCADE, "accurate": accurate}
+            found.append(Tier(CASCADE, cascade, both, (first,)))
         except BundleError as error:
             missing.append(f"cascade is left out: {_said(error, accurate)}")
         if scratch is not None:
             asked = cascade_of_all(first, second, scratch)
-            always = {"tier": "cascade", "accurate": asked}
+            always = {"tier": CASCADE, "accurate": asked}
             found.append(Tier(ALWAYS, always, both, both))
     for name, path in also:
         try:
