@@ -66,7 +66,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
 
     app = Application(
-        title="Tamis", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Tamis",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     for dialect in DIALECTS:
         app.include_router(dialect)

@@ -58,6 +58,10 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if (path := scope["path"].rstrip("/")) in ROUTES:
+            # As a base URL that ends in a slash makes it. A redirect would name the scheme and host
+            # behind a proxy that ends TLS, and many clients do not repeat a body for one.
+            scope["path"] = path
         began = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))

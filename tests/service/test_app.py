@@ -170,6 +170,13 @@ def test_unknown_routes_and_methods_answer_in_json(client):
     assert wrong.headers["allow"] == "POST"
 
 
+def test_a_path_that_ends_in_a_slash_is_the_path(client):
+    answer = client.post("/moderate/", json={"input": "hi"}, follow_redirects=False)
+    assert answer.status_code == 200
+    assert client.get("/health/ready/", follow_redirects=False).status_code == 200
+    assert client.get("/nope/", follow_redirects=False).status_code == 404
+
+
 def test_request_ids_are_kept_or_made(client):
     given = client.post("/moderate", json={"input": "x"}, headers={"x-request-id": "abc-1"})
     assert given.headers["x-request-id"] == "abc-1"
