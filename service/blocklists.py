@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from pydantic import BaseModel
+
 NAME: Final = re.compile(r"[0-9A-Za-z._~-]{1,64}")
 MOST_LISTS: Final = 100
 MOST_ITEMS: Final = 10_000
@@ -33,6 +35,10 @@ class NoBlocklistError(BlocklistError):
     """A list, or an item of it, that is not there."""
 
 
+class DamagedBlocklistError(BlocklistError):
+    """A list whose file cannot be read, or holds something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A word or phrase; ``id`` is the caller's own or one that was made up."""
@@ -40,6 +46,13 @@ class Item:
     id: str
     text: str
     description: str | None = None
+
+
+class _File(BaseModel):
+    """A list as it lies in the folder."""
+
+    description: str | None
+    items: list[Item]
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,8 @@ def words_of(text: str) -> list[str]:
 class Blocklists:
     """The lists of a folder.
 
-    Every method that takes the name of a list raises NoBlocklistError where there is none.
+    Every method that takes the name of a list raises NoBlocklistError where there is none, and all
+    but ``delete`` DamagedBlocklistError where it cannot be read.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -99,12 +113,16 @@ class Blocklists:
             stamp = stat.st_ino, stat.st_mtime_ns
             if (known := self._read.get(name)) is not None and known[0] == stamp:
                 return known[1]
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = _File.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             self._read.pop(name, None)
             raise NoBlocklistError("there is no such blocklist") from None
-        items = {raw["id"]: Item(**raw) for raw in data["items"]}
-        found = Blocklist(name, data["description"], items)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "its file is not a blocklist's"
+            raise DamagedBlocklistError(
+                f"the blocklist {name!r} cannot be read: {reason}"
+            ) from None
+        found = Blocklist(name, data.description, {one.id: one for one in data.items})
         self._read[name] = stamp, found
         return found
 

@@ -13,6 +13,7 @@ from service.blocklists import (
     Blocklist,
     BlocklistError,
     Blocklists,
+    DamagedBlocklistError,
     Item,
     NoBlocklistError,
     words_of,
@@ -145,12 +146,15 @@ async def _done(work: Callable[[], T]) -> T:
     """What reads and writes files, aside.
 
     Raises:
-        RequestError: 404 where a list or an item is not there, 400 over a limit.
+        RequestError: 404 where a list or an item is not there, 400 over a limit, 503 where a list's
+            file is damaged.
     """
     try:
         return await run_in_threadpool(work)
     except NoBlocklistError as error:
         raise _not_there(str(error)) from None
+    except DamagedBlocklistError as error:
+        raise RequestError(str(error), code="ServiceUnavailable", status=503) from None
     except BlocklistError as error:
         raise RequestError(str(error), code="InvalidRequestBody") from None
 

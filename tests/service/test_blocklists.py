@@ -148,6 +148,20 @@ def test_processes_that_share_a_folder_share_its_lists(folder):
         other.get("a")
 
 
+@pytest.mark.parametrize("damaged", ["", "[]", '{"description": null, "items": [{"id": 7}]}'])
+def test_a_damaged_list_is_named_and_can_be_put_right(client, folder, damaged):
+    ask(client, "PATCH", "/a", 201, json={})
+    (folder / "a.json").write_text(damaged, encoding="utf-8")
+    body = {"text": "tea", "blocklistNames": ["a"]}
+    answer = client.post(ANALYZE, json=body)
+    assert answer.status_code == 503
+    assert "blocklist 'a' cannot be read" in answer.json()["error"]["message"]
+    ask(client, "GET", "/a", 503)
+    ask(client, "DELETE", "/a", 204)
+    ask(client, "PATCH", "/a", 201, json={})
+    assert client.post(ANALYZE, json=body).status_code == 200
+
+
 def test_lists_are_bounded(client, monkeypatch):
     ask(client, "PATCH", "/a", 201, json={})
     add(client, "a", "x" * 129, status=400)
