@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from service.bulk.results import Counts
 
 FORMAT: Final = "tamis.bulk/1"
@@ -45,6 +47,9 @@ class State:
         self.rows += 1
         chained = bytes.fromhex(self.digest) + digest
         self.digest = hashlib.blake2b(chained, digest_size=16).hexdigest()
+
+
+_STATE: Final = TypeAdapter(State)
 
 
 class Journal:
@@ -157,6 +162,10 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
         raise JournalError(f"{path} is not a job's state; --overwrite begins anew") from None
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise JournalError(f"{path} is not of the format {FORMAT!r}; --overwrite begins anew")
+    try:
+        _STATE.validate_python(job.get("state"))
+    except ValidationError:
+        raise JournalError(f"{path}: its `state` is damaged; --overwrite begins anew") from None
     begun = {name: value for name, value in job.items() if name not in ("format", "state")}
     if different := [
         f"{name} was {begun.get(name)}, now {pins.get(name)}" for name in differing(begun, pins)
@@ -174,9 +183,8 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """How far a job was."""
-    kept = dict(job["state"])
-    return State(**kept | {"counts": Counts(**kept["counts"])})
+    """How far a job was, as ``read_job`` gives it."""
+    return _STATE.validate_python(job["state"])
 
 
 def write_whole(path: Path, value: Mapping[str, Any]) -> None:

@@ -304,6 +304,21 @@ def test_a_torn_end_is_cut_off_and_judged_again(tmp_path: Path, many: Path):
     assert state(out) == state(whole)
 
 
+@pytest.mark.parametrize("said", [None, {"rows": "many"}, {"counts": {"allow": None}}])
+def test_a_damaged_state_is_named(
+    tmp_path: Path, many: Path, capsys: pytest.CaptureFixture[str], said: object
+):
+    out = tmp_path / "out.jsonl"
+    job = ("--input", many, "--output", out)
+    assert moderate(*job, "--limit", 5) == 0
+    path = out.with_name("out.jsonl.job.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": said}))
+    before = out.read_bytes()
+    assert moderate(*job) == 1
+    assert "`state` is damaged; --overwrite begins anew" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
 def test_another_job_does_not_go_on_with_an_output(
     tmp_path: Path, many: Path, capsys: pytest.CaptureFixture[str], bundle: bundles.Bundle
 ):
