@@ -12,6 +12,8 @@ from tamis.client.errors import ApiError, LateError, UnreachableError
 AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0
+# Who is asked to wait longer is told so instead: a proxy's hour is no wait for a caller to sit out.
+LONGEST_ASKED: Final = 60.0
 # Seconds that the way there and back may take, beyond what the service may.
 GRACE: Final = 0.1
 
@@ -47,9 +49,12 @@ class Attempts:
             LateError: where it would come too late.
         """
         error = _error_of(answer)
+        asked = _asked(answer.headers)
         if answer.status_code not in AGAIN or self._made >= self._retries:
             raise error
-        return self._wait(_asked(answer.headers), error)
+        if asked is not None and asked > LONGEST_ASKED:
+            raise error
+        return self._wait(asked, error)
 
     def failed(self, error: httpx.RequestError) -> float:
         """Seconds to wait after no answer at all.

@@ -185,6 +185,13 @@ def test_tries_come_to_an_end(waits):
     assert len(asked) == 1
 
 
+def test_nobody_waits_an_hour(waits):
+    client, asked = answering(busy(retry_after="3600"), ok())
+    with pytest.raises(ApiError):
+        client.moderate("x")
+    assert (len(asked), waits) == (1, [])
+
+
 def test_a_deadline_is_told_and_kept(waits):
     client, asked = answering(ok(), key="tamis_x")
     client.moderate("x", deadline=0.5)
