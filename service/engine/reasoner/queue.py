@@ -134,7 +134,7 @@ class Explainer:
         return result, (job.started or arrived) - arrived
 
     def close(self) -> None:
-        """Finish what runs, refuse what waits, stop the thread."""
+        """Finish what runs and what waits, each by its deadline at the latest; stop the thread."""
         self._jobs.put(None)
         self._thread.join()
 
