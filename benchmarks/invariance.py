@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import load, traffic
-from benchmarks.record import Record
+from benchmarks.record import Record, Row
 from benchmarks.server import Server
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
@@ -28,6 +28,8 @@ from tamis.verdict import Finding
 
 TEXTS: Final = 2_000
 BATCHES: Final = (2, 7, 32, 200)
+# Inference processes; none: the server's own threads.
+WORKERS: Final = (0, 2)
 
 
 def sample(data: Path) -> list[str]:
@@ -58,16 +60,12 @@ def in_process(classifier: Classifier, texts: Sequence[str]) -> tuple[list[Findi
     return alone, [one for (one,) in found]
 
 
-def run(bundle_path: Path, data: Path) -> None:
-    """Compare."""
-    bundle = bundles.load(bundle_path)
-    classifier = Classifier(bundle, CpuRuntime(bundle.graph))
-    texts = sample(data)
-    rows = []
-    alone, together = in_process(classifier, texts)
-    same = sum(a == b for a, b in zip(alone, together, strict=True))
-    rows.append({"scored": "in process, 4 workers, all at once", "equal to alone": same})
-    with Server(bundle_path, max_wait_ms=60_000, max_queued_tokens=10**8) as server:
+def over_http(bundle_path: Path, texts: Sequence[str], workers: int) -> list[Row]:
+    """In requests of several, and among other clients, beside each text in a request of its own."""
+    settings = {"max_wait_ms": 60_000, "max_queued_tokens": 10**8, "workers": workers}
+    where = f"HTTP, {workers or 'no'} workers"
+    rows: list[Row] = []
+    with Server(bundle_path, **settings) as server:
         one_by_one = [ask(server.port, [text])[0] for text in texts]
         for size in BATCHES:
             order = random.Random(size).sample(range(TEXTS), TEXTS)
@@ -76,7 +74,7 @@ def run(bundle_path: Path, data: Path) -> None:
                 some = order[at : at + size]
                 got |= zip(some, ask(server.port, [texts[n] for n in some]), strict=True)
             same = sum(got[n] == one_by_one[n] for n in range(TEXTS))
-            rows.append({"scored": f"HTTP, requests of {size}", "equal to alone": same})
+            rows.append({"scored": f"{where}, requests of {size}", "equal to alone": same})
         messages = [
             load.message("/moderate", json.dumps({"input": text}).encode(), n)
             for text, n in traffic.texts(500, seed=5)
@@ -93,7 +91,19 @@ def run(bundle_path: Path, data: Path) -> None:
         done.set()
         thread.join()
         same = sum(a == b for a, b in zip(loaded, one_by_one, strict=True))
-        rows.append({"scored": "HTTP, eight other clients busy", "equal to alone": same})
+        rows.append({"scored": f"{where}, eight other clients busy", "equal to alone": same})
+    return rows
+
+
+def run(bundle_path: Path, data: Path) -> None:
+    """Compare."""
+    bundle = bundles.load(bundle_path)
+    texts = sample(data)
+    alone, together = in_process(Classifier(bundle, CpuRuntime(bundle.graph)), texts)
+    same = sum(a == b for a, b in zip(alone, together, strict=True))
+    rows: list[Row] = [{"scored": "in process, 4 threads, all at once", "equal to alone": same}]
+    for workers in WORKERS:
+        rows += over_http(bundle_path, texts, workers)
     record = Record("invariance", "Batch invariance", "tamis bench invariance --data DIR")
     record.notes = [f"{TEXTS:,} real texts of mixed lengths, every score compared exactly."]
     record.tables = [rows]

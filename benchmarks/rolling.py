@@ -18,13 +18,15 @@ from typing import Final
 
 import httpx
 
-from benchmarks.record import Record
+from benchmarks.record import Record, Row
 from benchmarks.server import Server
 from tamis import bundle as bundles
 
 CLIENTS: Final = 200
 ROLLS: Final = 6
 LOOK: Final = 0.5
+# Inference processes; none: the server's own threads.
+WORKERS: Final = (0, 2)
 BODY: Final = {"input": "What would be a good soup for a cold evening?"}
 # The question is whether anything is lost, not whether two cores can be shared by 200 in a second.
 HEADERS: Final = {"x-request-timeout-ms": "60000"}
@@ -84,17 +86,18 @@ class Balancer:
 
 
 async def roll(
-    bundle: Path, clients: int, rolls: int, linger: float, every: float = LOOK
+    bundle: Path, clients: int, rolls: int, linger: float, every: float = LOOK, workers: int = 0
 ) -> tuple[Balancer, list[int]]:
-    """Replace two processes in turn; the balancer with its counts, and the exit statuses."""
+    """Replace two servers in turn; the balancer with its counts, and the exit statuses."""
     balancer, statuses = Balancer(), []
-    first = [Server(bundle, linger_seconds=linger) for _ in range(2)]
+    settings = {"linger_seconds": linger, "workers": workers}
+    first = [Server(bundle, **settings) for _ in range(2)]
     running = [await asyncio.to_thread(server.__enter__) for server in first]
     try:
         balancer.ports = [server.port for server in running]
         async with balancer.traffic(clients, every):
             for _ in range(rolls):
-                new = await asyncio.to_thread(Server(bundle, linger_seconds=linger).__enter__)
+                new = await asyncio.to_thread(Server(bundle, **settings).__enter__)
                 running.append(new)
                 balancer.ports.append(new.port)
                 while new.port not in balancer.ready:
@@ -110,18 +113,25 @@ async def roll(
 def run(bundle_path: Path) -> None:
     """Measure, and write the record."""
     linger = 5.0  # the default
-    balancer, statuses = asyncio.run(roll(bundle_path, CLIENTS, ROLLS, linger))
-    row = {
-        "clients": CLIENTS,
-        "processes replaced": len(statuses),
-        "requests": sum(balancer.answers.values()),
-        "answered 200": balancer.answers["200"],
-        "failed": sum(balancer.answers.values()) - balancer.answers["200"],
-    }
-    record = Record("rolling", "Rolling update", "tamis bench rolling", tables=[[row]])
+    rows: list[Row] = []
+    for workers in WORKERS:
+        balancer, statuses = asyncio.run(roll(bundle_path, CLIENTS, ROLLS, linger, workers=workers))
+        asked = sum(balancer.answers.values())
+        rows.append(
+            {
+                "workers of each": workers,
+                "clients": CLIENTS,
+                "servers replaced": len(statuses),
+                "requests": asked,
+                "answered 200": balancer.answers["200"],
+                "failed": asked - balancer.answers["200"],
+                "answers by kind": ", ".join(f"{k}: {n}" for k, n in balancer.answers.items()),
+                "exit statuses": ", ".join(map(str, sorted(set(statuses)))),
+            }
+        )
+    record = Record("rolling", "Rolling update", "tamis bench rolling", tables=[rows])
     record.notes = [
         f"{CLIENTS} callers without pause, a balancer that looks at readiness every {LOOK} s, two "
-        f"processes replaced in turn, each answering on for {linger:g} s after SIGTERM. Answers by "
-        f"kind: {dict(balancer.answers)}; exit statuses: {sorted(set(statuses))}."
+        f"servers replaced in turn, each answering on for {linger:g} s after SIGTERM."
     ]
     record.write(bundles.load(bundle_path))

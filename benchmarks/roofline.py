@@ -1,6 +1,6 @@
 """Arithmetic done per second by the bare graph, beside what one core can do at most.
 
-    tamis bench roofline
+    tamis bench roofline [--accurate BUNDLE]
 
 Operations are counted from the graph: two per weight and token in its products, and those of
 attention. The peak is the best that any measured matrix product of large shape reaches in the same
@@ -19,9 +19,11 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import traffic
-from benchmarks.record import Record
+from benchmarks.record import Record, Row
 from service.engine.runtime import CpuRuntime
 from tamis import bundle as bundles
+from tamis.bundle import Bundle
+from tamis.tiers import ACCURATE
 from tamis.windows import windows
 
 PRODUCTS = ("MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits")
@@ -136,51 +138,77 @@ def peaks() -> dict[str, Callable[[], Mapping[str, float]]]:
     return {kind: (lambda mine=mine: measure(mine)) for kind, mine in calls.items() if mine}
 
 
-def run(bundle_path: Path) -> None:
-    """Measure."""
-    bundle = bundles.load(bundle_path)
-    graph = onnx.load(bundle.graph).graph
-    runtime = CpuRuntime(bundle.graph, threads=1)
-    cases = {
-        "128 tokens": [128],
-        "512 tokens, windows": [len(w.ids) for w in windows([1] * 510, bundle.shape)],
-        "512 tokens, one run": [512],
-    }
-    try:
-        runtime.run(traffic.feed(512))
-    except Exception:
-        del cases["512 tokens, one run"]
+class Runs:
+    """A bundle's runs on one thread: how many operations each takes, and how long."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._name = bundle.name
+        self._runtime = CpuRuntime(bundle.graph, threads=1)
+        graph = onnx.load(bundle.graph).graph
+        self._cases = {
+            "128 tokens": [128],
+            "512 tokens, windows": [len(w.ids) for w in windows([1] * 510, bundle.shape)],
+            "512 tokens, one run": [512],
+        }
+        try:
+            self._runtime.run(traffic.feed(512))
+        except Exception:
+            del self._cases["512 tokens, one run"]
+        self._counts = {name: operations(graph, many) for name, many in self._cases.items()}
+        self._spent: dict[str, list[float]] = {name: [] for name in self._cases}
+
+    def turn(self) -> None:
+        """Time every case once."""
+        for name, lengths in self._cases.items():
+            feeds = [traffic.feed(n) for n in lengths]
+            self._spent[name].append(
+                milliseconds(lambda feeds=feeds: [self._runtime.run(f) for f in feeds])
+            )
+
+    def rows(self, peak: float) -> list[Row]:
+        """Medians, beside the peak in GOPS."""
+        rows: list[Row] = []
+        for name, lengths in self._cases.items():
+            count, took = self._counts[name], statistics.median(self._spent[name])
+            gops = count / took / 1e6
+            rows.append(
+                {
+                    "bundle": self._name,
+                    "run": name,
+                    "windows": "+".join(map(str, lengths)),
+                    "Gop": round(count / 1e9, 2),
+                    "ms": round(took, 2),
+                    "GOPS": round(gops),
+                    "share of int8 peak": f"{gops / peak:.0%}",
+                }
+            )
+        return rows
+
+
+def run(bundle_path: Path, accurate: Path | None = None) -> None:
+    """Measure the bundle, and the accurate tier's where it is there."""
+    found = [bundles.load(bundle_path)]
+    if ((large := accurate or ACCURATE.folder) / bundles.MANIFEST).is_file():
+        found.append(bundles.load(large))
+    runs = [Runs(bundle) for bundle in found]
     best: dict[str, float] = {}
-    spent: dict[str, list[float]] = {name: [] for name in cases}
     measured = peaks()
     for _ in range(TURNS):
         for kind, measure in measured.items():
             best[kind] = max(best.get(kind, 0.0), *measure().values())
-        for name, lengths in cases.items():
-            feeds = [traffic.feed(n) for n in lengths]
-            spent[name].append(milliseconds(lambda feeds=feeds: [runtime.run(f) for f in feeds]))
-    rows = []
-    for name, lengths in cases.items():
-        count, took = operations(graph, lengths), statistics.median(spent[name])
-        gops = count / took / 1e6
-        rows.append(
-            {
-                "run": name,
-                "windows": "+".join(map(str, lengths)),
-                "Gop": round(count / 1e9, 2),
-                "ms": round(took, 2),
-                "GOPS": round(gops),
-                "share of int8 peak": f"{gops / best['int8']:.0%}",
-            }
-        )
+        for one in runs:
+            one.turn()
     record = Record("roofline", "Share of the arithmetic limit", "tamis bench roofline")
     record.notes = [
         f"One thread, medians of {TURNS} turns. The peak is the best product of large shape in the "
         "same run: bytes through onnxruntime, floats through torch. What was tried to raise the "
         "share is in the [lab log](lab-log.md).",
     ]
-    record.tables = [rows, [{f"{kind}, GOPS": round(value) for kind, value in best.items()}]]
-    record.write(bundle)
+    record.tables = [
+        [row for one in runs for row in one.rows(best["int8"])],
+        [{f"{kind}, GOPS": round(value) for kind, value in best.items()}],
+    ]
+    record.write(found[0], bundle=", ".join(f"{b.name}@{b.fingerprint[:12]}" for b in found))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,8 @@ def run(
     record = Record("rules", "A policy's own rules", "tamis bench rules")
     record.tables = [[], []]
     for encoder in encoders:
-        served = {"policy_encoder": encoder.path, "reasoner": ""}
         who = {"encoder": encoder.name}
-        with Server(bundle_path, **served) as server:
+        with Server(bundle_path, policy_encoder=encoder.path) as server:
             with Client(server.port) as client:
                 chance = random.Random(1)
                 for count in (0, *COUNTS):

@@ -25,8 +25,8 @@ def free_port() -> int:
 class Server:
     """``tamis serve`` from ready until the end of the ``with`` block.
 
-    The cache is off, and SIGTERM at once obeyed, unless ``settings`` say otherwise: benchmarks ask
-    for work.
+    The cache is off, SIGTERM at once obeyed, and a bundle alone judges everything, unless
+    ``settings`` say otherwise: benchmarks ask for work, and say of whom.
     """
 
     def __init__(self, bundle: Path, **settings: object) -> None:
@@ -34,6 +34,9 @@ class Server:
         chosen = {
             "cache_bytes": 0,
             "linger_seconds": 0,
+            "tier": "fast",
+            "multilingual": "",
+            "reasoner": "",
             "bundle": bundle,
             "port": self.port,
             **settings,

@@ -1,6 +1,8 @@
 """Memory over time, with texts of all lengths; and what ONNX Runtime's arena would do to it.
 
-tamis bench soak [--minutes 10]
+    tamis bench soak [--minutes 10]
+
+Asked are a server of threads and one of two workers, so many minutes each.
 """
 
 import json
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +29,9 @@ CLIENTS: Final = 4
 # Memory counts from here on: before it, threads and shapes are met for the first time.
 WARM: Final = 0.2
 ARENA_RUNS: Final = 1_500
+# Inference processes; none: the server's own threads.
+WORKERS: Final = (0, 2)
+SHARES: Final = (0, 0.1, 0.2, 0.4, 0.7, 1)
 
 
 def messages() -> list[load.Message]:
@@ -39,18 +45,21 @@ def messages() -> list[load.Message]:
     return sent
 
 
-def soak(bundle_path: Path, minutes: float) -> tuple[list[tuple[float, float]], load.Result]:
-    """(minute, MB) of the server, and what it answered."""
+def soak(
+    bundle_path: Path, minutes: float, workers: int
+) -> tuple[list[tuple[float, float]], load.Result]:
+    """(minute, MB of all its processes) of the server, and what it answered."""
     samples: list[tuple[float, float]] = []
     # A cache of some hundred entries, which the texts, met in turn, always miss and always fill.
-    with Server(bundle_path, cache_bytes=200_000, max_wait_ms=60_000) as server:
+    settings = {"cache_bytes": 200_000, "max_wait_ms": 60_000, "workers": workers}
+    with Server(bundle_path, **settings) as server:
         done = threading.Event()
 
         def watch() -> None:
             began = time.perf_counter()
             while not done.wait(1):
                 at = (time.perf_counter() - began) / 60
-                samples.append((at, process.resident_mb(server.pid)))
+                samples.append((at, server.memory_mb()))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -84,27 +93,32 @@ def compare_arenas(graph: Path) -> list[Row]:
     return rows
 
 
-def run(bundle_path: Path, minutes: float) -> None:
-    """Soak, then compare the arenas."""
-    bundle = bundles.load(bundle_path)
-    samples, result = soak(bundle_path, minutes)
+def _soaked(samples: Sequence[tuple[float, float]], result: load.Result, minutes: float) -> Row:
     settled = [mb for at, mb in samples if at > WARM * minutes]
     fifth = len(settled) // 5
     first, last = (sum(part) / fifth for part in (settled[:fifth], settled[-fifth:]))
-    marks = [samples[round(share * (len(samples) - 1))] for share in (0, 0.1, 0.2, 0.4, 0.7, 1)]
+    marks = {f"{share:.0%}": round(samples[int(share * (len(samples) - 1))][1]) for share in SHARES}
+    return {
+        "answers": ", ".join(f"{status}: {n:,}" for status, n in result.statuses.items()),
+        "tokens/s": round(result.token_rate),
+        **marks,
+        "growth": f"{last / first - 1:+.1%}",
+    }
+
+
+def run(bundle_path: Path, minutes: float) -> None:
+    """Soak, then compare the arenas."""
+    bundle = bundles.load(bundle_path)
+    rows = [{"workers": n} | _soaked(*soak(bundle_path, minutes, n), minutes) for n in WORKERS]
     record = Record("soak", "Soak", f"tamis bench soak --minutes {minutes:g}")
     record.notes = [
-        f"{minutes:g} minutes, {CLIENTS} clients, texts of 1 to {LONGEST:,} tokens with evidence, "
-        f"{sum(result.statuses.values()):,} answers (by status: {result.statuses}), "
-        f"{result.token_rate:,.0f} tokens/s. Resident memory after warm-up ({WARM:.0%} of the "
-        f"time), mean of the last fifth against the first: {last / first - 1:+.1%}.",
+        f"{minutes:g} minutes for each row, {CLIENTS} clients, texts of 1 to {LONGEST:,} tokens "
+        "with evidence. Memory in MB is the proportional set size of all processes, at shares of "
+        f"the time; growth is the last fifth's mean beside the first's, after {WARM:.0%} of it.",
         f"Second table: ONNX Runtime's arena, which ours has on: one session, one thread, "
         f"{ARENA_RUNS:,} runs of 3 to 256 tokens.",
     ]
-    record.tables = [
-        [{"minute": f"{at:.1f}", "MB": round(mb)} for at, mb in marks],
-        compare_arenas(bundle.graph),
-    ]
+    record.tables = [rows, compare_arenas(bundle.graph)]
     record.write(bundle)
 
 

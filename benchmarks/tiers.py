@@ -57,7 +57,7 @@ class Tier:
 
     def start(self) -> Server:
         """A server of it, without a reasoner."""
-        return Server(self.bundles[0].path, **{"reasoner": "", **self.settings})
+        return Server(self.bundles[0].path, **self.settings)
 
 
 class Bare:

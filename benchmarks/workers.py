@@ -137,7 +137,7 @@ def footprint(tier: Tier, workers: Sequence[int], seconds: float) -> list[Row]:
 @contextmanager
 def serving(tier: Tier, workers: int) -> Iterator[Server]:
     """A server of a tier with so many workers, whole."""
-    settings = {"reasoner": "", "multilingual": "", "max_wait_ms": 60_000, "workers": workers}
+    settings = {"max_wait_ms": 60_000, "workers": workers}
     with Server(tier.bundles[0].path, **settings | tier.settings) as server:
         while (said := server.health()) is None or said.get("accurate", "ready") != "ready":
             time.sleep(0.05)

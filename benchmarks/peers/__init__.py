@@ -24,7 +24,9 @@ from benchmarks.server import free_port
 HERE: Final = Path(__file__).parent
 REPOSITORY: Final = HERE.parents[1]
 HOME: Final = Path(os.environ.get("TAMIS_PEERS", REPOSITORY / ".peers")).absolute()
+# The fast and the accurate bundle's bodies, below a standard head.
 MODEL: Final = HOME / "model"
+LARGE: Final = HOME / "model-110m"
 START_SECONDS: Final = 90
 STOP_SECONDS: Final = 10
 JSON: Final = {"Content-Type": "application/json"}
@@ -48,6 +50,8 @@ class Peer:
     """A program of the environment and its arguments; ``{port}`` is filled in."""
     path: str
     body: Callable[[str], bytes]
+    model: Path = MODEL
+    """The folder that it runs in, and reads."""
     spread: bool = False
     """Use threads as workers of one thread each, instead of as the threads of one run."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -62,9 +66,10 @@ def _text(text: str) -> bytes:
     return json.dumps({"text": text}).encode()
 
 
-def _infinity(name: str, engine: str, *options: str) -> Peer:
+def _infinity(name: str, engine: str, *options: str, model: Path = MODEL) -> Peer:
     return Peer(
         name=name,
+        model=model,
         requirements="infinity",
         command=(
             *("infinity_emb", "v2", "--host", "127.0.0.1", "--port", "{port}"),
@@ -82,13 +87,16 @@ def _infinity(name: str, engine: str, *options: str) -> Peer:
 PEERS: Final = {
     peer.name: peer
     for peer in (
-        # Compiling stops a server for seconds at every new shape of a batch.
-        _infinity(
-            *("infinity-torch", "torch", "--dtype", "int8"),
-            *("--no-compile", "--no-bettertransformer"),
+        *(
+            _infinity(f"infinity-{engine}{size}", engine, *options, model=model)
+            for model, size in ((MODEL, ""), (LARGE, "-110m"))
+            for engine, options in (
+                # Compiling stops a server for seconds at every new shape of a batch.
+                ("torch", ("--dtype", "int8", "--no-compile", "--no-bettertransformer")),
+                # No thread setting reaches its ONNX session: it takes all cores.
+                ("optimum", ()),
+            )
         ),
-        # No thread setting reaches its ONNX session: it takes all cores.
-        _infinity("infinity-optimum", "optimum"),
         Peer(
             name="litserve",
             requirements="litserve",
@@ -145,7 +153,7 @@ class Running:
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [str(self.peer.environment / "bin" / program), *arguments],
-                cwd=MODEL,
+                cwd=self.peer.model,
                 env={**os.environ, **ENVIRONMENT, **self.peer.env, **self._env},
                 stdout=log,
                 stderr=subprocess.STDOUT,

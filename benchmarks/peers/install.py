@@ -7,8 +7,10 @@ import subprocess
 import sys
 import venv
 
-from benchmarks.peers import HERE, HOME, MODEL, PEERS, Peer, Running
+from benchmarks.peers import HERE, HOME, LARGE, MODEL, PEERS, Peer, Running
 from training.classifier import bases
+
+BASES = {MODEL: bases.DEFAULT, LARGE: "sentence-transformers/all-mpnet-base-v2"}
 
 
 def install(peer: Peer) -> None:
@@ -22,21 +24,21 @@ def install(peer: Peer) -> None:
     finished.touch()
 
 
-def make_model() -> None:
-    """Make the folder that infinity and transformers read, with optimum, which infinity brings."""
-    if MODEL.exists():
-        return
+def make_models() -> None:
+    """Make the folders that infinity and transformers read, with optimum, which infinity brings."""
     maker = PEERS["infinity-optimum"]
     install(maker)
-    _, base = bases.resolve(bases.DEFAULT)
     python = maker.environment / "bin" / "python"
-    subprocess.run([python, HERE / "model.py", base, MODEL], check=True)
+    for folder, name in BASES.items():
+        if not folder.exists():
+            _, base = bases.resolve(name)
+            subprocess.run([python, HERE / "model.py", base, folder], check=True)
 
 
 def main(names: list[str]) -> None:
     """Install the named peers, or all; each must answer a request."""
     HOME.mkdir(parents=True, exist_ok=True)
-    make_model()
+    make_models()
     for peer in [PEERS[name] for name in names or PEERS]:
         install(peer)
         with Running(peer, threads=1) as server:

@@ -2,8 +2,8 @@
 
     python benchmarks/peers/model.py BASE OUT            (in infinity's environment)
 
-The same encoder as our bundle's base, below a plain BERT head of random weights: those peers know
-no head but their own, and speed does not depend on what the weights say. With it comes an ONNX
+The same encoder as our bundle's base, below its plain head of random weights: those peers know no
+head but their own, and speed does not depend on what the weights say. With it comes an ONNX
 export and its int8 form by optimum's recipe for this class of CPUs, the one infinity prefers.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
-from transformers import AutoTokenizer, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 LABELS: Final = 11  # as many as our bundle's heads
 WINDOW: Final = 256  # tokens, as in our bundle; peers cut there
@@ -26,7 +26,7 @@ def make(base: Path, out: Path) -> None:
     torch.manual_seed(0)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model = BertForSequenceClassification.from_pretrained(
+    model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=LABELS, problem_type="multi_label_classification"
     )
     model.save_pretrained(part)

@@ -100,8 +100,7 @@ def _bench(args: argparse.Namespace) -> int:
         "rules": [args.policy_encoder, args.rehearse],
         "robustness": [args.data, args.rows, args.before],
         "conversations": [args.data, args.rows],
-        "profile": [args.accurate],
-        "overload": [args.accurate],
+        **{name: [args.accurate] for name in ("profile", "overload", "peers", "roofline")},
         "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
         "mixed": [
             *(args.accurate, args.workers, args.minutes, args.kill, args.rounds, args.rehearse)

@@ -46,5 +46,5 @@ def test_workers_of_a_server_are_found_and_killed(bundle: Bundle):
 
 
 def test_a_server_of_threads_has_no_workers(bundle: Bundle):
-    with Server(bundle.path, workers=0, reasoner="", multilingual="") as server:
+    with Server(bundle.path, workers=0) as server:
         assert server.workers == []
