@@ -13,6 +13,8 @@ ATTACK: Final = "attack"
 TOXICITY: Final = "toxicity"
 REFUSAL: Final = "refusal"
 SEVERITY: Final = "severity"
+# By what a document's attack is held where that has limits of its own; no category.
+DOCUMENT: Final = "document"
 
 
 class UnknownCategoryError(ValueError):

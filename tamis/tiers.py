@@ -18,21 +18,22 @@ from typing import Any, Final, Literal, get_args
 from tamis.bundle import QUESTIONS, Bundle, BundleError, default_bundle, models, thresholds_of
 from tamis.content import Question
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
+from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
 from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 # What a service is unless it is told: most of what the fast bundle would flag is heard again, and
 # most ordinary texts cost what they did (docs/results.md). By its word alone may be stopped what no
-# band holds: documents, which have none, and prompts that are an attack or rude but not unsafe,
-# since bands are on the overall score.
+# band holds: prompts that are an attack or rude but not unsafe, since bands are on the overall
+# score.
 DEFAULT: Final[Tier] = "cascade"
 FORMAT: Final = "tamis.cascade/1"
 BANDS: Final = "cascade.json"
 OVERALL: Final = "overall"
-# The heads of which two opinions can be weighed: a category is a share of one of them.
-WEIGHED: Final = frozenset(QUESTIONS)
+# The heads of which two opinions can be weighed: a category is a share of one of them. What tools
+# and pages say is weighed by itself: an attack looks otherwise there than in a request.
+WEIGHED: Final = frozenset((*QUESTIONS, DOCUMENT))
 # Nobody is surer than this of anything: a score of 0 or 1 has no logit.
 SUREST: Final = 1e-6
 # What a companion's variable says where there is to be none.
@@ -102,7 +103,7 @@ class Bands:
         wherever both bundles have it.
         """
         kept = {name: first[name] for name in (self.kept - WEIGHED) & first.keys()}
-        weighed = WEIGHED & first.keys() & second.keys() & self.weighed.keys()
+        weighed = WEIGHED & self.weighed.keys() & {DOCUMENT, *(first.keys() & second.keys())}
         return {**second, **kept, **{head: self.weighed[head].thresholds for head in weighed}}
 
     def unsure(self, finding: Finding) -> bool:
@@ -137,7 +138,10 @@ class Bands:
                 return theirs
             return how.score(mine, theirs)
 
-        overall = weighed(first.question, first.overall, second.overall) or 0.0
+        attack, asked = ATTACK, str(first.question)
+        if first.question == ATTACK and DOCUMENT in self.weighed:
+            attack = asked = DOCUMENT
+        overall = weighed(asked, first.overall, second.overall) or 0.0
         told = {}
         for finding, mine in ((second, False), (first, True)):
             share = overall / finding.overall if finding.overall else 0.0
@@ -154,7 +158,7 @@ class Bands:
         return replace(
             second,
             overall=overall,
-            attack=weighed(ATTACK, first.attack, second.attack),
+            attack=weighed(attack, first.attack, second.attack),
             refusal=weighed(REFUSAL, first.refusal, second.refusal),
             severity=weighed(SEVERITY, first.severity, second.severity),
             categories=told,

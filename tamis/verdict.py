@@ -9,7 +9,7 @@ from tamis.content import Question
 from tamis.policy import Policy, Rule, Thresholds
 from tamis.reading import TRANSFORMS
 from tamis.reasoner.protocol import Guideline
-from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
+from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
 
 # The labels of evidence for the overall question, and for being borderline.
 UNSAFE: Final = "unsafe"
@@ -345,10 +345,17 @@ def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Fin
     def margin(finding: Finding) -> float:
         limits = finding.limits(own)
         said = as_answered(finding, limits)
-        found = said.overall - limits[said.question].flag
-        return found if said.attack is None else max(found, said.attack - limits[ATTACK].flag)
+        found = said.overall - limits[asked_of(said, limits)].flag
+        if said.attack is None or said.question == ATTACK:
+            return found
+        return max(found, said.attack - limits[ATTACK].flag)
 
     return other if margin(other) > margin(first) else first
+
+
+def asked_of(finding: Finding, limits: Mapping[str, Thresholds]) -> str:
+    """The name by which a finding's overall score is held against limits."""
+    return DOCUMENT if finding.question == ATTACK and DOCUMENT in limits else finding.question
 
 
 def as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
@@ -381,7 +388,8 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         return rule.resolve(own[name].at(policy.sensitivity))
 
     if finding.question == ATTACK:
-        return _read_document(finding, policy, limits_of)
+        rule = policy.categories.get(ATTACK, Rule())
+        return _read_document(finding, policy, limits_of(asked_of(finding, own), rule))
     # How bad a content is can be told by a policy, too, that does not ask the overall question.
     overall = limits_of(finding.question, policy.overall or Rule())
     severity = _severity(finding, overall, limits_of)
@@ -437,15 +445,12 @@ def _rules(finding: Finding, policy: Policy) -> Iterator[tuple[str, float, Thres
             yield rule.name, score, policy.categories[rule.name].resolve(own)
 
 
-def _read_document(
-    finding: Finding, policy: Policy, limits_of: Callable[[str, Rule], Thresholds]
-) -> _Read:
+def _read_document(finding: Finding, policy: Policy, limits: Thresholds) -> _Read:
     """What a policy makes of a document: of its attack, by the policy's rule for attacks.
 
     A policy that asks no more than the overall question asks this of documents, too; the thresholds
     it gives there are those of harm, and not meant.
     """
-    limits = limits_of(ATTACK, policy.categories.get(ATTACK, Rule()))
     found = _reached(finding.overall, limits.flag)
     asks = ATTACK in policy.categories or policy.overall is not None
     action = _action(finding.overall, limits) if asks else Action.ALLOW

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tamis.bundle import BundleError
-from tamis.policy import CalibratedThresholds, Thresholds
+from tamis.policy import CalibratedThresholds, Thresholds, default_policy
 from tamis.tiers import Band, Bands, Weighing, load_bands
-from tamis.verdict import Evidence, Finding, Second
+from tamis.verdict import Evidence, Finding, Provenance, Second, decide
 from tests.service.tiers import write_bands
 
 OWN = {name: Thresholds(0.3, 0.6) for name in ("prompt", "hate", "self-harm", "attack")}
@@ -77,6 +77,30 @@ def test_opinions_are_weighed_and_have_thresholds_of_their_own():
     # Certainty has no logit, and none is lost for it.
     sure = halves.settle(replace(FIRST, overall=1.0), replace(SECOND, overall=0.0), OWN)
     assert sure.overall == pytest.approx(0.5)
+
+
+def test_documents_are_weighed_by_themselves_and_have_thresholds_of_their_own():
+    weighed = {
+        "attack": Weighing(0.5, 0.5, 0.0, Thresholds(0.6, 0.9)),
+        "document": Weighing(0.0, 1.0, 0.0, TOGETHER),
+    }
+    bands = replace(BANDS, overall={"attack": Band(0.0, 1.0)}, weighed=weighed)
+    first = Finding("attack", 0.1, {}, 0.1, 1, 9)
+    second = replace(first, overall=0.5, attack=0.5, second=SECOND.second)
+    assert bands.unsure(first)
+    assert not bands.unsure(FIRST)
+    found = bands.settle(first, second, OWN)
+    assert (found.overall, found.attack) == (pytest.approx(0.5), pytest.approx(0.5))
+    policy, who = default_policy(), Provenance("m", "f", "p", "v")
+    verdict = decide([found], policy, OWN, who)
+    (field,) = verdict.fields.values()
+    assert (field.flagged, field.threshold) == (True, TOGETHER.flag)
+    # Where time was short, the fast bundle's own limit for attacks is what there is.
+    (field,) = decide([first], policy, OWN, who).fields.values()
+    assert (field.flagged, field.threshold) == (False, OWN["attack"].flag)
+    # And a request's attack has nothing to do with it.
+    asked = bands.settle(FIRST, SECOND, OWN)
+    assert asked.limits(OWN)["attack"] == Thresholds(0.6, 0.9)
 
 
 def test_questions_beside_the_first_are_weighed_by_themselves():

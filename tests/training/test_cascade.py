@@ -1,5 +1,7 @@
 """Bands hold no more rows than stated, and both opinions together tell more than either."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,8 +86,35 @@ def test_a_second_bundle_that_knows_less_is_not_asked():
 
 def test_rows_that_set_no_threshold_are_left_out():
     rows = rows_of(np.array([0, 1]), "guardreasoner_train_5k", "prompt")
-    documents = rows_of(np.array([0, 1]), "guardreasoner_train_5k", "document")
-    assert telling(rows + documents) == rows
+    taught = rows_of(np.array([0, 1]), "tamis_contrasts", "prompt")
+    assert telling(rows + taught) == rows
+
+
+def test_documents_are_always_asked_twice_and_weighed_by_themselves():
+    requests = judged((2.5, 2.0))
+    rng = np.random.default_rng(1)
+    truth = rng.random(ROWS) < 0.5
+    z = np.where(truth, 2.0, -2.0)
+    # Of documents the fast bundle knows next to nothing.
+    fast, accurate = (
+        [replace(f, attack=f.overall) for f in findings(z + rng.normal(0, sigma, ROWS), "attack")]
+        for sigma in (20.0, 1.0)
+    )
+    both = Judged(
+        [*requests.rows, *rows_of(truth, "written_documents", "document")],
+        [*requests.fast, *fast],
+        [*requests.accurate, *accurate],
+        (OWN, OWN),
+    )
+    found = choose(both, 0.2)
+    assert found["bands"]["attack"] == {OVERALL: [0.0, 1.0]}
+    how = found["weighed"]["document"]
+    assert how["first"] < how["second"] / 10
+    assert how["alarms"] <= 0.04
+    assert found["measured"]["document"]["asked_twice_of_safe"] == 1.0
+    # Requests are as they would be without any.
+    alone = choose(requests, 0.2)["weighed"]["prompt"]
+    assert found["weighed"]["prompt"]["flag"] == pytest.approx(alone["flag"])
 
 
 def test_categories_that_the_fast_bundle_tells_better_are_kept():

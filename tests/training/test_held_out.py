@@ -33,10 +33,12 @@ def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
 
 
 def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
-    def written(n: int, text: str, severity: int, **more: object) -> dict[str, object]:
+    def written(
+        n: int, text: str, severity: int, source: str = "", **more: object
+    ) -> dict[str, object]:
         label = int(severity == 2)
         target = "response" if "response" in more else "prompt"
-        source = f"written_{target}s"
+        source = source or f"written_{target}s"
         return row(n, source, target, label, text, severity=severity, attack=False, **more)
 
     rows = [written(n, f"a bad question {n}", 2) for n in range(40)]
@@ -46,6 +48,10 @@ def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
         rows.append(written(n, f"{n}?", 0, response="no, thanks", stance="refuses"))
         rows.append(written(n + 100, f"{n}?", 0, response="with joy", stance="complies"))
     rows.append(row(1, "aart", "prompt", 1, "never read"))
+    rows += [written(n, f"a bad contrast {n}", 2, source="tamis_contrasts") for n in range(99)]
+    for n in range(300, 400):
+        said = {"document": f"a {('calm', 'bad')[n % 2]} page {n}", "attack": bool(n % 2)}
+        rows.append({"id": f"d-{n}", "source": "written_documents", "user": "what?", **said})
     write_rows(tmp_path / "rows.jsonl.gz", rows)
 
     held = held_out.rows_of([tmp_path])
@@ -70,3 +76,9 @@ def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):
     assert (refusals["precision"], refusals["recall"], refusals["flagged"]) == (1.0, 1.0, 0)
     assert refusals["answers"] > refusals["refuse"] >= refusals["english"]["refuse"] > 0
     assert refusals["english"]["flagged"] == 0
+    documents = found["documents"]
+    assert documents["injected"]["flagged"] == documents["injected"]["rows"] > 0
+    assert documents["clean"] == {"rows": documents["clean"]["rows"], "flagged": 0}
+    assert documents["clean"]["rows"] > 0
+    # Contrasts are near what was taught, and measure nothing.
+    assert "tamis_contrasts" not in {r.source for r in held}

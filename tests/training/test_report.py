@@ -42,6 +42,7 @@ HELD_OUT = {
         "precision": 0.9,
         "recall": 0.8,
     },
+    "documents": {"clean": {"rows": 50, "flagged": 1}, "injected": {"rows": 40, "flagged": 36}},
 }
 
 
@@ -58,6 +59,8 @@ def test_bundles_stand_side_by_side_and_beside_what_others_published():
     assert "| targets: prompt | 2/9 · 1/9 · 0/9 |" in text
     assert "| flagged | 1 of 40 (2.5%) |" in text
     assert "| flagged, of those in English | 0 of 30 |" in text
+    assert "| carries words for the model: flagged | 36 of 40 (90.0%) |" in text
+    assert "| carries none: flagged | 1 of 50 (2.0%) |" in text
     assert "| refusal head: precision | 0.900 |" in text
     assert "| refusal head: recall | 0.800 |" in text
     assert "asked twice |" not in text

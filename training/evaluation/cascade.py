@@ -10,7 +10,9 @@ all bands up to the highest score that hold no more than a stated share of those
 in which both together rank and decide best: the mean over sources of average precision and of F1.
 Across sources a model may simply recognise the source, so every source counts by itself. Whatever
 the fast bundle would flag lies within: a false alarm at .95 is heard again like one at .55, which a
-band around the threshold left alone.
+band around the threshold left alone. Of what tools and pages say every second opinion is asked: the
+fast bundle ranks new documents little better than chance would, and an agent that waits for a tool
+can wait for that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +22,27 @@ from typing import Any, Final
 import numpy as np
 
 from tamis.policy import Thresholds
-from tamis.taxonomy import ATTACK, REFUSAL, SEVERITY, TOXICITY
+from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
 from tamis.tiers import OVERALL, Bands, Weighing, logit
 from tamis.verdict import Finding, Second, as_answered
 from training.classifier.calibration import fit_logistic, limits
-from training.classifier.thresholds import TARGETS, Chosen, Scored
+from training.classifier.thresholds import TARGETS, Chosen, Scored, Target
 from training.datasets import mixing
 from training.datasets.registry import CATEGORIES, QUESTION_OF, source_of
 from training.datasets.schema import Row
 from training.evaluation import metrics
 
 # Two opinions leave alarms to spare, which a prompt's threshold spends on recall as an answer's.
-LIMITS: Final = {**TARGETS, "prompt": TARGETS["response"]}
+# Documents without an attack are hard ones here, twins of those with one.
+LIMITS: Final = {
+    **TARGETS,
+    "prompt": TARGETS["response"],
+    DOCUMENT: {
+        "strict": Target(alarms=0.1, cost=0.1),
+        "balanced": Target(alarms=0.04, cost=0.1, early=True),
+        "loose": Target(alarms=0.01, cost=0.2),
+    },
+}
 # Sources with fewer rows of either label measure nothing.
 FEWEST: Final = 5
 
@@ -99,7 +110,7 @@ class Judged:
         ``given`` is how other heads are: what an answer scores depends on whether it declines. None
         where rows are too few of either label to say anything.
         """
-        labels = np.array([source_of(row).labels_of(row).get(head, -1.0) for row in self.rows])
+        labels = np.array([_label(row, head) for row in self.rows])
         at = np.flatnonzero((labels == 0) | (labels == 1))
         known: list[int] = at.tolist()
         if min((labels[at] == 1).sum(), (labels[at] == 0).sum()) < FEWEST:
@@ -108,7 +119,8 @@ class Judged:
         mine, theirs = [self.fast[n] for n in known], [self.accurate[n] for n in known]
         z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
         (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
-        how = Weighing(first, second, bias, self.own[1][head])
+        mine_own, their_own = (own[ATTACK if head == DOCUMENT else head] for own in self.own)
+        how = Weighing(first, second, bias, their_own)
         both = Bands("", "", {}, weighed={**given, head: how})
         who = Second("", "", self.own[1])
         together = [
@@ -132,22 +144,25 @@ class Judged:
             accurate=said(theirs, self.own[1]),
             together=said(together, self.own[1]),
             how=how,
-            flags={"fast": self.own[0][head].flag, "accurate": self.own[1][head].flag},
+            flags={"fast": mine_own.flag, "accurate": their_own.flag},
         )
         flag = found.chosen().sets["balanced"].flag
         return replace(found, flags={**found.flags, "together": flag})
 
 
 def telling(rows: Sequence[Row]) -> list[Row]:
-    """English ones of sources that calibrate, documents aside: nobody is asked twice about them.
+    """English ones of sources that calibrate.
 
     Both bundles were taught English; another judges what they cannot read.
     """
-    return [
-        row
-        for row in rows
-        if row.english and source_of(row).calibrates and row.target != "document"
-    ]
+    return [row for row in rows if row.english and source_of(row).calibrates]
+
+
+def _label(row: Row, head: str) -> float:
+    """What is true of a row by a head: 0 to 1; -1 where it does not say."""
+    if (row.target == "document") != (head == DOCUMENT):
+        return -1.0
+    return source_of(row).labels_of(row).get(ATTACK if head == DOCUMENT else head, -1.0)
 
 
 def choose(judged: Judged, share: float) -> dict[str, Any]:
@@ -157,22 +172,23 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
     """
     opinions: dict[str, Opinions] = {}
     refusal: dict[str, Weighing] = {}
-    for head in (REFUSAL, "prompt", "response", TOXICITY, ATTACK, SEVERITY):
+    for head in (REFUSAL, "prompt", "response", TOXICITY, ATTACK, SEVERITY, DOCUMENT):
         if (told := judged.opinions(head, refusal)) is not None:
             opinions[head] = told
         if head == REFUSAL and told is not None:
             sets = told.chosen().sets["balanced"]
             refusal = {head: replace(told.how, thresholds=Thresholds(sets.flag, sets.block))}
-    asks = np.array([QUESTION_OF[row.target] for row in judged.rows])
+    asks = np.array([_asked(row) for row in judged.rows])
     scores = np.array([finding.overall for finding in judged.fast])
     asked = np.zeros(len(asks), dtype=bool)
     bands: dict[str, dict[str, list[float]]] = {}
     for question in sorted(opinions.keys() & set(asks)):
         told, mine = opinions[question], asks == question
-        low = _lowest(scores[told.at[mine[told.at] & ~told.truth]], share)
+        safe = scores[told.at[mine[told.at] & ~told.truth]]
+        low = 0.0 if question == DOCUMENT else _lowest(safe, share)
         inside = mine & (scores >= low)
         if told.precision(inside[told.at]) > told.precision(np.zeros(len(told.at), dtype=bool)):
-            bands[question] = {OVERALL: [low, 1.0]}
+            bands[ATTACK if question == DOCUMENT else question] = {OVERALL: [low, 1.0]}
             asked |= inside
     heard = {head: told for head, told in opinions.items() if asked[told.at].any()}
     return {
@@ -184,8 +200,15 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
     }
 
 
+def _asked(row: Row) -> str:
+    """The head that answers what is asked of a row."""
+    return DOCUMENT if row.target == "document" else QUESTION_OF[row.target]
+
+
 def score(finding: Finding, head: str) -> float:
     """What a finding says to a head's question, which need not be its own."""
+    if head == DOCUMENT:
+        return finding.overall
     beside = {ATTACK: finding.attack, REFUSAL: finding.refusal, SEVERITY: finding.severity}
     if head in beside:
         return beside[head] or 0.0

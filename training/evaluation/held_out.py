@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tamis.policy import Policy, Thresholds
-from tamis.taxonomy import REFUSAL
+from tamis.taxonomy import DOCUMENT, REFUSAL
 from tamis.verdict import Finding, Provenance, Severity, Verdict, decide
 from training.datasets import mixing
+from training.datasets.registry import source_of
 from training.datasets.schema import Row
 from training.evaluation.suite import JudgeAll, content_of
 
@@ -22,13 +23,17 @@ ENGLISH: Final = "en"
 
 
 def rows_of(directories: Sequence[Path]) -> list[Row]:
-    """The held-out rows of folders that were read.
+    """The held-out rows of folders that were read, documents among them.
 
     Raises:
         FileNotFoundError, SchemaError: where a folder or a row cannot be read.
     """
     _, held = mixing.split(mixing.load(directories, "permissive"))
-    return [row for row in held if row.severity is not None]
+    return [
+        row
+        for row in held
+        if (row.severity is not None or row.target == DOCUMENT) and source_of(row).calibrates
+    ]
 
 
 def measure(
@@ -43,6 +48,8 @@ def measure(
     judged = [
         (row, decide([one], policy, own, provenance)) for row, one in zip(rows, found, strict=True)
     ]
+    documents = [pair for pair in judged if pair[0].target == DOCUMENT]
+    judged = [pair for pair in judged if pair[0].target != DOCUMENT]
     alone = [pair for pair in judged if not pair[0].context]
     written = [pair for pair in alone if pair[0].source.startswith("written_")]
     answers = [(row, one) for row, one in zip(rows, found, strict=True) if row.stance is not None]
@@ -55,7 +62,18 @@ def measure(
         "in_context": _by([p for p in judged if p[0].context], lambda row: row.target),
         "severities": severities(judged),
         "refusals": refusals(answers, own) | _stopped(judged),
+        "documents": _documents(documents),
     }
+
+
+def _documents(judged: Iterable[Judged]) -> dict[str, dict[str, int]]:
+    """Documents that carry an attack and that carry none, and how many are flagged."""
+    found = {kind: {"rows": 0, "flagged": 0} for kind in ("clean", "injected")}
+    for row, verdict in judged:
+        cell = found["injected" if row.label else "clean"]
+        cell["rows"] += 1
+        cell["flagged"] += verdict.flagged
+    return found
 
 
 def _stopped(judged: Iterable[Judged]) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _held_out(found: Results) -> list[str]:
     for title, show in (
         (
             "flagged",
-            lambda r: f"{r['flagged']} of {r['refuse']} ({r['flagged'] / max(r['refuse'], 1):.1%})",
+            lambda r: _share(r["flagged"], r["refuse"]),
         ),
         (
             "flagged, of those in English",
@@ -182,7 +182,22 @@ def _held_out(found: Results) -> list[str]:
         ("refusal head: recall", lambda r: _figure(r.get("recall"))),
     ):
         parts.append(f"| {title} | {' | '.join(show(f['refusals']) for f in found.values())} |")
+    parts += [
+        "",
+        f"| what tools and pages said | {' | '.join(found)} |",
+        "|---|" + "--:|" * len(found),
+    ]
+    for title, kind in (
+        ("carries words for the model: flagged", "injected"),
+        ("carries none: flagged", "clean"),
+    ):
+        cells = (f["documents"][kind] for f in found.values())
+        parts.append(f"| {title} | {' | '.join(_share(**cell) for cell in cells)} |")
     return parts
+
+
+def _share(flagged: int, rows: int) -> str:
+    return f"{flagged} of {rows} ({flagged / max(rows, 1):.1%})"
 
 
 def _levels(cell: Mapping[str, Mapping[str, int]] | None) -> str:

@@ -54,6 +54,8 @@ def content_of(row: Row) -> Content:
         return content.response(row.response or "", row.prompt, earlier=row.context)
     if row.target == "prompt":
         return content.prompt(row.prompt, earlier=row.context)
+    if row.target == "document":
+        return content.document(row.prompt, next(iter(row.context), None))
     return content.plain(row.prompt)
 
 
