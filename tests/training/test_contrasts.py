@@ -64,6 +64,16 @@ def test_rows_in_other_languages_calibrate_and_measure_in_each_of_them():
             assert min(severities.count(0), severities.count(2)) >= 4, tongue
 
 
+def test_documents_calibrate_and_measure_as_well():
+    rows = [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts(["documents"])]
+    assert {each.target for each in rows} == {"document"}
+    train, held = mixing.split(rows)
+    assert not {each.group for each in train} & {each.group for each in held}
+    for part in (train, held):
+        assert all(source_of(each).calibrates for each in part)
+        assert min(sum(each.label == label for each in part) for label in (0, 1)) >= 100
+
+
 def test_none_is_a_row_that_tests_measure_on(rows: list[Row]):
     lines = (line for file in BENIGN.glob("*.jsonl") for line in file.read_text().splitlines())
     measured = [json.loads(line) for line in lines]

@@ -6,7 +6,8 @@ six groups of people. They are labelled under the guide of all rows with a sever
 committed as seeds are (``contrasts/*.jsonl``): short, mild, and without a detail of any harm.
 
 Beside them everyday requests, answers and posts in other languages than English
-(``languages/*.jsonl``, a file for each), in groups or alone: public sets hold next to none. They
+(``languages/*.jsonl``, a file for each), in groups or alone: public sets hold next to none. And
+what tools and pages return, with and without words for the model (``documents/*.jsonl``). Both
 calibrate and measure as well.
 """
 
@@ -22,7 +23,11 @@ from training.datasets.contamination import Seen
 from training.datasets.schema import parse_row, write_lines
 
 # The source that each folder's rows are of (``sources.yaml``).
-SOURCES: Final = {"contrasts": "tamis_contrasts", "languages": "written_languages"}
+SOURCES: Final = {
+    "contrasts": "tamis_contrasts",
+    "languages": "written_languages",
+    "documents": "tamis_documents",
+}
 FILE: Final = "contrasts.jsonl.gz"
 
 
