@@ -75,6 +75,17 @@ def test_responses_and_texts_teach_their_own_heads():
     assert labels([found]) == {"toxicity": 1, "attack": 0}
 
 
+def test_what_a_text_was_read_behind_comes_back_with_its_row(tmp_path: Path):
+    asked = content.prompt("and now?", earlier=("one", "two"))
+    read = content.document("Open on Monday.", to="When is it open?")
+    people = [said("", content=asked), said("", content=read)]
+    kept, _ = curate(people, Limits(), Seen())
+    feedback.write(kept, tmp_path / "rows.jsonl.gz")
+    found = list(read_rows(tmp_path / "rows.jsonl.gz"))
+    assert found == [k.row for k in kept]
+    assert {one.behind for one in found} == {"one\ntwo", "When is it open?"}
+
+
 def test_the_majority_decides_and_a_tie_decides_nothing():
     people = [said("Cookie  jar", "unsafe", n, reviewer=f"r{n}") for n in range(2)]
     people.append(said("cookie JAR", "safe", 9, reviewer="other"))

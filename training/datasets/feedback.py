@@ -76,6 +76,7 @@ class Kept:
     def as_json(self) -> dict[str, Any]:
         """A line of the training schema with its provenance, which the schema's reader skips."""
         return asdict(self.row) | {
+            "context": [{"content": turn} for turn in self.row.context],
             "votes": [
                 {
                     "id": vote.id,
@@ -87,7 +88,7 @@ class Kept:
                     "policy": (vote.verdict or {}).get("policy"),
                 }
                 for vote in self.votes
-            ]
+            ],
         }
 
 
