@@ -42,6 +42,12 @@ def labels(*args, **more) -> dict[str, int]:
             '{"id":1,"source":"a","target":"response","label":1,"prompt":"","response":3}',
             "'response' must be",
         ),
+        (
+            '{"id":1,"source":"a","target":"prompt","label":1,"prompt":"","context":["b"]}',
+            "'context' must be",
+        ),
+        ('{"id":1,"source":"a","label":1,"judge":"prompt","messages":[{}]}', "'messages' must be"),
+        ('{"id":1,"source":"a","label":1,"judge":"prompt","messages":[]}', "'messages' is empty"),
     ],
 )
 def test_rows_outside_the_schema_are_refused(line: str, message: str):

@@ -79,7 +79,7 @@ def parse_row(line: str, where: str) -> Row:
         raise SchemaError(f"{where}: not JSON ({error.msg})") from None
     if not isinstance(raw, dict):
         raise SchemaError(f"{where}: not a JSON object")
-    raw = _flat(raw)
+    raw = _flat(raw, where)
     for field in ("id", "source", "target", "label", "prompt"):
         if field not in raw:
             raise SchemaError(f"{where}: field {field!r} is missing")
@@ -94,6 +94,7 @@ def parse_row(line: str, where: str) -> Row:
     response = raw.get("response")
     if not isinstance(response, str | None):
         raise SchemaError(f"{where}: field 'response' must be a text or null")
+    context = _turns(raw.get("context") or [], "context", where)
     return Row(
         id=str(raw["id"]),
         source=str(raw["source"]),
@@ -110,17 +111,26 @@ def parse_row(line: str, where: str) -> Row:
         group=raw.get("group"),
         replaces=raw.get("replaces"),
         lang=raw.get("lang"),
-        context=tuple(str(turn["content"]) for turn in raw.get("context") or ()),
+        context=tuple(str(turn["content"]) for turn in context),
     )
 
 
-def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+def _turns(given: Any, field: str, where: str) -> list[dict[str, Any]]:
+    """What was said before, or all of a conversation, seen to be what it should."""
+    if isinstance(given, list) and all(isinstance(t, dict) and "content" in t for t in given):
+        return given
+    raise SchemaError(f"{where}: field {field!r} must be turns, each with a 'content'")
+
+
+def _flat(raw: dict[str, Any], where: str) -> dict[str, Any]:
     """A conversation whose last turn is judged, or what a tool returned, as a row.
 
     Both are written by this project, which gives them away.
     """
     if "messages" in raw and "judge" in raw:
-        *context, last = raw["messages"]
+        if not (turns := _turns(raw["messages"], "messages", where)):
+            raise SchemaError(f"{where}: field 'messages' is empty")
+        *context, last = turns
         turn = {"target": raw["judge"], "prompt": last["content"]}
         if raw["judge"] == "response":
             turn["response"] = last["content"]
