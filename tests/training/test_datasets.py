@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tamis import content
+from tamis.cli import main
 from tamis.corrections.record import Correction
 from tamis.taxonomy import taxonomy
 from tamis.windows import WindowShape
@@ -233,6 +234,13 @@ def test_every_source_of_the_data_is_registered_and_teaches_something():
         "diasafety_train",
         "toxic_spans_comments",
     }
+
+
+def test_a_source_that_is_not_registered_is_one_line(tmp_path: Path, capsys):
+    write_rows(tmp_path / "rows.jsonl.gz", [row(1, "nobody", "prompt", 0, "cookie")])
+    command = ["train", "padded", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert capsys.readouterr().err == "tamis: source 'nobody' has no entry in sources.yaml\n"
 
 
 def test_a_folder_without_data_says_so(tmp_path: Path):

@@ -31,7 +31,7 @@ QUESTION_OF: Final[Mapping[str, str]] = {
 BORDERLINE: Final = 0.4
 
 
-class UnknownSourceError(KeyError):
+class UnknownSourceError(ValueError):
     """A training row whose source has no entry in ``sources.yaml``."""
 
 
