@@ -97,6 +97,21 @@ def test_a_prolonged_run_goes_on_from_before_its_learning_rate_fell(
     assert not all(torch.equal(short[name], whole[name]) for name in whole)
 
 
+def test_every_step_has_a_batch_where_later_epochs_are_shorter(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+):
+    lengths = {0: 3, 1: 2, 2: 2}
+    monkeypatch.setattr(
+        batches, "epoch", lambda *given: [[(0, None)]] * lengths[given[-1] - recipe.seed]
+    )
+    rows = [parse_row(json.dumps(row(1, "written_prompts", "prompt", 0, "cookie")), "here")]
+    for processes in (1, 2):
+        plan = trainer._plan(rows, [], replace(recipe, steps=6 // processes), processes)
+        assert [len(step) for step in plan] == [processes] * (6 // processes)
+    with pytest.raises(trainer.RecipeError, match="no row"):
+        trainer._plan([], [], replace(recipe, steps=6), 1)
+
+
 def test_the_learning_rate_is_held_and_falls_at_the_end(tiny_base: Path, recipe: Recipe):
     model = GuardClassifier.from_base(tiny_base, len(HEADS))
 

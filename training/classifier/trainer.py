@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,8 +87,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise RecipeError(f"steps must be at least 1, not {self.steps}")
-        if self.epochs <= 0:
-            raise RecipeError(f"epochs must be above 0, not {self.epochs}")
+        if not 0 < self.epochs < math.inf:
+            raise RecipeError(f"epochs must be above 0 and finite, not {self.epochs}")
         if not 0 < self.cooldown <= 1:
             raise RecipeError(f"cooldown must be a share above 0, not {self.cooldown}")
         if self.frozen_layers < 0:
@@ -342,17 +343,24 @@ def _plan(
     rows: list[Row], examples: list[Example], recipe: Recipe, processes: int
 ) -> list[list[list[tuple[int, Window]]]]:
     """The batches of every step, one for each process."""
+    if not rows:
+        raise RecipeError(f"variant: the data holds no row of {recipe.variant!r} to train on")
     chances = mixing.probabilities(rows)
 
     def epoch(number: int) -> list[list[tuple[int, Window]]]:
         return batches.epoch(examples, chances, recipe.batch_tokens, recipe.seed + number)
 
-    flat = epoch(0)
-    wanted = recipe.steps and recipe.steps * processes
-    epochs = math.ceil(wanted / len(flat) if wanted else recipe.epochs)
-    for number in range(1, epochs):
-        flat += epoch(number)
-    wanted = wanted or math.ceil(len(flat) * recipe.epochs / epochs)
+    flat: list[list[tuple[int, Window]]] = []
+    if recipe.steps:
+        wanted, numbers = recipe.steps * processes, count()
+        # Epochs are of unlike lengths: windows are drawn anew, and fill batches otherwise.
+        while len(flat) < wanted:
+            flat += epoch(next(numbers))
+    else:
+        epochs = math.ceil(recipe.epochs)
+        for number in range(epochs):
+            flat += epoch(number)
+        wanted = math.ceil(len(flat) * recipe.epochs / epochs)
     return [flat[at : at + processes] for at in range(0, wanted - processes + 1, processes)]
 
 
