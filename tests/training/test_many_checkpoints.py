@@ -63,6 +63,35 @@ def test_a_runs_last_step_counts_beside_its_best(seeds: tuple[Path, Path], tmp_p
     assert report["seconds"] == json.loads((run / "training.json").read_text())["seconds"]
 
 
+def test_an_average_has_learnt_from_feedback_where_any_of_it_has(
+    seeds: tuple[Path, Path], tmp_path: Path
+):
+    told = tmp_path / "told"
+    shutil.copytree(seeds[1], told)
+    report = json.loads((told / "training.json").read_text())
+    report["rows"]["feedback"] = 3
+    (told / "training.json").write_text(json.dumps(report))
+    mean = soup.average([seeds[0], told], tmp_path / "mean")
+    assert json.loads((mean / "training.json").read_text())["rows"]["feedback"] == 3
+
+
+def test_what_goes_on_from_a_checkpoint_may_be_used_as_that_may(
+    seeds: tuple[Path, Path], data: Path, recipe: Recipe, tmp_path: Path
+):
+    told = tmp_path / "told"
+    shutil.copytree(seeds[0], told)
+    report = json.loads((told / "training.json").read_text())
+    report["rows"]["feedback"] = 3
+    (told / "training.json").write_text(json.dumps(report))
+    chosen = replace(recipe, init=str(told), steps=2)
+    later = trainer.train([data], tmp_path / "later", chosen)
+    assert json.loads((later / "training.json").read_text())["rows"]["feedback"] == 3
+    report["recipe"]["variant"] = "all"
+    (told / "training.json").write_text(json.dumps(report))
+    with pytest.raises(RecipeError, match="init: told"):
+        trainer.train([data], tmp_path / "none", chosen)
+
+
 def test_a_run_is_averaged_with_what_went_on_from_it_and_with_no_other(
     seeds: tuple[Path, Path], tmp_path: Path
 ):

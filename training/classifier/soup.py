@@ -48,7 +48,10 @@ def average(checkpoints: Sequence[Path], out: Path, last: Sequence[Path] = ()) -
     out.mkdir(parents=True, exist_ok=True)
     torch.save(mean, out / "model.pt")
     (out / "tokenizer.json").write_bytes((folders[0] / "tokenizer.json").read_bytes())
+    feedback = max(report["rows"].get("feedback", 0) for report in reports)
     report = reports[0] | {
+        # Of any of them: it decides what the mean may be used for.
+        "rows": reports[0]["rows"] | {"feedback": feedback},
         "averaged": [
             {
                 "name": folder.name,

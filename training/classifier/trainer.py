@@ -158,8 +158,11 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments())
     model.read_spans(SPANS, HEADS)
+    learnt = 0
     if recipe.init:
-        model.load_state_dict(torch.load(Path(recipe.init) / "model.pt", weights_only=True))
+        learnt = _feedback_behind(Path(recipe.init), recipe.variant)
+        state = torch.load(Path(recipe.init) / "model.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
     shape = window_shape(tokenizer, recipe)
 
     rows, held = rows_for(data, out, recipe)
@@ -256,7 +259,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
             "rows": {
                 "train": len(rows),
                 "held_out": len(held),
-                "feedback": sum(row.licence == feedback.LICENCE for row in rows + held),
+                "feedback": learnt + sum(row.licence == feedback.LICENCE for row in rows + held),
                 "synthetic": sum(source_of(row).synthetic for row in rows + held),
             },
             "data_sha256": fingerprint(rows + held),
@@ -270,6 +273,22 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         (out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return out
+
+
+def _feedback_behind(init: Path, variant: mixing.Variant) -> int:
+    """How many rows of feedback a checkpoint has learnt from that is gone on from.
+
+    What its weights may be used for holds of whatever is made of them.
+
+    Raises:
+        RecipeError: where it learnt from rows whose licence this variant keeps out.
+    """
+    report = json.loads((init / "training.json").read_text())
+    if variant == "permissive" and report["recipe"]["variant"] != variant:
+        raise RecipeError(
+            f"init: {init.name} learnt from rows that the variant {variant!r} keeps out"
+        )
+    return int(report["rows"].get("feedback", 0))
 
 
 def _state(out: Path, steps: int, on: torch.device) -> dict[str, Any] | None:
