@@ -242,3 +242,10 @@ def test_answers_that_decline_are_scored_in_the_light_of_that():
     known = {c.name: c for c in calibrate(rows, labels, logits)}["response"]
     assert known.flag < unknown.flag
     assert known.alarms <= 0.02 + 1e-9
+
+
+def test_a_question_that_no_row_answers_is_named():
+    rows, labels, logits = held_out(60)
+    labels[:, HEADS.index("response")] = UNKNOWN
+    with pytest.raises(ValueError, match="'response'"):
+        calibrate(rows, labels, logits)

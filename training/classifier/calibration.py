@@ -127,6 +127,9 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         rows: held-out rows.
         labels: (rows, heads), 0 to 1 or UNKNOWN; only what is 0 or 1 counts.
         logits: (rows, heads).
+
+    Raises:
+        ValueError: naming a question that every bundle answers and no row says anything of.
     """
     unsure = (labels > 0) & (labels < 1)
     labels = settled(labels)
@@ -147,6 +150,8 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         z, y, w = logits[known, head], labels[known, head], weights[known]
         if name not in REQUIRED and not _enough(y):
             continue
+        if not len(y):
+            raise ValueError(f"calibration: no held-out row says anything of {name!r}")
         scale, bias = fit_platt(z, y, w)
         p = sigmoid(scale * z + bias)
         declines = labels[known, HEADS.index(REFUSAL)] == 1
