@@ -244,6 +244,24 @@ def test_answers_that_decline_are_scored_in_the_light_of_that():
     assert known.alarms <= 0.02 + 1e-9
 
 
+def test_categories_of_answers_that_decline_are_scored_in_that_light():
+    rows, labels, logits = held_out(0)
+    response, refusal, hate = (HEADS.index(name) for name in ("response", "refusal", "hate"))
+    answers = [at for at, one in enumerate(rows) if one.target == "response"]
+    unsafe = [at for at in answers if rows[at].label]
+    declining = [at for at in answers if not rows[at].label][:60]
+    logits[:, hate] = -4
+    labels[unsafe, hate] = [n % 2 for n in range(len(unsafe))]
+    labels[answers, refusal] = 0
+    labels[declining, refusal] = 1
+    logits[answers, refusal], logits[declining, refusal] = -6, 6
+    # To the other heads a refusal that names what it declines looks like the harm itself.
+    logits[declining, response], logits[declining, hate] = 3, 4
+    logits[unsafe, hate] = 8 * labels[unsafe, hate] - 4
+    found = {c.name: c for c in calibrate(rows, labels, logits)}["hate"]
+    assert found.f1 > 0.8
+
+
 def test_a_question_that_no_row_answers_is_named():
     rows, labels, logits = held_out(60)
     labels[:, HEADS.index("response")] = UNKNOWN

@@ -153,14 +153,14 @@ def calibrate(rows: list[Row], labels: np.ndarray, logits: np.ndarray) -> list[C
         if not len(y):
             raise ValueError(f"calibration: no held-out row says anything of {name!r}")
         scale, bias = fit_platt(z, y, w)
-        p = sigmoid(scale * z + bias)
+        p = _as_answered(name, sigmoid(scale * z + bias), logits[known], found)
         declines = labels[known, HEADS.index(REFUSAL)] == 1
-        if name == "response" and REFUSAL in found:
-            p = _as_answered(p, logits[known, HEADS.index(REFUSAL)], found[REFUSAL])
         chosen = limits(name, Scored(p, y, w), names[known], declines)
         found[name] = _calibration(name, z, y, w, scale, bias, chosen)
         mine = asked == head
-        overall[mine] = sigmoid(scale * logits[mine, head] + bias)
+        said = sigmoid(scale * logits[mine, head] + bias)
+        # What an answer scores by category sinks as well, where it declines.
+        overall[mine] = _as_answered(name, said, logits[mine], found)
     # Every safe row is one: "none of our categories" is known of it. A document is never asked.
     answer = labels[np.arange(len(rows)), asked]
     document = np.array([row.target == "document" for row in rows])
@@ -219,9 +219,14 @@ def limits(
     return choose(told, groups, targets[name])
 
 
-def _as_answered(p: np.ndarray, declines: np.ndarray, refusal: Calibration) -> np.ndarray:
-    """P(unsafe) of answers as a verdict has it: ``tamis.verdict.as_answered``."""
-    likely = sigmoid(refusal.scale * declines + refusal.bias)
+def _as_answered(
+    name: str, p: np.ndarray, logits: np.ndarray, found: Mapping[str, Calibration]
+) -> np.ndarray:
+    """P(unsafe) as a verdict has it, which bounds answers': ``tamis.verdict.as_answered``."""
+    refusal = found.get(REFUSAL)
+    if name != "response" or refusal is None:
+        return p
+    likely = sigmoid(refusal.scale * logits[:, HEADS.index(REFUSAL)] + refusal.bias)
     return np.where(likely >= refusal.block, np.minimum(p, 1 - likely), p)
 
 
