@@ -22,6 +22,13 @@ def test_short_texts_are_found_as_a_whole_and_inside_longer_ones():
     assert not index.repeated_in("good morning everybody")
 
 
+def test_rows_do_not_meet_in_a_prompt_that_is_not_there():
+    about = {"source": "sap200", "target": "response", "prompt": ""}
+    index = Seen([parsed(**about, response="good morning")])
+    assert index.meets(parsed(**about, response="Good morning!"))
+    assert not index.meets(parsed(**about, response="good evening"))
+
+
 def test_the_hash_says_which_texts_they_are():
     assert seen(LONG, "hi").sha256 == seen("hi", LONG).sha256
     assert seen(LONG, "hi").sha256 != seen(LONG).sha256

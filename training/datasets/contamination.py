@@ -28,7 +28,9 @@ class Seen:
         self._short: dict[int, set[bytes]] = {}
         for row in rows:
             for text in (row.prompt, row.judged):
-                found = words(text)
+                if not (found := words(text)):
+                    # An answer to no request has nothing in common with another one.
+                    continue
                 self._texts.add(_hash(found))
                 self._grams.update(_grams(found))
                 if SHORTEST <= len(found) < GRAM:
