@@ -19,6 +19,7 @@ from training.curation.judge import EndpointJudge, JudgeError, judge_of, questio
 from training.curation.judging import judge
 from training.curation.linear import LinearJudge
 from training.curation.planted import METHODS, plant, table
+from training.datasets.registry import HEADS, source_of
 from training.datasets.schema import Row, read_rows
 from training.evaluation.metrics import average_precision, roc_auc
 from training.synthesis.generator import EndpointGenerator, Sampling
@@ -410,6 +411,16 @@ def test_rows_that_answer_another_question_are_priced_by_it(checkpoint: Path):
     assert np.isfinite(asked).all()
     assert np.isfinite(injection).all()
     assert not np.allclose(asked, injection)
+
+
+def test_a_label_that_is_a_share_is_priced_as_one(checkpoint: Path):
+    said = Row("x", "hatexplain_train_2of3", "text", 1, "you silly goose", None, (), None)
+    model = Checkpoint(checkpoint)
+    share = source_of(said).labels_of(said)["toxicity"]
+    assert 0.5 < share < 1
+    z = model.logits([said])[0, HEADS.index("toxicity")]
+    expected = share * np.log1p(np.exp(-z)) + (1 - share) * np.log1p(np.exp(z))
+    assert model.losses([said])[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_epochs_of_earlier_stages_count(tmp_path: Path):

@@ -43,8 +43,10 @@ class Checkpoint(inference.Checkpoint):
         examples = self.encode(rows)
         logits = inference.predict(self.model, examples)
         labels = np.stack([example.labels for example in examples])
-        each = np.logaddexp(0.0, np.where(labels == 1, -logits, logits))[:, : len(QUESTIONS)]
-        known = labels[:, : len(QUESTIONS)] != UNKNOWN
+        logits, labels = logits[:, : len(QUESTIONS)], labels[:, : len(QUESTIONS)]
+        # Labels lie between 0 and 1 where a row is borderline, or its source's label a share.
+        each = labels * np.logaddexp(0.0, -logits) + (1 - labels) * np.logaddexp(0.0, logits)
+        known = labels != UNKNOWN
         own = np.array([QUESTIONS.index(QUESTION_OF[row.target]) for row in rows])
         at = np.arange(len(rows))
         only_own = np.zeros_like(known)
