@@ -307,6 +307,8 @@ def test_an_endpoint_is_asked_about_the_judged_text():
     shown = question(rows[1]).turns[-1][1]
     assert "<user>\nhello\n</user>" in shown
     assert "<assistant>\nwhat a lovely garden\n</assistant>" in shown
+    document = Row("3", "s", "document", 0, "Open on Monday.", None, (), None)
+    assert "<document>\nOpen on Monday.\n</document>" in question(document).turns[-1][1]
 
 
 class Says:
