@@ -172,6 +172,25 @@ def test_a_refusing_group_loses_nothing(small_groups, tiny_base: Path, tmp_path:
     assert forced["rows"]["dropped"] > 0
 
 
+def test_a_run_that_was_stopped_behind_its_losses_can_be_made_again(
+    small_groups, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    noisy(tmp_path / "in")
+    given = [tmp_path / "in"], tmp_path / "out", Recipe(members=1, epochs=1)
+    encoder = SentenceEncoder(str(tiny_base))
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    for stopped in ((cleaning, "plot"), (stage, "save_report"), (stage, "write_lines")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*stopped, stop)
+            with pytest.raises(InterruptedError):
+                clean(*given, encoder=encoder)
+    report = clean(*given, encoder=encoder)
+    assert len(rows_of(tmp_path / "out")) == report["rows"]["kept"]
+
+
 def test_folders_that_would_mix_rows_are_refused(data: Path, tmp_path: Path):
     entries = stage.read([data], "permissive")
     with pytest.raises(stage.StageError, match="read from"):

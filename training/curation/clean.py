@@ -91,7 +91,6 @@ def clean(
         }
     dropped = np.zeros(len(rows), dtype=bool)
     dropped[asked] = bad
-    stage.write(out, entries, ~dropped)
     report = {
         "recipe": asdict(recipe),
         "encoder": {"name": encoder.base.name, "sha256": encoder.base.sha256},
@@ -110,7 +109,7 @@ def clean(
         "most_suspicious_dropped": _most(judged, np.where(bad, losses, -np.inf)),
     }
     plot(out / "losses.png", cuts)
-    return stage.save_report(out, report, began)
+    return stage.finish(out, entries, ~dropped, report, began)
 
 
 def losses_by_target(

@@ -115,7 +115,6 @@ def hard(
             "cut": _cut(found, labels),
             "sweep": sweep(losses[mine], labels),
         }
-    stage.write(out, entries, kept)
     report = {
         "checkpoint": {"name": model.name, "sha256": model.sha256, "epochs": epochs},
         "warning": warning,
@@ -137,7 +136,7 @@ def hard(
         },
     }
     _plot(out / "losses.png", {t: losses[asked & (names == t)] for t in cuts}, cuts)
-    return stage.save_report(out, report, began)
+    return stage.finish(out, entries, kept, report, began)
 
 
 def sweep(losses: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:

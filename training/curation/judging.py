@@ -55,7 +55,6 @@ def judge(
     against = opposed(unsafe, np.array([row.label for row in judged]))
     kept = np.ones(len(entries), dtype=bool)
     kept[asked] = against < confidence
-    stage.write(out, entries, kept)
     report = {
         "judge": who.name,
         "confidence": confidence,
@@ -69,7 +68,7 @@ def judge(
         "by": _by(mine, against, confidence),
         "examples": _examples(mine, unsafe, against, confidence),
     }
-    return stage.save_report(out, report, began)
+    return stage.finish(out, entries, kept, report, began)
 
 
 def opposed(unsafe: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -74,14 +74,22 @@ def prepare(out: Path, entries: Sequence[Entry], folders: Sequence[Path]) -> Non
         raise StageError(f"{out} holds rows, but no report of a stage: give another --out")
 
 
-def write(out: Path, entries: Sequence[Entry], kept: np.ndarray) -> None:
-    """Write the lines that are kept (n,) bool to files of their names."""
+def finish(
+    out: Path, entries: Sequence[Entry], kept: np.ndarray, report: dict[str, Any], began: float
+) -> dict[str, Any]:
+    """Save the report, then the lines that are kept (n,) bool to files of their names.
+
+    Rows last: ``prepare`` takes those without a report for somebody else's, and a run that was
+    stopped between the two could not be made again.
+    """
+    save_report(out, report, began)
     files: dict[str, list[str]] = {entry.file: [] for entry in entries}
     for entry, keep in zip(entries, kept, strict=True):
         if keep:
             files[entry.file].append(entry.line)
     for name, lines in files.items():
         write_lines(out / name, lines)
+    return report
 
 
 def asked(rows: Sequence[Row]) -> np.ndarray:
