@@ -170,6 +170,22 @@ def test_training_learns_and_resumes_to_the_same_adapter(
         sft.train(folder, tmp_path / "cut", recipe(base, lr=1e-3))
 
 
+def test_a_run_that_ends_while_it_saves_is_gone_on_from(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def half(_: object, path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(InterruptedError):
+            sft.train(folder, tmp_path, recipe(base))
+    report = sft.train(folder, tmp_path, recipe(base))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, report["steps"] + 1))
+
+
 def test_scores_are_those_of_each_answer_written_out(loaded):
     model, coder = loaded
     rows = [example("bake bread", None), example("cheat at cards", "Cheating")]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tamis.reasoner.protocol import Format, Order
 from training.classifier.inference import device, keep_memory
+from training.classifier.trainer import save
 from training.reasoner import model as models
 from training.reasoner.charts import draw_metrics
 from training.reasoner.examples import read_examples
@@ -187,7 +188,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         start, seconds, cpu = state["step"], state["seconds"], state["cpu"]
         tokens, examples = state["tokens"], state["examples"]
         best = Best(**state["best"])
-        cut(out / METRICS, start)
+    cut(out / METRICS, start)
     began, began_cpu = time.monotonic() - seconds, time.process_time() - cpu
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="sft")
     with (out / METRICS).open("a", encoding="utf-8") as metrics:
@@ -210,7 +211,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
                 saved = {"master": master.state(), "step": step + 1, "tokens": tokens}
                 saved |= {"examples": examples, "seconds": time.monotonic() - began}
                 saved |= {"best": asdict(best)}
-                torch.save(saved | {"cpu": time.process_time() - began_cpu}, last)
+                save(saved | {"cpu": time.process_time() - began_cpu}, last)
             metrics.write(json.dumps(said) + "\n")
             metrics.flush()
     if start < steps:
