@@ -14,7 +14,7 @@ from typing import Final
 from tamis import tiers
 from tamis.bundle import MANIFEST, BundleError, default_bundle
 from tamis.cli import rules
-from tamis.cli.common import CommandError, Commands, load_classifier
+from tamis.cli.common import CommandError, Commands, load_classifier, whole
 from tamis.reasoner.bundle import WHERE, default_reasoner
 from tamis.rules import ACCURATE as RULES
 from tamis.rules import accurate_wanted, default_policy_encoder
@@ -69,7 +69,7 @@ def add_to(commands: Commands) -> None:
         default=0.25,
         help="cascade: of safe rows, asked twice (default 0.25)",
     )
-    export.add_argument("--rows", type=int, help="cascade: held-out rows to judge (default: all)")
+    export.add_argument("--rows", type=whole, help="cascade: held-out rows to judge (default: all)")
     export.add_argument(
         "--precision",
         choices=sorted({*CLASSIFIER, *REASONER}),
@@ -214,6 +214,8 @@ def _cascade(args: argparse.Namespace) -> int:
     if not 0 < args.share < 1:
         raise CommandError("--share: must be above 0 and below 1")
     paths = args.fast or default_bundle(), args.accurate or ACCURATE.folder
+    out = args.out or ACCURATE.delta
+    out.mkdir(parents=True, exist_ok=True)
     classifiers = [load_classifier(path, threads=1) for path in paths]
     _, held = mixing.split(mixing.load(args.data, "permissive"))
     held = telling(held)
@@ -236,7 +238,7 @@ def _cascade(args: argparse.Namespace) -> int:
     } | chosen
     text = json.dumps(found, indent=2) + "\n"
     # Beside the delta to be committed, and in the bundle's folder to be used.
-    for folder in (args.out or ACCURATE.delta, accurate.path):
+    for folder in (out, accurate.path):
         (folder / tiers.BANDS).write_text(text, encoding="utf-8")
     print(text)
     return 0

@@ -183,8 +183,7 @@ def test_the_time_that_a_build_takes_is_that_of_the_command(made: Made, tmp_path
 
 def test_bands_are_chosen_for_two_bundles(bundle: Bundle, data: Path, tmp_path: Path, capsys):
     second = write_second(bundle, tmp_path / "second", {})
-    out = tmp_path / "delta"
-    out.mkdir()
+    out = tmp_path / "new" / "delta"
     command = ["export", "cascade", "--fast", str(bundle.path), "--accurate", str(second.path)]
     command += ["--data", str(data), "--out", str(out), "--rows", "60"]
     assert main([*command, "--share", "0.3"]) == 0
