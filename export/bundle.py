@@ -15,6 +15,7 @@ from export import card, parity
 from export.graph import to_onnx
 from export.half import to_half
 from export.quantize import best_int8
+from tamis.building import replacing
 from tamis.bundle import FORMAT, MANIFEST, Head, head_of, sha256_of
 from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
@@ -41,11 +42,18 @@ OWN: Final = "not decided: trained on feedback, whose texts are not ours to lice
 def build(
     checkpoint: Path, data: Sequence[Path], out: Path, name: str, precision: Precision = "int8"
 ) -> dict[str, Any]:
-    """Write the bundle and return its parity report: "int8" is for CPUs, "fp16" for GPUs.
+    """Write the bundle, all at once, and return its parity report.
+
+    "int8" is for CPUs, "fp16" for GPUs. What else lay in ``out`` (Perspective's table, bands) was
+    made for the bundle that was there, and goes with it.
 
     The graph has one output per head that the held-out slice could calibrate; a category that the
     data cannot teach is left out rather than served untaught.
+
+    Raises:
+        ValueError: where ``out`` holds something else than a bundle.
     """
+    check_place(out)
     training = json.loads((checkpoint / "training.json").read_text())
     # The graph has it within; the manifest says which one it is.
     spans = training.pop("pooling", None)
@@ -80,11 +88,8 @@ def build(
     if errors:
         report["smoothing"] = {strength: round(error, 5) for strength, error in errors.items()}
 
-    out.mkdir(parents=True, exist_ok=True)
     graph = GRAPH.format(precision)
-    save_graph(small, out, graph)
-    shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "licence": licence_of(training),
@@ -95,11 +100,24 @@ def build(
         "heads": calibrated,
         "training": training,
         "parity": report,
-        "files": {file: sha256_of(out / file) for file in (graph, TABLES, TOKENIZER)},
     }
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    (out / "README.md").write_text(card.render(manifest))
+    with replacing(out) as new:
+        save_graph(small, new, graph)
+        shutil.copyfile(checkpoint / TOKENIZER, new / TOKENIZER)
+        manifest["files"] = {f: sha256_of(new / f) for f in (graph, TABLES, TOKENIZER)}
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (new / "README.md").write_text(card.render(manifest))
     return report
+
+
+def check_place(out: Path) -> None:
+    """See to it that what a new bundle replaces is one.
+
+    Raises:
+        ValueError: where the folder holds something else.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something else than a bundle: give another --out")
 
 
 def licence_of(training: Mapping[str, Any]) -> str:

@@ -14,11 +14,20 @@ import onnx
 import torch
 
 from export import parity
-from export.bundle import CALIBRATION_ROWS, GRAPH, TABLES, TOKENIZER, licence_of, save_graph
+from export.bundle import (
+    CALIBRATION_ROWS,
+    GRAPH,
+    TABLES,
+    TOKENIZER,
+    check_place,
+    licence_of,
+    save_graph,
+)
 from export.graph import halves_to_onnx, to_onnx
 from export.products import session
 from export.quantize import best_int8
 from tamis import rules
+from tamis.building import replacing
 from tamis.bundle import MANIFEST, Head, head_of, sha256_of
 from tamis.windows import Window
 from training.classifier import calibration
@@ -48,7 +57,11 @@ def build(
     name: str,
     given: Library | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle and return its parity report; ``data`` and ``policies`` as in training."""
+    """Write the bundle, all at once, and return its parity report.
+
+    ``data`` and ``policies`` as in training; raises as ``export.bundle.build``.
+    """
+    check_place(out)
     made = Checkpoint(checkpoint, torch.device("cpu"))
     training = made.training
     questions = calibration.read(checkpoint)
@@ -67,33 +80,33 @@ def build(
     report = _parity(made, {"fp32": fp32, "int8": int8}, sample, heads)
     report["smoothing"] = errors
 
-    out.mkdir(parents=True, exist_ok=True)
     names = [GRAPH.format("int8")] if len(int8) == 1 else [f"{part}.int8.onnx" for part in HALVES]
-    save_graph(int8[0], out, names[0])
-    graphs: dict[str, Any] = {"graph": names[0]}
-    kind = rules.KIND
-    if recipe.split:
-        kind, layers = rules.SPLIT, made.model.encoder.config.num_hidden_layers
-        # Its products are read whole and packed anew: there is nothing to map.
-        onnx.save(int8[1], out / names[1])
-        graphs |= {"joint": names[1], "split": recipe.split, "layers": layers}
-    shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
-    manifest = {
-        "format": rules.FORMAT,
-        "kind": kind,
-        "name": name,
-        "licence": licence_of(training),
-        "base": training["base"],
-        **graphs,
-        "tokenizer": TOKENIZER,
-        "pairs": asdict(made.shape),
-        "questions": questions,
-        "training": training,
-        "parity": report,
-        "files": {file: sha256_of(out / file) for file in (*names, TABLES, TOKENIZER)},
-    }
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(manifest), encoding="utf-8")
+    with replacing(out) as new:
+        save_graph(int8[0], new, names[0])
+        graphs: dict[str, Any] = {"graph": names[0]}
+        kind = rules.KIND
+        if recipe.split:
+            kind, layers = rules.SPLIT, made.model.encoder.config.num_hidden_layers
+            # Its products are read whole and packed anew: there is nothing to map.
+            onnx.save(int8[1], new / names[1])
+            graphs |= {"joint": names[1], "split": recipe.split, "layers": layers}
+        shutil.copyfile(checkpoint / TOKENIZER, new / TOKENIZER)
+        manifest = {
+            "format": rules.FORMAT,
+            "kind": kind,
+            "name": name,
+            "licence": licence_of(training),
+            "base": training["base"],
+            **graphs,
+            "tokenizer": TOKENIZER,
+            "pairs": asdict(made.shape),
+            "questions": questions,
+            "training": training,
+            "parity": report,
+            "files": {file: sha256_of(new / file) for file in (*names, TABLES, TOKENIZER)},
+        }
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(card(manifest), encoding="utf-8")
     return report
 
 

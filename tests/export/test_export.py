@@ -139,6 +139,20 @@ def test_from_data_to_a_served_bundle(
     assert report["fp32 to fp16"]["flips"] == 0
     half = bundles.load(tmp_path / "half")
     assert half.graph.name == "model.fp16.onnx"
+
+    def stop(_: object) -> str:
+        raise InterruptedError
+
+    # What is there is replaced as a whole, and nothing but a bundle is.
+    before = bundles.load(tmp_path / "bundle").fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting.card, "render", stop)
+        with pytest.raises(InterruptedError):
+            exporting.build(checkpoint, [data], tmp_path / "bundle", "other", "fp16")
+    assert bundles.load(tmp_path / "bundle").fingerprint == before
+    with pytest.raises(ValueError, match="something else than a bundle"):
+        exporting.build(checkpoint, [data], checkpoint, "other", "fp16")
+    assert (checkpoint / "model.pt").is_file()
     for text in ("what a lovely garden", "you silly goose"):
         one, other = (
             served.judge(content.plain(text)).overall
