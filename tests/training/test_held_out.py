@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tamis.content import Content
@@ -6,7 +7,7 @@ from tamis.policy import Thresholds, default_policy
 from tamis.verdict import Finding, Provenance, Second
 from tests.conftest import row, write_rows
 from training.datasets import mixing
-from training.evaluation import held_out
+from training.evaluation import held_out, suite
 
 OWN = {
     name: Thresholds(0.5, 0.9)
@@ -30,6 +31,24 @@ def judge_all(contents: Sequence[Content]) -> Iterator[Finding]:
             refusal=(0.6 if "no" in content.text else 0.1) if content.context else None,
             second=OTHER if "eine" in content.text else None,
         )
+
+
+def test_what_another_bundle_judges_alone_is_not_asked_twice(tmp_path: Path):
+    texts = [f"eine Frage {n}" for n in range(3)] + ["unsure"]
+    rows = [row(n, "aart", "prompt", 0, text) for n, text in enumerate(texts)]
+    write_rows(tmp_path / "asked.jsonl.gz", rows)
+
+    def cascade(contents: Sequence[Content]) -> Iterator[Finding]:
+        for content, found in zip(contents, judge_all(contents), strict=True):
+            second = Second("accurate", "1" * 64, OWN) if content.text == "unsure" else found.second
+            yield replace(found, second=second)
+
+    who = Provenance("m", "f", "p", "v")
+    found = [
+        suite.evaluate(tmp_path, judge, default_policy(), OWN, who)
+        for judge in (judge_all, cascade)
+    ]
+    assert [one.get("asked_twice") for one in found] == [None, {"asked": 0.25}]
 
 
 def test_held_out_rows_are_told_by_subject_and_severity(tmp_path: Path):

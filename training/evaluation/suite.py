@@ -171,7 +171,8 @@ def evaluate(
             continue
         findings = progress(judge_all([content_of(row) for row in rows]), len(rows), name)
         judged = list(findings)
-        if asked := sum(finding.second is not None for finding in judged):
+        # What the multilingual bundle judges in place of the first is asked once.
+        if asked := sum(f.second is not None and f.second.role == "accurate" for f in judged):
             results.setdefault("asked_twice", {})[name] = round(asked / len(judged), 4)
         verdicts = [decide([finding], policy, own, provenance) for finding in judged]
         question = question_of(rows)
