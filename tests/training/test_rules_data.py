@@ -108,6 +108,12 @@ def test_a_text_of_an_organisation_is_judged_as_its_kind(clubs: Path):
         ('{"policy": "a", "text": "x"}', "line 2: .* 'category' is missing"),
         ('{"policy": "a", "text": "x", "category": "b"}', "line 2: .* 'b' is missing"),
         ('{"policy": "b", "kind": "song", "categories": {}}', "line 2: field 'kind'"),
+        (
+            '{"policy": "b", "kind": "text", "categories": {"c": {}}}',
+            "line 2: .* 'definition' is missing",
+        ),
+        ('{"policy": "b", "kind": "text", "categories": ["c"]}', "line 2: neither"),
+        ("[1]", "line 2: neither"),
     ],
 )
 def test_what_is_no_organisation_is_named(tmp_path: Path, line: str, said: str):

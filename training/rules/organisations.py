@@ -59,6 +59,8 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
             if "categories" in raw:
                 if raw["kind"] not in KINDS:
                     raise SchemaError(f"{where}: field 'kind' must be one of {', '.join(KINDS)}")
+                for fields in raw["categories"].values():
+                    fields["definition"]
                 policies[raw["policy"]] = raw
                 texts[raw["policy"]] = []
             else:
@@ -67,6 +69,8 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
                 texts[raw["policy"]].append(case)
         except KeyError as error:
             raise SchemaError(f"{where}: field or policy {error} is missing") from None
+        except (AttributeError, TypeError):
+            raise SchemaError(f"{where}: neither a policy nor a text under one") from None
     return [_pool(policy, texts[name]) for name, policy in policies.items()]
 
 
