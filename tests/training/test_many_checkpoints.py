@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,24 @@ def test_soft_targets_are_the_teachers_mean_and_kept(
 
     monkeypatch.setattr(distillation, "Checkpoint", refuse)
     np.testing.assert_array_equal(distillation.soft_targets(seeds, rows, wanted, cache), found)
+
+
+def test_teachers_are_asked_again_where_their_answer_was_not_kept_whole(
+    seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = list(read_rows(data / "train.jsonl.gz"))[:3]
+    given = seeds[:1], rows, np.arange(3), tmp_path / "teachers.npy"
+
+    def half(file: Any, _: np.ndarray) -> None:
+        with file if hasattr(file, "write") else Path(file).open("wb") as stream:
+            stream.write(b"half of it")
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", half)
+        with pytest.raises(InterruptedError):
+            distillation.soft_targets(*given)
+    assert not np.isnan(distillation.soft_targets(*given)).any()
 
 
 def test_a_teacher_is_not_asked_of_what_it_cannot_read(

@@ -47,7 +47,11 @@ def soft_targets(
         mean += 1 / (1 + np.exp(-teacher.logits(asked))) / len(teachers)
     found = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
     found[wanted] = mean
-    np.save(cache, found)
+    # Whole or not at all: of half an answer nothing could be gone on from.
+    unfinished = cache.with_name(f"{cache.name}.part")
+    with unfinished.open("wb") as stream:
+        np.save(stream, found)
+    unfinished.replace(cache)
     return found
 
 
