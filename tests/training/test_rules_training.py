@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -181,6 +182,22 @@ def test_a_body_is_taken_over_and_one_of_another_base_refused(
     torch.save(state | {"score.weight": torch.zeros(3, 64)}, tmp_path / "model.pt")
     with pytest.raises(InitError, match="another base"):
         model.go_on_from(tmp_path)
+
+
+def test_what_a_body_may_be_used_for_is_carried_over(
+    base: Path, rows: Path, clubs: Path, checkpoint: Path, tmp_path: Path
+):
+    told = tmp_path / "told"
+    shutil.copytree(checkpoint, told)
+    report = json.loads((told / "training.json").read_text())
+    report["rows"]["feedback"] = 3
+    (told / "training.json").write_text(json.dumps(report))
+    given = [rows], [clubs], tmp_path / "later", recipe(base, init=str(told), steps=2)
+    assert train(*given, make_library())["rows"]["feedback"] == 3
+    report["recipe"]["variant"] = "all"
+    (told / "training.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="init: told"):
+        train(*given, make_library())
 
 
 def test_a_recipe_that_cannot_be_followed_is_refused():

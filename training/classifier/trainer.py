@@ -160,7 +160,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     model.read_spans(SPANS, HEADS)
     learnt = 0
     if recipe.init:
-        learnt = _feedback_behind(Path(recipe.init), recipe.variant)
+        learnt = feedback_behind(Path(recipe.init), recipe.variant)
         state = torch.load(Path(recipe.init) / "model.pt", map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     shape = window_shape(tokenizer, recipe)
@@ -275,7 +275,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     return out
 
 
-def _feedback_behind(init: Path, variant: mixing.Variant) -> int:
+def feedback_behind(init: Path, variant: mixing.Variant) -> int:
     """How many rows of feedback a checkpoint has learnt from that is gone on from.
 
     What its weights may be used for holds of whatever is made of them.

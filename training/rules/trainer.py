@@ -20,7 +20,7 @@ from tamis import rules
 from tamis.tokens import plain_tokenizer
 from training.classifier import bases, calibration
 from training.classifier.inference import autocast, device, keep_memory
-from training.classifier.trainer import parameter_groups, save
+from training.classifier.trainer import feedback_behind, parameter_groups, save
 from training.datasets.mixing import Variant
 from training.reasoner.policies import Library
 from training.rules.batching import Batch, batches
@@ -141,10 +141,14 @@ def train(
         model = rule_encoder(path, recipe.split, **base.load_arguments())
     except SplitError as error:
         raise RecipeError(f"split: {error}") from None
+    learnt = 0
     if recipe.init:
+        learnt = feedback_behind(Path(recipe.init), recipe.variant)
         model.go_on_from(Path(recipe.init))
     model.to(on)
     found = Data.read(data, policies, recipe.variant, recipe.seed, given)
+    learnt_from = found.report()
+    learnt_from["rows"]["feedback"] = learnt
     early = trials(genuine(found.held_out), EARLY, defined=True, seed=recipe.seed)
     optimizer, schedule = _optimizer(model, recipe)
     form = form_of(recipe.split)
@@ -208,7 +212,7 @@ def train(
         "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
         "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
         "pairs": asdict(shape),
-        **found.report(),
+        **learnt_from,
         "steps": recipe.steps,
         "best": best,
         "seconds": round(time.monotonic() - began),
