@@ -171,6 +171,7 @@ def _encoder(args: argparse.Namespace) -> int:
     trained = tuple(bundle.manifest["training"]["taxonomies"])
     of_runs = {"": (args.most, args.names_only, pools)}
     if args.pages is not None:
+        args.pages.mkdir(parents=True, exist_ok=True)
         # As the reasoner's older rows were measured, then on more texts, then without definitions.
         of_runs = {
             "": (FEW_TEXTS, False, []),
