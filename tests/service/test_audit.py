@@ -176,6 +176,42 @@ def test_no_rotated_file_is_kept_where_none_is_wanted(tmp_path, entry):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.lock"]
 
 
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_file_that_somebody_took_away_is_begun_anew(tmp_path, entry, keep):
+    path = tmp_path / "a.jsonl"
+    files = Files(path, max_bytes=4_000, keep=keep)
+    write_all(files, [entry] * 50)
+    kept = {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")}
+    assert len(kept) == keep
+    path.unlink()
+    while not path.exists():
+        files.write([entry])
+    files.close()
+    assert {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")} == kept
+
+
+def test_a_rotation_that_is_tried_again_costs_no_file(tmp_path, entry, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    files = Files(path, max_bytes=10, keep=5)
+    write_all(files, [entry] * 3)
+    real = Path.replace
+
+    def held(self: Path, target: Path) -> Path:
+        if self == path:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", held)
+        for _ in range(5):
+            with pytest.raises(PermissionError):
+                files.write([entry])
+    files.write([entry])
+    files.close()
+    logs = [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
+    assert sum(line["type"] == "verdict" for p in logs for line in lines_of(p)) == 4
+
+
 def test_a_record_that_is_larger_than_a_file_has_one_for_itself(tmp_path, entry):
     files = Files(tmp_path / "a.jsonl", max_bytes=10, keep=5)
     write_all(files, [entry] * 3)
