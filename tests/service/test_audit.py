@@ -238,6 +238,17 @@ def test_two_writers_never_share_a_file(tmp_path, entry):
     assert sum(line["type"] == "verdict" for line in lines) == 91
 
 
+def test_a_name_without_an_ending_keeps_two_writers_apart(tmp_path, entry):
+    first, second = (Files(tmp_path / "audit", max_bytes=10, keep=5) for _ in range(2))
+    first.write([entry])
+    second.write([entry])
+    write_all(first, [entry] * 3)
+    for files in (first, second):
+        files.close()
+    logs = [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
+    assert sum(line["type"] == "verdict" for p in logs for line in lines_of(p)) == 5
+
+
 def test_a_line_that_a_crash_cut_off_ends_where_writing_goes_on(tmp_path, entry):
     path = tmp_path / "a.jsonl"
     path.write_bytes(entry.line + entry.line[:100])

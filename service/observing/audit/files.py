@@ -104,7 +104,8 @@ class Files:
         for slot in range(1, SLOTS + 1):
             path = self._asked
             if slot > 1:
-                path = path.with_name(f"{path.stem}.{slot}{path.suffix}")
+                # Of "audit", "audit.2" is what was rotated.
+                path = path.with_name(f"{path.stem}.{slot}{path.suffix or '.jsonl'}")
             # Not the log itself, which goes away when it is rotated.
             lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
             try:
