@@ -252,9 +252,11 @@ class Policy:
             PolicyError: where the file is not YAML or not a policy.
         """
         try:
-            return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            # A ValueError are bytes that are no text, and a day that is none (2026-02-30).
             raise PolicyError(f"{path.name}: not YAML: {error}") from None
+        return cls.parse(raw, path.name)
 
 
 def load_policies(directory: Path, encoded: bool = False) -> dict[str, Policy]:
