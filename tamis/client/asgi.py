@@ -110,7 +110,8 @@ class ModerationMiddleware:
         try:
             found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
         except ApiError as error:
-            if error.status in FAULTS:
+            # A policy that is unknown, or cannot be had yet, is no fault of the text either.
+            if error.status in FAULTS and error.param != "policy":
                 # The text's own fault, say its length: no state of the service would change it.
                 return 400, error.code or "invalid_request", error.message
             return self._unavailable()

@@ -332,3 +332,15 @@ def test_middleware_fails_closed_or_open_as_told(status):
 def test_middleware_does_not_let_a_text_through_that_is_refused_for_its_length():
     app = guarded(lambda _: busy(400), fail_open=True)
     assert app.post("/chat", json={"question": "x"}).status_code == 400
+
+
+def test_middleware_does_not_blame_a_text_for_the_policy():
+    error = {"message": "policy: there is no …; known: default", "code": "unknown_policy"}
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": error | {"param": "policy"}})
+
+    answer = guarded(handle, policy="gone").post("/chat", json={"question": "hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "moderation_unavailable")
+    answer = guarded(handle, policy="gone", fail_open=True).post("/chat", json={"question": "hi"})
+    assert answer.json() == {"said": "hi", "judged": False}
