@@ -27,6 +27,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 DEADLINE: Final = 0.5
 # Whatever else is refused is no fault of the text: a key, a rate, an address that is no Tamis.
 FAULTS: Final = frozenset({400, 413})
+UNREADABLE: Final = 400, "invalid_request", "the body has nothing that could be judged"
 
 
 class ModerationMiddleware:
@@ -104,7 +105,7 @@ class ModerationMiddleware:
         try:
             item = self._item(json.loads(body))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return 400, "invalid_request", "the body has nothing that could be judged"
+            return UNREADABLE
         if item is None:
             return None
         try:
@@ -117,6 +118,9 @@ class ModerationMiddleware:
             return self._unavailable()
         except ClientError:
             return self._unavailable()
+        except (ValueError, RecursionError):
+            # What Python reads as a number and JSON has not (NaN, 1e999), or just too deep to send.
+            return UNREADABLE
         scope.setdefault("state", {})["moderation"] = found
         if found.blocked:
             return 403, "content_blocked", "blocked by the moderation policy"

@@ -285,8 +285,11 @@ def test_middleware_blocks_and_hands_on():
 
 @pytest.mark.parametrize(
     "body",
-    [b"not json", b"[]", b'{"other": 1}', b"5", b"\xff", b"[" * 100_000],
-    ids=["text", "list", "other", "number", "latin", "deep"],
+    [
+        *(b"not json", b"[]", b'{"other": 1}', b"5", b"\xff", b"[" * 100_000),
+        *(b'{"question": NaN}', b'{"question": 1e999}'),
+    ],
+    ids=["text", "list", "other", "number", "latin", "deep", "nan", "infinite"],
 )
 def test_middleware_refuses_what_it_cannot_judge(body):
     assert guarded(by_word).post("/chat", content=body).status_code == 400
