@@ -9,7 +9,7 @@ app.add_middleware(
 """
 
 import json
-from collections.abc import Awaitable, Callable, Container, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from typing import Any, Final
 
 from tamis.client.client import AsyncClient, Policy
@@ -54,7 +54,7 @@ class ModerationMiddleware:
         Args:
             app: the application.
             client: asks the service; who made it closes it.
-            paths: where requests are judged.
+            paths: where requests are judged; with or without what the application is mounted at.
             item: makes what is judged of the parsed body; None: nothing is.
             policy: as the client takes it.
             deadline: seconds that a verdict is worth waiting for.
@@ -69,7 +69,7 @@ class ModerationMiddleware:
         """Serve one request."""
         if (
             scope["type"] != "http"
-            or scope["path"] not in self._paths
+            or not any(path in self._paths for path in _paths_of(scope))
             or scope["method"] not in METHODS
         ):
             await self._app(scope, receive, send)
@@ -130,6 +130,14 @@ class ModerationMiddleware:
         if self._fail_open:
             return None
         return 503, "moderation_unavailable", "moderation is not available at present"
+
+
+def _paths_of(scope: Scope) -> Iterator[str]:
+    """A request's path as it came, and as routes see it: without what the application is at."""
+    path, root = scope["path"], scope.get("root_path", "")
+    yield path
+    if root and path.startswith(f"{root}/"):
+        yield path.removeprefix(root)
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from benchmarks.server import Server
 from service.app import create_app
@@ -347,3 +349,10 @@ def test_middleware_does_not_blame_a_text_for_the_policy():
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "moderation_unavailable")
     answer = guarded(handle, policy="gone", fail_open=True).post("/chat", json={"question": "hi"})
     assert answer.json() == {"said": "hi", "judged": False}
+
+
+def test_middleware_finds_its_paths_wherever_the_application_is_mounted():
+    app = Starlette(routes=[Mount("/api", guarded(by_word).app)])
+    answer = TestClient(app).post("/api/chat", json={"question": "a goose"})
+    assert answer.status_code == 403
+    assert TestClient(app).post("/api/other", content=b"a goose").json() == 7
