@@ -37,9 +37,17 @@ class Attempts:
 
     @property
     def timeout(self) -> float:
-        """Seconds that this try may take."""
+        """Seconds that this try may take.
+
+        Raises:
+            LateError: where time is over, as after a wait that took longer than it should.
+        """
         left = self._left()
-        return self._timeout if left is None else min(self._timeout, left + GRACE)
+        if left is None:
+            return self._timeout
+        if left <= 0:
+            raise LateError("the deadline passed")
+        return min(self._timeout, left + GRACE)
 
     def refused(self, answer: httpx.Response) -> float:
         """Seconds to wait after an answer that is an error.

@@ -205,9 +205,22 @@ def test_a_deadline_is_told_and_kept(waits):
     with pytest.raises(LateError, match=r"another try in 0\.9 s"):
         client.moderate("x", deadline=0.5)
     assert (len(asked), waits) == (1, [])
-    client, asked = answering(httpx.ReadTimeout("slow"), retries=0)
+    # Nobody is asked when time is over; sockets take no time below zero.
+    client, asked = answering(ok())
+    for deadline in (0.0, -1.0):
+        with pytest.raises(LateError, match="passed"):
+            client.moderate("x", deadline=deadline)
+    assert asked == []
+
+
+def test_no_answer_within_the_deadline_is_late():
+    def slow(_: httpx.Request) -> httpx.Response:
+        time.sleep(0.05)
+        raise httpx.ReadTimeout("slow")
+
+    client = Client(URL, http=httpx.Client(transport=httpx.MockTransport(slow)), retries=0)
     with pytest.raises(LateError, match="passed"):
-        client.moderate("x", deadline=0.0)
+        client.moderate("x", deadline=0.04)
 
 
 async def test_the_client_that_awaits_does_the_same(bundle):
