@@ -64,7 +64,7 @@ class Attempts:
             raise error
         return self._wait(asked, error)
 
-    def failed(self, error: httpx.RequestError) -> float:
+    def failed(self, error: httpx.RequestError | TimeoutError) -> float:
         """Seconds to wait after no answer at all.
 
         Raises:
@@ -75,7 +75,7 @@ class Attempts:
             self._give_up(error)
         return self._wait(None, error)
 
-    def _give_up(self, error: httpx.RequestError) -> NoReturn:
+    def _give_up(self, error: httpx.RequestError | TimeoutError) -> NoReturn:
         left = self._left()
         if left is not None and left <= 0:
             raise LateError("the deadline passed") from error

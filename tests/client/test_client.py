@@ -1,8 +1,9 @@
 """The clients against a real application, and against servers that fail in every way."""
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -247,9 +248,21 @@ async def test_the_client_that_awaits_does_the_same(bundle):
         assert not (await c.moderate("x")).flagged
 
 
-async def _pause() -> None:
-    import asyncio
+async def test_an_answer_that_comes_in_drips_is_late():
+    async def drips() -> AsyncIterator[bytes]:
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            yield b" "
 
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=drips())
+
+    async with AsyncClient(URL, http=httpx.AsyncClient(transport=httpx.MockTransport(handle))) as c:
+        with pytest.raises(LateError):
+            await c.moderate("x", deadline=0.05)
+
+
+async def _pause() -> None:
     await asyncio.sleep(0.01)
 
 
