@@ -186,6 +186,14 @@ def test_a_short_queue_takes_a_shorter_batch(monkeypatch):
     assert type(found) is Spans
 
 
+def test_an_empty_variable_is_as_none(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "")
+    found = tracing.from_environment()
+    found.close()
+    assert type(found) is Spans
+
+
 @pytest.fixture
 def spans(monkeypatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
