@@ -127,7 +127,8 @@ class Spool(Generic[T]):
         False where a write hangs even then.
         """
         self._deadline = time.monotonic() + timeout
-        self._closing.set()
+        with self._lock:  # who is being let in leaves a record for the thread yet
+            self._closing.set()
         self._filled.set()
         if self._thread.is_alive():
             # A write that hangs must not hang the shutdown; the thread dies with the process.

@@ -91,6 +91,17 @@ def test_a_spool_writes_in_order_and_to_the_end():
     assert not spool.put(1, 1)
 
 
+def test_the_end_waits_for_who_is_being_let_in():
+    spool, _ = spool_of(sink := Memory())
+    with spool._lock:  # as within put
+        ending = threading.Thread(target=spool.close, args=(10,))
+        ending.start()
+        time.sleep(0.1)
+        assert spool._thread.is_alive()
+    ending.join(10)
+    assert sink.closed
+
+
 def test_a_full_spool_drops_and_says_so(caplog):
     sink = Memory()
     sink.open.clear()
