@@ -128,6 +128,10 @@ def test_a_record_survives_json_and_files(tmp_path: Path):
         ({"comment": ["cookie"]}, "comment: must be"),
         ({"categories": "hate"}, "categories: must be"),
         ({"categories": [["hate"]]}, "categories: must be"),
+        ({"attack": "no"}, "attack: must be"),
+        ({"toxicity": 0}, "toxicity: must be"),
+        ({"agrees": "cookie"}, "agrees: must be"),
+        ({"verdict": ["cookie"]}, "verdict: must be"),
     ],
 )
 def test_a_line_that_is_no_correction_is_named_without_its_text(change, message, tmp_path: Path):
