@@ -296,6 +296,7 @@ def test_stores_that_cannot_be_used_say_why(tmp_path: Path):
         (str(tmp_path / "file" / "below"), "(Not a directory|File exists)"),
         ("mysql://x/y", "a path or a postgresql:// URL"),
         ("", "a path or a postgresql:// URL"),
+        ("~nobody-is-called-so/x", "there is no such home"),
     ]:
         with pytest.raises(StoreError, match=message):
             open_store(location).save(correction())
