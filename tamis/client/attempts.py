@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 import httpx
 
 from tamis.client.errors import ApiError, LateError, UnreachableError
+from tamis.policy import MAX_DEADLINE_MS
 
 AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 FIRST_WAIT: Final = 0.1
@@ -33,7 +34,9 @@ class Attempts:
         left = self._left()
         if left is None:
             return {}
-        return {"x-request-timeout-ms": str(max(1, round(left * 1e3)))}
+        # The service takes no longer one; more time is ours to know.
+        milliseconds = max(1, round(min(left * 1e3, MAX_DEADLINE_MS)))
+        return {"x-request-timeout-ms": str(milliseconds)}
 
     @property
     def timeout(self) -> float:

@@ -214,6 +214,13 @@ def test_a_deadline_is_told_and_kept(waits):
     assert asked == []
 
 
+@pytest.mark.parametrize("deadline", [7_200.0, float("inf")])
+def test_a_deadline_beyond_what_the_service_takes_is_the_clients_own(deadline):
+    client, asked = answering(ok())
+    client.moderate("x", deadline=deadline)
+    assert asked[0].headers["x-request-timeout-ms"] == "3600000"
+
+
 def test_no_answer_within_the_deadline_is_late():
     def slow(_: httpx.Request) -> httpx.Response:
         time.sleep(0.05)
