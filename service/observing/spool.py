@@ -133,7 +133,9 @@ class Spool(Generic[T]):
         if self._thread.is_alive():
             # A write that hangs must not hang the shutdown; the thread dies with the process.
             self._thread.join(timeout + 5)
-        return not self._thread.is_alive()
+        if hangs := self._thread.is_alive():
+            self._error("%d records may be lost: a write hangs", len(self._records))
+        return not hangs
 
     def _run(self) -> None:
         while not (self._closing.is_set() and not self._records):

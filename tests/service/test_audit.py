@@ -140,6 +140,20 @@ def test_a_sink_that_stays_broken_loses_by_number_at_the_end(caplog):
     assert "20 records are lost" in caplog.text
 
 
+def test_a_sink_that_hangs_at_the_end_is_told_of(caplog, monkeypatch):
+    sink = Memory()
+    sink.open.clear()
+    spool, _ = spool_of(sink)
+    for n in range(20):
+        spool.put(n, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool._thread, "join", lambda _: None)  # it would take seconds
+        assert not spool.close(0.1)
+    assert "20 records may be lost: a write hangs" in caplog.text
+    sink.open.set()
+    assert spool.close(10)
+
+
 def test_a_record_that_is_refused_for_good_does_not_hold_up_the_others(caplog):
     spool, told = spool_of(sink := Memory())
     for n in (1, 2, -3, 4):
