@@ -61,7 +61,7 @@ def from_environment() -> Tracing:
         return Ids()
     try:
         from service.observing import otel
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # missing, or of versions that do not fit each other
         logger.error("no spans: %s; install the extra: pip install 'tamis[otel]'", error)
         return Ids()
     try:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -169,6 +170,16 @@ def test_without_the_extra_spans_are_off_and_the_log_says_why(monkeypatch, caplo
     monkeypatch.delattr(service.observing, "otel")
     assert type(tracing.from_environment()) is Ids
     assert "tamis[otel]" in caplog.text
+
+
+def test_packages_that_do_not_fit_each_other_switch_spans_off(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    resources = "opentelemetry.sdk.resources"
+    monkeypatch.setitem(sys.modules, resources, ModuleType(resources))
+    monkeypatch.delitem(sys.modules, "service.observing.otel")
+    monkeypatch.delattr(service.observing, "otel")
+    assert type(tracing.from_environment()) is Ids
+    assert "no spans: cannot import name" in caplog.text
 
 
 def test_variables_that_cannot_be_switch_spans_off_and_the_log_says_why(monkeypatch, caplog):
