@@ -15,6 +15,8 @@ FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0
 # Who is asked to wait longer is told so instead: a proxy's hour is no wait for a caller to sit out.
 LONGEST_ASKED: Final = 60.0
+# Of a text that takes longer than the deadline; of a later try, longer than what is left of it.
+TOO_SHORT: Final = "deadline_too_short"
 # Seconds that the way there and back may take, beyond what the service may.
 GRACE: Final = 0.1
 
@@ -61,6 +63,8 @@ class Attempts:
         """
         error = _error_of(answer)
         asked = _asked(answer.headers)
+        if self._made and self._until is not None and error.code == TOO_SHORT:
+            raise LateError("an earlier try left too little time") from error
         if answer.status_code not in AGAIN or self._made >= self._retries:
             raise error
         if asked is not None and asked > LONGEST_ASKED:

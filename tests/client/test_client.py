@@ -221,6 +221,16 @@ def test_a_deadline_beyond_what_the_service_takes_is_the_clients_own(deadline):
     assert asked[0].headers["x-request-timeout-ms"] == "3600000"
 
 
+def test_what_an_earlier_try_left_too_little_time_for_is_late(waits):
+    short = httpx.Response(400, json={"error": {"message": "", "code": "deadline_too_short"}})
+    client, _ = answering(busy(retry_after_ms="1"), short)
+    with pytest.raises(LateError, match="too little time"):
+        client.moderate("x", deadline=5)
+    client, _ = answering(short)
+    with pytest.raises(ApiError):
+        client.moderate("x", deadline=5)
+
+
 def test_no_answer_within_the_deadline_is_late():
     def slow(_: httpx.Request) -> httpx.Response:
         time.sleep(0.05)
