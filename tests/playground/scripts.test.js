@@ -290,6 +290,10 @@ test("states of scores", () => {
   // Where nothing is flagged because the policy only scores, the scores say what would have been.
   const scored = { ...high, toxicity: { ...high.toxicity, flagged: false } };
   assert.deepEqual(states({ categories: scored, withheld: "block" }), [["toxicity", "block"], ["hate", "held"]]);
+  // A policy's own category is a question of its own.
+  const tea = verdict({ categories: { tea: { score: 0.6, threshold: 0.5, flagged: false } }, withheld: "flag" });
+  const own = { categories: { tea: { flag: 0.5, block: 0.9, own: true } } };
+  assert.deepEqual(scores(tea, own).map((s) => [s.name, s.state]), [["tea", "flag"]]);
 });
 
 test("figures and lists", () => {
