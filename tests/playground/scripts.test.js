@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { stream } from "./api.js";
+import { Refusal, parsed, stream } from "./api.js";
 import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
@@ -277,6 +277,11 @@ test("verdicts in words", () => {
   const response = { action: "allow", score: 0.02, severity: "safe", refusal: { score: 0.981, flagged: true } };
   assert.match(said({ fields: { response } }), /The response declines \(0\.98\), and is judged as such/);
   assert.doesNotMatch(said({ fields: { response: { ...response, refusal: { score: 0.2, flagged: false } } } }), /declines/);
+});
+
+test("an answer of somebody else", () => {
+  assert.deepEqual(parsed('{"model": "tamis"}'), { model: "tamis" });
+  assert.throws(() => parsed("<!doctype html>"), (error) => error instanceof Refusal && error.status === 0);
 });
 
 test("states of scores", () => {

@@ -1,6 +1,6 @@
 // The page: an item and a policy go in, a verdict comes out.
 
-import { Refusal, call, storeKey, storedKey } from "./api.js";
+import { Refusal, call, parsed, storeKey, storedKey } from "./api.js";
 import { byId, el } from "./dom.js";
 import { editor } from "./editor.js";
 import { hideHint } from "./evidence.js";
@@ -58,7 +58,7 @@ async function ask(signal) {
   const body = { input: item, policy, explain: "evidence" };
   if (input.judge) body.judge = input.judge;
   const { text, ms } = await call("moderate", { body, signal });
-  const verdict = JSON.parse(text);
+  const verdict = parsed(text);
   return {
     verdict,
     limits: limits && limitsOf(limits, verdict, questions),
@@ -134,7 +134,7 @@ const canAsk = () => input.item() !== null && (state.draft === null || asksSomet
 async function loadPolicies() {
   try {
     const { text } = await call("policies");
-    const { default: usual, policies } = JSON.parse(text);
+    const { default: usual, policies } = parsed(text);
     state.policies = policies;
     byId("policy").replaceChildren(
       ...policies.map(({ name }) => el("option", { value: name, selected: name === usual }, name)),
@@ -212,7 +212,7 @@ function ready(model) {
 async function waitUntilReady() {
   try {
     const { text } = await call("health/ready");
-    ready(JSON.parse(text).model);
+    ready(parsed(text).model);
     return;
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
