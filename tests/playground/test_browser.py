@@ -54,6 +54,17 @@ def test_typing_shows_a_verdict(visit, address):
     expect(page.locator("#verdict")).to_contain_text("No verdict yet")
 
 
+def test_a_list_that_was_open_opens_nothing_else(visit, address):
+    page = visit(address)
+    type_post(page, INSULT)
+    action(page, "Flag")
+    page.locator("details.found summary").click()
+    page.locator("#first").fill("What a lovely garden.")
+    action(page, "Allow")
+    expect(page.locator("details.found")).to_have_count(0)
+    expect(page.get_by_label("The answer as JSON")).to_be_hidden()
+
+
 def test_a_prompt_with_its_response_and_a_conversation(visit, address):
     page = visit(address)
     example(page, "a refusal")

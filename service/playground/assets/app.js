@@ -103,10 +103,10 @@ function settled() {
 function show(judged) {
   hideHint();
   byId("stale").hidden = true;
-  const open = [...byId("verdict").querySelectorAll("details")].map((d) => d.open);
+  const open = new Set([...byId("verdict").querySelectorAll("details[open]")].map((details) => details.className));
   state.reasons = new Reasons(judged.body);
   byId("verdict").replaceChildren(...verdictView(judged, state.reasons.element).filter(Boolean));
-  for (const [n, details] of byId("verdict").querySelectorAll("details").entries()) details.open = open[n] ?? false;
+  for (const details of byId("verdict").querySelectorAll("details")) details.open = open.has(details.className);
   byId("announce").textContent = spoken(judged.verdict);
   showScores();
   takesFeedback().then((does) => {
