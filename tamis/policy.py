@@ -239,7 +239,7 @@ class Policy:
             mask=_mask(data, where),
             deadline_ms=deadline,
             shadow=shadow,
-            description=str(data.get("description", "")),
+            description=str(data.get("description") or ""),
             categories=rules,
             overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,
         )
