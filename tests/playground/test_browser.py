@@ -518,6 +518,18 @@ def test_a_correction_says_what_was_meant(visit, address):
     expect(page.locator(".feedback")).to_contain_text("The correction is kept.")
 
 
+def test_the_prompt_is_meant_where_nothing_was_answered(visit, address):
+    page = visit(address)
+    page.get_by_text("Conversation", exact=True).click()
+    page.get_by_label("Turn 1", exact=True).fill("What is a good soup?")
+    action(page, "Allow")
+    page.get_by_text("This is wrong").click()
+    expect(page.get_by_label("the prompt", exact=True)).to_be_checked()
+    page.get_by_label("unsafe", exact=True).check()
+    page.get_by_role("button", name="Send correction").click()
+    expect(page.locator(".feedback")).to_contain_text("The correction is kept.")
+
+
 def test_where_corrections_are_not_kept_the_form_goes_away(visit, address):
     page = visit(address)
     page.route("**/feedback", refuse(404, {"message": "feedback is turned off"}))

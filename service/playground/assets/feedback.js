@@ -29,7 +29,8 @@ export async function takesFeedback() {
 export function feedbackForm({ verdict, body }, categories) {
   const item = body.input;
   const two = "response" in item || "messages" in item;
-  const meant = body.judge?.[0] ?? "response";
+  // The response where one was judged: the answer says of each whether it declines.
+  const meant = Object.values(verdict.fields).some((field) => "refusal" in field) ? "response" : "prompt";
   const prompt = !("text" in item);
   const check = (name, value, label) =>
     el("label", { class: "switch" }, el("input", { type: "checkbox", name, value }), el("span", {}, label));
