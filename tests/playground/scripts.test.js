@@ -414,5 +414,8 @@ test("an explanation is told with what stands of it", () => {
   const malformed = told({ ...found, status: "malformed", safety: null, reason: null, fault: "no_reason" }, "It says");
   assert.deepEqual([malformed.facts, malformed.reason], [[], ""]);
   assert.match(malformed.note, /\(no reason\), so nothing is taken/);
+  const overall = told({ ...found, category: null, agrees: null, reason: null }, "");
+  assert.deepEqual([overall.facts[0], overall.reason], [["safety", "unsafe"], ""]);
+  assert.match(overall.note, /The overall score alone found it/);
   assert.match(told(null, "").note, /nothing to read/);
 });
