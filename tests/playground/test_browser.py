@@ -518,6 +518,17 @@ def test_a_correction_says_what_was_meant(visit, address):
     expect(page.locator(".feedback")).to_contain_text("The correction is kept.")
 
 
+def test_corrections_are_offered_though_it_could_not_be_asked_at_first(visit, address):
+    page = visit(address)
+    page.route("**/openapi.json", refuse(502, {"message": "no upstream"}), times=1)
+    with page.expect_response("**/openapi.json"):
+        example(page, "an insult")
+    expect(page.locator(".feedback")).to_have_count(0)
+    page.locator("#first").fill(INSULT + " Honk.")
+    expect(page.locator(".feedback")).to_have_count(1)
+    page.complaints.clear()
+
+
 def test_the_prompt_is_meant_where_nothing_was_answered(visit, address):
     page = visit(address)
     page.get_by_text("Conversation", exact=True).click()

@@ -7,14 +7,14 @@ import { el } from "./dom.js";
 const APART = new Set(["toxicity", "attack"]);
 let offered = null;
 
-/** Whether the service takes corrections; asked once, of its own description. */
+/** Whether the service takes corrections; asked of its own description, until that has said so. */
 export async function takesFeedback() {
   if (offered === null) {
     try {
       const { text } = await call("openapi.json");
       offered = "/feedback" in JSON.parse(text).paths;
     } catch {
-      offered = false;
+      return false; // For now: the connection may have been lost. The next verdict asks again.
     }
   }
   return offered;
