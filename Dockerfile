@@ -76,17 +76,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         && python -m tamis export accurate --delta delta --out /opt/tamis/accurate; \
     fi
 
-# The bundle for other languages than English: committed whole, or made of its public base and the
-# committed delta. Without either the folder stays empty, and all texts are judged as English is.
+# The bundle for other languages than English: the pinned public base, and the committed delta.
+# Without a delta the folder stays empty, and all texts are judged as English is.
 FROM app AS multilingual
 COPY scripts/dependencies.py scripts/
 COPY requirements/serve.txt requirements/reasoner.txt requirements/
 COPY models models
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir -p /opt/tamis/multilingual \
-    && if [ -f models/tamis-multilingual/manifest.json ]; then \
-        cp models/tamis-multilingual/* /opt/tamis/multilingual/; \
-    elif [ -f models/tamis-multilingual-delta/manifest.json ]; then \
+    && if [ -f models/tamis-multilingual-delta/manifest.json ]; then \
         python scripts/dependencies.py reasoner > wanted.txt \
         && pip install -c requirements/serve.txt -c requirements/reasoner.txt -r wanted.txt \
         && python -m tamis export multilingual --delta models/tamis-multilingual-delta \

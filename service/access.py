@@ -101,8 +101,9 @@ def read_keys(path: Path) -> list[Key]:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        # A parser's message may quote the file, which holds hashes.
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        # A parser's message may quote the file, which holds hashes; of days that are none
+        # (2026-02-30) it is a ValueError.
         raise KeysError(f"{path.name}: cannot be read: {type(error).__name__}") from None
     if not isinstance(raw, list) or not raw:
         raise KeysError(f"{path.name}: must be a list of at least one key")

@@ -239,7 +239,7 @@ class Policy:
             mask=_mask(data, where),
             deadline_ms=deadline,
             shadow=shadow,
-            description=str(data.get("description", "")),
+            description=str(data.get("description") or ""),
             categories=rules,
             overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,
         )
@@ -252,9 +252,11 @@ class Policy:
             PolicyError: where the file is not YAML or not a policy.
         """
         try:
-            return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            # A ValueError are bytes that are no text, and a day that is none (2026-02-30).
             raise PolicyError(f"{path.name}: not YAML: {error}") from None
+        return cls.parse(raw, path.name)
 
 
 def load_policies(directory: Path, encoded: bool = False) -> dict[str, Policy]:

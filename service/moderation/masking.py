@@ -22,9 +22,11 @@ EMAIL: Final = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,62}(?![\w-])"
 )
 CARD: Final = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
+FEWEST_OF_CARD: Final = 13
 IBAN: Final = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}(?!\w)")
+# One of four numbers may stand behind a colon ("from:192.0.2.1"), which one of eight is made of.
 IP: Final = re.compile(
-    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+)(?!\w|\.\d)"
+    r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|(?<!:)[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+)(?!\w|\.\d)"
 )
 # Where a telephone number may be: asking of such places only takes a twentieth of the time.
 DIALLED: Final = re.compile(r"(?<!\w)[+(]?\d[\d ()./\u00a0-]{5,30}\d(?!\w)")
@@ -119,24 +121,41 @@ def _emails(text: str, _: MaskRule) -> Iterator[Span]:
 
 
 def _cards(text: str, _: MaskRule) -> Iterator[Span]:
-    luhn = import_module("stdnum.luhn")
-    for found in CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
+    checked: Callable[[str], bool] = import_module("stdnum.luhn").is_valid
+
+    def issued(written: str) -> bool:
+        digits = re.sub(r"\D", "", written)
         # No issuer's numbers begin with 0 or 1; and a row of equal digits is no number.
-        if digits[0] not in "01" and len(set(digits)) > 1 and luhn.is_valid(digits):
-            yield Span(found.start(), found.end(), "[CARD]")
+        return (
+            len(digits) >= FEWEST_OF_CARD
+            and digits[0] not in "01"
+            and len(set(digits)) > 1
+            and checked(digits)
+        )
+
+    yield from _numbers(CARD, text, issued, "[CARD]")
 
 
 def _ibans(text: str, _: MaskRule) -> Iterator[Span]:
-    iban = import_module("stdnum.iban")
-    for found in IBAN.finditer(text):
-        # Words that follow may look like more of it.
+    yield from _numbers(IBAN, text, import_module("stdnum.iban").is_valid, "[IBAN]")
+
+
+def _numbers(
+    places: re.Pattern[str], text: str, valid: Callable[[str], bool], mark: str
+) -> Iterator[Span]:
+    """Numbers of several words: of those that begin at a word, the longest that is valid.
+
+    Words before and behind it may look like more of it: a card's check value, another account.
+    """
+    at = 0
+    while found := places.search(text, at):
         words = found[0].split(" ")
         for count in range(len(words), 0, -1):
             written = " ".join(words[:count])
-            if iban.is_valid(written):
-                yield Span(found.start(), found.start() + len(written), "[IBAN]")
+            if valid(written):
+                yield Span(found.start(), found.start() + len(written), mark)
                 break
+        at = found.start() + len(words[0])
 
 
 def _ips(text: str, _: MaskRule) -> Iterator[Span]:
@@ -164,18 +183,14 @@ def _phones(text: str, rule: MaskRule) -> Iterator[Span]:
 
 def _national_ids(text: str, rule: MaskRule) -> Iterator[Span]:
     checks = _checks(rule.countries)
-    for found in NUMBER.finditer(text):
-        words = found[0].split(" ")
-        for start in range(len(words)):
-            for stop in range(len(words), start, -1):
-                written = " ".join(words[start:stop])
-                signs = [sign for sign in written if sign.isalnum()]
-                if len(signs) not in LENGTHS or sum(map(str.isdigit, signs)) < FEWEST_DIGITS:
-                    continue
-                if any(valid(written) for valid in checks):
-                    at = found.start() + len(" ".join([*words[:start], ""]))
-                    yield Span(at, at + len(written), "[NATIONAL_ID]")
-                    break
+
+    def known(written: str) -> bool:
+        signs = [sign for sign in written if sign.isalnum()]
+        if len(signs) not in LENGTHS or sum(map(str.isdigit, signs)) < FEWEST_DIGITS:
+            return False
+        return any(valid(written) for valid in checks)
+
+    yield from _numbers(NUMBER, text, known, "[NATIONAL_ID]")
 
 
 @cache

@@ -99,7 +99,7 @@ class SpoolHandler(logging.Handler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._sink = LineSink(descriptor)
-        self._settled = False
+        self._settled = self._stuck = False
         self._spool: Spool[bytes] = Spool(
             "log",
             self._sink,
@@ -115,7 +115,8 @@ class SpoolHandler(logging.Handler):
         try:
             line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
             if self._settled:
-                self._sink.write([line])
+                if not self._stuck:
+                    self._sink.write([line])
             elif self._spool.put(line, len(line)):
                 lost, self._dropped = self._dropped, 0
                 if lost:
@@ -131,10 +132,10 @@ class SpoolHandler(logging.Handler):
         self._spool.flush(1)
 
     def settle(self) -> None:
-        """Write what is left, and from now on at once."""
+        """Write what is left, and from now on at once; nothing more where nobody reads it."""
         with self.lock or nullcontext():
             if not self._settled:
-                self._spool.close(1)
+                self._stuck = not self._spool.close(1)
             self._settled = True
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -511,4 +512,6 @@ def _bury_dead(folder: Path) -> None:
     """A process that was killed leaves its gauges behind; they end in ``_<pid>.db``."""
     for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
+            # Another process, which is scraped at the same time, may be doing it.
+            with suppress(FileNotFoundError):
+                mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]

@@ -121,14 +121,21 @@ class Spool(Generic[T]):
             time.sleep(0.005)
         return not self._bytes
 
-    def close(self, timeout: float) -> None:
-        """Write what is queued, for at most so many seconds; what is left then has failed."""
+    def close(self, timeout: float) -> bool:
+        """Write what is queued, for at most so many seconds; what is left then has failed.
+
+        False where a write hangs even then.
+        """
         self._deadline = time.monotonic() + timeout
-        self._closing.set()
+        with self._lock:  # who is being let in leaves a record for the thread yet
+            self._closing.set()
         self._filled.set()
         if self._thread.is_alive():
             # A write that hangs must not hang the shutdown; the thread dies with the process.
             self._thread.join(timeout + 5)
+        if hangs := self._thread.is_alive():
+            self._error("%d records may be lost: a write hangs", len(self._records))
+        return not hangs
 
     def _run(self) -> None:
         while not (self._closing.is_set() and not self._records):

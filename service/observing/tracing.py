@@ -51,7 +51,9 @@ def from_environment() -> Tracing:
     """
     named = any(map(os.environ.get, ENDPOINTS))
     off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if not named or off or os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() != "otlp":
+    # An empty one is as none, by OpenTelemetry's rules.
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    if not named or off or exporter != "otlp":
         return Ids()
     protocol = next(filter(None, map(os.environ.get, PROTOCOLS)), "http/protobuf")
     if protocol != "http/protobuf":
@@ -59,7 +61,7 @@ def from_environment() -> Tracing:
         return Ids()
     try:
         from service.observing import otel
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # missing, or of versions that do not fit each other
         logger.error("no spans: %s; install the extra: pip install 'tamis[otel]'", error)
         return Ids()
     try:

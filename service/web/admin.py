@@ -74,7 +74,8 @@ async def scrape(request: Request) -> Response:
 async def reload(request: Request) -> JSONResponse:
     """Read policies and keys anew, or say what is wrong with them and leave them as they were.
 
-    Of several processes the one that answers; the others see the change by themselves.
+    Of several processes the one that answers; the others see the change by themselves, if they are
+    to look (``reload_seconds``).
     """
     configuration = moderator_of(request).configuration
     try:

@@ -9,7 +9,7 @@ app.add_middleware(
 """
 
 import json
-from collections.abc import Awaitable, Callable, Container, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from typing import Any, Final
 
 from tamis.client.client import AsyncClient, Policy
@@ -27,6 +27,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 DEADLINE: Final = 0.5
 # Whatever else is refused is no fault of the text: a key, a rate, an address that is no Tamis.
 FAULTS: Final = frozenset({400, 413})
+UNREADABLE: Final = 400, "invalid_request", "the body has nothing that could be judged"
 
 
 class ModerationMiddleware:
@@ -53,7 +54,7 @@ class ModerationMiddleware:
         Args:
             app: the application.
             client: asks the service; who made it closes it.
-            paths: where requests are judged.
+            paths: where requests are judged; with or without what the application is mounted at.
             item: makes what is judged of the parsed body; None: nothing is.
             policy: as the client takes it.
             deadline: seconds that a verdict is worth waiting for.
@@ -68,7 +69,7 @@ class ModerationMiddleware:
         """Serve one request."""
         if (
             scope["type"] != "http"
-            or scope["path"] not in self._paths
+            or not any(path in self._paths for path in _paths_of(scope))
             or scope["method"] not in METHODS
         ):
             await self._app(scope, receive, send)
@@ -104,18 +105,22 @@ class ModerationMiddleware:
         try:
             item = self._item(json.loads(body))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return 400, "invalid_request", "the body has nothing that could be judged"
+            return UNREADABLE
         if item is None:
             return None
         try:
             found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
         except ApiError as error:
-            if error.status in FAULTS:
+            # A policy that is unknown, or cannot be had yet, is no fault of the text either.
+            if error.status in FAULTS and error.param != "policy":
                 # The text's own fault, say its length: no state of the service would change it.
                 return 400, error.code or "invalid_request", error.message
             return self._unavailable()
         except ClientError:
             return self._unavailable()
+        except (ValueError, RecursionError):
+            # What Python reads as a number and JSON has not (NaN, 1e999), or just too deep to send.
+            return UNREADABLE
         scope.setdefault("state", {})["moderation"] = found
         if found.blocked:
             return 403, "content_blocked", "blocked by the moderation policy"
@@ -125,6 +130,14 @@ class ModerationMiddleware:
         if self._fail_open:
             return None
         return 503, "moderation_unavailable", "moderation is not available at present"
+
+
+def _paths_of(scope: Scope) -> Iterator[str]:
+    """A request's path as it came, and as routes see it: without what the application is at."""
+    path, root = scope["path"], scope.get("root_path", "")
+    yield path
+    if root and path.startswith(f"{root}/"):
+        yield path.removeprefix(root)
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:

@@ -8,12 +8,15 @@ from typing import Final, NoReturn
 import httpx
 
 from tamis.client.errors import ApiError, LateError, UnreachableError
+from tamis.policy import MAX_DEADLINE_MS
 
 AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0
 # Who is asked to wait longer is told so instead: a proxy's hour is no wait for a caller to sit out.
 LONGEST_ASKED: Final = 60.0
+# Of a text that takes longer than the deadline; of a later try, longer than what is left of it.
+TOO_SHORT: Final = "deadline_too_short"
 # Seconds that the way there and back may take, beyond what the service may.
 GRACE: Final = 0.1
 
@@ -33,13 +36,23 @@ class Attempts:
         left = self._left()
         if left is None:
             return {}
-        return {"x-request-timeout-ms": str(max(1, round(left * 1e3)))}
+        # The service takes no longer one; more time is ours to know.
+        milliseconds = max(1, round(min(left * 1e3, MAX_DEADLINE_MS)))
+        return {"x-request-timeout-ms": str(milliseconds)}
 
     @property
     def timeout(self) -> float:
-        """Seconds that this try may take."""
+        """Seconds that this try may take.
+
+        Raises:
+            LateError: where time is over, as after a wait that took longer than it should.
+        """
         left = self._left()
-        return self._timeout if left is None else min(self._timeout, left + GRACE)
+        if left is None:
+            return self._timeout
+        if left <= 0:
+            raise LateError("the deadline passed")
+        return min(self._timeout, left + GRACE)
 
     def refused(self, answer: httpx.Response) -> float:
         """Seconds to wait after an answer that is an error.
@@ -50,13 +63,15 @@ class Attempts:
         """
         error = _error_of(answer)
         asked = _asked(answer.headers)
+        if self._made and self._until is not None and error.code == TOO_SHORT:
+            raise LateError("an earlier try left too little time") from error
         if answer.status_code not in AGAIN or self._made >= self._retries:
             raise error
         if asked is not None and asked > LONGEST_ASKED:
             raise error
         return self._wait(asked, error)
 
-    def failed(self, error: httpx.RequestError) -> float:
+    def failed(self, error: httpx.RequestError | TimeoutError) -> float:
         """Seconds to wait after no answer at all.
 
         Raises:
@@ -67,7 +82,7 @@ class Attempts:
             self._give_up(error)
         return self._wait(None, error)
 
-    def _give_up(self, error: httpx.RequestError) -> NoReturn:
+    def _give_up(self, error: httpx.RequestError | TimeoutError) -> NoReturn:
         left = self._left()
         if left is not None and left <= 0:
             raise LateError("the deadline passed") from error

@@ -232,11 +232,14 @@ class AsyncClient(_Caller):
     async def _ask(self, call: Call[T], deadline: float | None) -> T:
         attempts = self._attempts(deadline)
         while True:
+            sent = self._sent(call, attempts)
             try:
-                answer = await self._http.post(**self._sent(call, attempts))
+                # httpx's own bounds each piece of an answer, of which a slow proxy may send many.
+                async with asyncio.timeout(sent["timeout"]):
+                    answer = await self._http.post(**sent)
                 if answer.is_success:
                     return _read(call, answer)
                 wait = attempts.refused(answer)
-            except httpx.RequestError as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 wait = attempts.failed(error)
             await asyncio.sleep(wait)

@@ -166,6 +166,11 @@ def parse(raw: Mapping[str, Any]) -> Correction:
     for field in ("context", "comment", "reviewer", "key", "verdict_id"):
         if not isinstance(raw.get(field), str | None):
             raise CorrectionError(field, "must be a text or null")
+    for field in ("attack", "toxicity", "agrees"):
+        if not isinstance(raw.get(field), bool | None):
+            raise CorrectionError(field, "must be true, false or null")
+    if not isinstance(raw.get("verdict"), dict | None):
+        raise CorrectionError("verdict", "must be an object or null")
     named = raw.get("categories") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise CorrectionError("categories", "must be texts")

@@ -258,7 +258,10 @@ def open_store(location: str) -> Store:
         return PostgresStore(location)
     if "://" in location or not location:
         raise StoreError("a store is a path or a postgresql:// URL")
-    return SqliteStore(Path(location).expanduser())
+    try:
+        return SqliteStore(Path(location).expanduser())
+    except RuntimeError:
+        raise StoreError(f"{location}: there is no such home") from None
 
 
 def read_corrections(location: str) -> Iterator[Correction]:

@@ -1,14 +1,17 @@
 """The clients against a real application, and against servers that fail in every way."""
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from benchmarks.server import Server
 from service.app import create_app
@@ -203,9 +206,39 @@ def test_a_deadline_is_told_and_kept(waits):
     with pytest.raises(LateError, match=r"another try in 0\.9 s"):
         client.moderate("x", deadline=0.5)
     assert (len(asked), waits) == (1, [])
-    client, asked = answering(httpx.ReadTimeout("slow"), retries=0)
+    # Nobody is asked when time is over; sockets take no time below zero.
+    client, asked = answering(ok())
+    for deadline in (0.0, -1.0):
+        with pytest.raises(LateError, match="passed"):
+            client.moderate("x", deadline=deadline)
+    assert asked == []
+
+
+@pytest.mark.parametrize("deadline", [7_200.0, float("inf")])
+def test_a_deadline_beyond_what_the_service_takes_is_the_clients_own(deadline):
+    client, asked = answering(ok())
+    client.moderate("x", deadline=deadline)
+    assert asked[0].headers["x-request-timeout-ms"] == "3600000"
+
+
+def test_what_an_earlier_try_left_too_little_time_for_is_late(waits):
+    short = httpx.Response(400, json={"error": {"message": "", "code": "deadline_too_short"}})
+    client, _ = answering(busy(retry_after_ms="1"), short)
+    with pytest.raises(LateError, match="too little time"):
+        client.moderate("x", deadline=5)
+    client, _ = answering(short)
+    with pytest.raises(ApiError):
+        client.moderate("x", deadline=5)
+
+
+def test_no_answer_within_the_deadline_is_late():
+    def slow(_: httpx.Request) -> httpx.Response:
+        time.sleep(0.05)
+        raise httpx.ReadTimeout("slow")
+
+    client = Client(URL, http=httpx.Client(transport=httpx.MockTransport(slow)), retries=0)
     with pytest.raises(LateError, match="passed"):
-        client.moderate("x", deadline=0.0)
+        client.moderate("x", deadline=0.04)
 
 
 async def test_the_client_that_awaits_does_the_same(bundle):
@@ -232,9 +265,21 @@ async def test_the_client_that_awaits_does_the_same(bundle):
         assert not (await c.moderate("x")).flagged
 
 
-async def _pause() -> None:
-    import asyncio
+async def test_an_answer_that_comes_in_drips_is_late():
+    async def drips() -> AsyncIterator[bytes]:
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            yield b" "
 
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=drips())
+
+    async with AsyncClient(URL, http=httpx.AsyncClient(transport=httpx.MockTransport(handle))) as c:
+        with pytest.raises(LateError):
+            await c.moderate("x", deadline=0.05)
+
+
+async def _pause() -> None:
     await asyncio.sleep(0.01)
 
 
@@ -285,8 +330,11 @@ def test_middleware_blocks_and_hands_on():
 
 @pytest.mark.parametrize(
     "body",
-    [b"not json", b"[]", b'{"other": 1}', b"5", b"\xff", b"[" * 100_000],
-    ids=["text", "list", "other", "number", "latin", "deep"],
+    [
+        *(b"not json", b"[]", b'{"other": 1}', b"5", b"\xff", b"[" * 100_000),
+        *(b'{"question": NaN}', b'{"question": 1e999}'),
+    ],
+    ids=["text", "list", "other", "number", "latin", "deep", "nan", "infinite"],
 )
 def test_middleware_refuses_what_it_cannot_judge(body):
     assert guarded(by_word).post("/chat", content=body).status_code == 400
@@ -332,3 +380,22 @@ def test_middleware_fails_closed_or_open_as_told(status):
 def test_middleware_does_not_let_a_text_through_that_is_refused_for_its_length():
     app = guarded(lambda _: busy(400), fail_open=True)
     assert app.post("/chat", json={"question": "x"}).status_code == 400
+
+
+def test_middleware_does_not_blame_a_text_for_the_policy():
+    error = {"message": "policy: there is no …; known: default", "code": "unknown_policy"}
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": error | {"param": "policy"}})
+
+    answer = guarded(handle, policy="gone").post("/chat", json={"question": "hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "moderation_unavailable")
+    answer = guarded(handle, policy="gone", fail_open=True).post("/chat", json={"question": "hi"})
+    assert answer.json() == {"said": "hi", "judged": False}
+
+
+def test_middleware_finds_its_paths_wherever_the_application_is_mounted():
+    app = Starlette(routes=[Mount("/api", guarded(by_word).app)])
+    answer = TestClient(app).post("/api/chat", json={"question": "a goose"})
+    assert answer.status_code == 403
+    assert TestClient(app).post("/api/other", content=b"a goose").json() == 7

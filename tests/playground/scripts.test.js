@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { stream } from "./api.js";
+import { Refusal, parsed, stream } from "./api.js";
 import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
@@ -279,6 +279,11 @@ test("verdicts in words", () => {
   assert.doesNotMatch(said({ fields: { response: { ...response, refusal: { score: 0.2, flagged: false } } } }), /declines/);
 });
 
+test("an answer of somebody else", () => {
+  assert.deepEqual(parsed('{"model": "tamis"}'), { model: "tamis" });
+  assert.throws(() => parsed("<!doctype html>"), (error) => error instanceof Refusal && error.status === 0);
+});
+
 test("states of scores", () => {
   const limits = limitsOf(usual, verdict(), ["prompt"]);
   const high = { hate: { score: 0.95, threshold: 0.4, flagged: false }, toxicity: { score: 0.96, threshold: 0.3, flagged: true } };
@@ -290,6 +295,10 @@ test("states of scores", () => {
   // Where nothing is flagged because the policy only scores, the scores say what would have been.
   const scored = { ...high, toxicity: { ...high.toxicity, flagged: false } };
   assert.deepEqual(states({ categories: scored, withheld: "block" }), [["toxicity", "block"], ["hate", "held"]]);
+  // A policy's own category is a question of its own.
+  const tea = verdict({ categories: { tea: { score: 0.6, threshold: 0.5, flagged: false } }, withheld: "flag" });
+  const own = { categories: { tea: { flag: 0.5, block: 0.9, own: true } } };
+  assert.deepEqual(scores(tea, own).map((s) => [s.name, s.state]), [["tea", "flag"]]);
 });
 
 test("figures and lists", () => {
@@ -405,5 +414,8 @@ test("an explanation is told with what stands of it", () => {
   const malformed = told({ ...found, status: "malformed", safety: null, reason: null, fault: "no_reason" }, "It says");
   assert.deepEqual([malformed.facts, malformed.reason], [[], ""]);
   assert.match(malformed.note, /\(no reason\), so nothing is taken/);
+  const overall = told({ ...found, category: null, agrees: null, reason: null }, "");
+  assert.deepEqual([overall.facts[0], overall.reason], [["safety", "unsafe"], ""]);
+  assert.match(overall.note, /The overall score alone found it/);
   assert.match(told(null, "").note, /nothing to read/);
 });

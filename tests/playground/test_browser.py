@@ -54,6 +54,17 @@ def test_typing_shows_a_verdict(visit, address):
     expect(page.locator("#verdict")).to_contain_text("No verdict yet")
 
 
+def test_a_list_that_was_open_opens_nothing_else(visit, address):
+    page = visit(address)
+    type_post(page, INSULT)
+    action(page, "Flag")
+    page.locator("details.found summary").click()
+    page.locator("#first").fill("What a lovely garden.")
+    action(page, "Allow")
+    expect(page.locator("details.found")).to_have_count(0)
+    expect(page.get_by_label("The answer as JSON")).to_be_hidden()
+
+
 def test_a_prompt_with_its_response_and_a_conversation(visit, address):
     page = visit(address)
     example(page, "a refusal")
@@ -504,6 +515,29 @@ def test_a_correction_says_what_was_meant(visit, address):
         page.get_by_role("button", name="Send correction").click()
     assert sent.value.post_data_json["field"] == "response"
     assert "categories" not in sent.value.post_data_json
+    expect(page.locator(".feedback")).to_contain_text("The correction is kept.")
+
+
+def test_corrections_are_offered_though_it_could_not_be_asked_at_first(visit, address):
+    page = visit(address)
+    page.route("**/openapi.json", refuse(502, {"message": "no upstream"}), times=1)
+    with page.expect_response("**/openapi.json"):
+        example(page, "an insult")
+    expect(page.locator(".feedback")).to_have_count(0)
+    page.locator("#first").fill(INSULT + " Honk.")
+    expect(page.locator(".feedback")).to_have_count(1)
+    page.complaints.clear()
+
+
+def test_the_prompt_is_meant_where_nothing_was_answered(visit, address):
+    page = visit(address)
+    page.get_by_text("Conversation", exact=True).click()
+    page.get_by_label("Turn 1", exact=True).fill("What is a good soup?")
+    action(page, "Allow")
+    page.get_by_text("This is wrong").click()
+    expect(page.get_by_label("the prompt", exact=True)).to_be_checked()
+    page.get_by_label("unsafe", exact=True).check()
+    page.get_by_role("button", name="Send correction").click()
     expect(page.locator(".feedback")).to_contain_text("The correction is kept.")
 
 

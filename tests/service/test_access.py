@@ -114,6 +114,7 @@ GOOD = {"id": "0" * 8, "name": "a", "sha256": "0" * 64}
     ("entries", "message"),
     [
         ("{", "cannot be read"),
+        ("- name: 2026-02-30", "cannot be read: ValueError"),
         ("a: b", "must be a list of at least one key"),
         ("[]", "at least one key"),
         (["x"], "key 1: must be a mapping"),

@@ -91,6 +91,17 @@ def test_a_spool_writes_in_order_and_to_the_end():
     assert not spool.put(1, 1)
 
 
+def test_the_end_waits_for_who_is_being_let_in():
+    spool, _ = spool_of(sink := Memory())
+    with spool._lock:  # as within put
+        ending = threading.Thread(target=spool.close, args=(10,))
+        ending.start()
+        time.sleep(0.1)
+        assert spool._thread.is_alive()
+    ending.join(10)
+    assert sink.closed
+
+
 def test_a_full_spool_drops_and_says_so(caplog):
     sink = Memory()
     sink.open.clear()
@@ -127,6 +138,20 @@ def test_a_sink_that_stays_broken_loses_by_number_at_the_end(caplog):
     spool.close(0.3)
     assert told.counts["failed"] == 20
     assert "20 records are lost" in caplog.text
+
+
+def test_a_sink_that_hangs_at_the_end_is_told_of(caplog, monkeypatch):
+    sink = Memory()
+    sink.open.clear()
+    spool, _ = spool_of(sink)
+    for n in range(20):
+        spool.put(n, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool._thread, "join", lambda _: None)  # it would take seconds
+        assert not spool.close(0.1)
+    assert "20 records may be lost: a write hangs" in caplog.text
+    sink.open.set()
+    assert spool.close(10)
 
 
 def test_a_record_that_is_refused_for_good_does_not_hold_up_the_others(caplog):
@@ -176,6 +201,42 @@ def test_no_rotated_file_is_kept_where_none_is_wanted(tmp_path, entry):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.lock"]
 
 
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_file_that_somebody_took_away_is_begun_anew(tmp_path, entry, keep):
+    path = tmp_path / "a.jsonl"
+    files = Files(path, max_bytes=4_000, keep=keep)
+    write_all(files, [entry] * 50)
+    kept = {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")}
+    assert len(kept) == keep
+    path.unlink()
+    while not path.exists():
+        files.write([entry])
+    files.close()
+    assert {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")} == kept
+
+
+def test_a_rotation_that_is_tried_again_costs_no_file(tmp_path, entry, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    files = Files(path, max_bytes=10, keep=5)
+    write_all(files, [entry] * 3)
+    real = Path.replace
+
+    def held(self: Path, target: Path) -> Path:
+        if self == path:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", held)
+        for _ in range(5):
+            with pytest.raises(PermissionError):
+                files.write([entry])
+    files.write([entry])
+    files.close()
+    logs = [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
+    assert sum(line["type"] == "verdict" for p in logs for line in lines_of(p)) == 4
+
+
 def test_a_record_that_is_larger_than_a_file_has_one_for_itself(tmp_path, entry):
     files = Files(tmp_path / "a.jsonl", max_bytes=10, keep=5)
     write_all(files, [entry] * 3)
@@ -200,6 +261,17 @@ def test_two_writers_never_share_a_file(tmp_path, entry):
     logs = [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
     lines = [line for p in logs for line in lines_of(p)]
     assert sum(line["type"] == "verdict" for line in lines) == 91
+
+
+def test_a_name_without_an_ending_keeps_two_writers_apart(tmp_path, entry):
+    first, second = (Files(tmp_path / "audit", max_bytes=10, keep=5) for _ in range(2))
+    first.write([entry])
+    second.write([entry])
+    write_all(first, [entry] * 3)
+    for files in (first, second):
+        files.close()
+    logs = [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
+    assert sum(line["type"] == "verdict" for p in logs for line in lines_of(p)) == 5
 
 
 def test_a_line_that_a_crash_cut_off_ends_where_writing_goes_on(tmp_path, entry):

@@ -57,7 +57,13 @@ async def test_a_change_is_put_in_force(settings: Settings, folder: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["name: [", "name: lax\n", "name: lax\nshadow: gone\ncategories: {hate: {}}\n"]
+    "text",
+    [
+        "name: [",
+        "name: lax\n",
+        "name: lax\nshadow: gone\ncategories: {hate: {}}\n",
+        "name: lax\ndescription: 2026-02-30\n",
+    ],
 )
 async def test_a_bad_file_leaves_everything_as_it_was(settings: Settings, folder: Path, text: str):
     metrics = Metrics()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -247,6 +248,27 @@ def test_who_does_not_read_the_log_holds_up_nobody_and_is_told_what_was_lost(mon
     # Said once, or twice where this thread had to wait for a core in between.
     said = [line for line in text.decode().splitlines() if "dropped" in line]
     assert 1_000 < sum(int(line.split()[0]) for line in said) < 3_000
+
+
+def test_who_does_not_read_the_log_does_not_hold_up_the_end(monkeypatch):
+    reader, writer = os.pipe()
+    handler = SpoolHandler(writer)
+    for _ in range(1_000):
+        handled(handler, "x" * 95)
+    spool = handler._spool._thread
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "join", lambda _: None)  # it hangs, and need not be waited for
+        handler.settle()
+    last = threading.Thread(target=handled, args=(handler, "finished"), daemon=True)
+    last.start()
+    last.join(5)
+    held = last.is_alive()
+    os.close(reader)
+    spool.join(10)
+    last.join(5)
+    handler.close()
+    os.close(writer)
+    assert not held
 
 
 def test_the_real_command_logs_json_without_a_terminal_and_nothing_is_lost(tmp_path: Path):

@@ -44,6 +44,13 @@ def hidden(text: str, *countries: str) -> str:
         ("to GB82 WEST 1234 5698 7654 32 please", "to [IBAN] please"),
         ("to DE89370400440532013000.", "to [IBAN]."),
         ("from 192.168.0.12, or 2001:db8::1.", "from [IP], or [IP]."),
+        ("ip:192.168.0.12:8000", "ip:[IP]:8000"),
+        ("from ::ffff:192.168.0.12", "from [IP]"),
+        # Beside other numbers: its date and check value, a count, an account of another bank.
+        ("4111 1111 1111 1111 12/27 123", "[CARD] 12/27 123"),
+        ("2 4111 1111 1111 1111", "2 [CARD]"),
+        ("4111 1111 1111 1111 5500 0000 0000 0004", "[CARD] [CARD]"),
+        ("NO9386011117947 BE71096123456769", "[IBAN] [IBAN]"),
     ],
 )
 def test_personal_data_is_found_by_its_form(text, shown):
@@ -76,6 +83,8 @@ def test_countries_bring_their_numbers():
     )
     assert hidden("DNI 54362315K.", "es") == "DNI [NATIONAL_ID]."
     assert hidden("and 943 476 5919 in 12 days", "gb") == "and [NATIONAL_ID] in 12 days"
+    ids = MaskRule(("national_id",), countries=("gb",))
+    assert mask(plain("of 5 6 7 8 943 476 5919"), ids).text == "of 5 6 7 8 [NATIONAL_ID]"
 
 
 @pytest.mark.parametrize("country", NATIONAL_IDS)

@@ -1,6 +1,7 @@
 """What an operator sets, seen from outside."""
 
 import http.client
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from benchmarks.server import free_port
 from service.access import new_key
+from service.observing import metrics
 from service.settings import Settings
 from tests.service.observed import running
 
@@ -215,3 +217,17 @@ def test_other_origins_are_let_in_only_where_named(start: Start):
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     stranger = client.options("/moderate", headers=asked | {"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in stranger.headers
+
+
+def test_two_who_are_scraped_at_once_may_bury_the_same_process(tmp_path: Path, monkeypatch):
+    path, real = tmp_path / "gauge_livesum_999999999.db", os.remove
+    path.touch()
+
+    def late(file: str) -> None:
+        real(file)  # the other was faster
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "remove", late)
+        metrics._bury_dead(tmp_path)
+    assert not path.exists()

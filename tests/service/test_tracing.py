@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -171,6 +172,16 @@ def test_without_the_extra_spans_are_off_and_the_log_says_why(monkeypatch, caplo
     assert "tamis[otel]" in caplog.text
 
 
+def test_packages_that_do_not_fit_each_other_switch_spans_off(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    resources = "opentelemetry.sdk.resources"
+    monkeypatch.setitem(sys.modules, resources, ModuleType(resources))
+    monkeypatch.delitem(sys.modules, "service.observing.otel")
+    monkeypatch.delattr(service.observing, "otel")
+    assert type(tracing.from_environment()) is Ids
+    assert "no spans: cannot import name" in caplog.text
+
+
 def test_variables_that_cannot_be_switch_spans_off_and_the_log_says_why(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096")
@@ -181,6 +192,14 @@ def test_variables_that_cannot_be_switch_spans_off_and_the_log_says_why(monkeypa
 def test_a_short_queue_takes_a_shorter_batch(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    found = tracing.from_environment()
+    found.close()
+    assert type(found) is Spans
+
+
+def test_an_empty_variable_is_as_none(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "")
     found = tracing.from_environment()
     found.close()
     assert type(found) is Spans

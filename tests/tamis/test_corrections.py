@@ -128,6 +128,10 @@ def test_a_record_survives_json_and_files(tmp_path: Path):
         ({"comment": ["cookie"]}, "comment: must be"),
         ({"categories": "hate"}, "categories: must be"),
         ({"categories": [["hate"]]}, "categories: must be"),
+        ({"attack": "no"}, "attack: must be"),
+        ({"toxicity": 0}, "toxicity: must be"),
+        ({"agrees": "cookie"}, "agrees: must be"),
+        ({"verdict": ["cookie"]}, "verdict: must be"),
     ],
 )
 def test_a_line_that_is_no_correction_is_named_without_its_text(change, message, tmp_path: Path):
@@ -292,6 +296,7 @@ def test_stores_that_cannot_be_used_say_why(tmp_path: Path):
         (str(tmp_path / "file" / "below"), "(Not a directory|File exists)"),
         ("mysql://x/y", "a path or a postgresql:// URL"),
         ("", "a path or a postgresql:// URL"),
+        ("~nobody-is-called-so/x", "there is no such home"),
     ]:
         with pytest.raises(StoreError, match=message):
             open_store(location).save(correction())

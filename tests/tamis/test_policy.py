@@ -104,6 +104,10 @@ def test_gaps_are_filled_from_the_bundle_and_block_is_never_below_flag(
     assert rule.resolve(Thresholds(0.4, 0.8)) == expected
 
 
+def test_a_description_that_was_left_empty_is_none():
+    assert Policy.parse({"name": "n", "overall": {}, "description": None}).description == ""
+
+
 def test_policies_of_a_folder_by_name(tmp_path: Path):
     (tmp_path / "strict.yaml").write_text("name: strict\ncategories: {hate: {flag: 0.1}}\n")
     assert load_policies(tmp_path)["strict"].categories["hate"].flag == 0.1

@@ -104,7 +104,8 @@ class Files:
         for slot in range(1, SLOTS + 1):
             path = self._asked
             if slot > 1:
-                path = path.with_name(f"{path.stem}.{slot}{path.suffix}")
+                # Of "audit", "audit.2" is what was rotated.
+                path = path.with_name(f"{path.stem}.{slot}{path.suffix or '.jsonl'}")
             # Not the log itself, which goes away when it is rotated.
             lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -122,13 +123,17 @@ class Files:
     def _rotate(self) -> None:
         assert self._file is not None
         os.fsync(self._file)
-        if self._keep:
-            for age in range(self._keep - 1, 0, -1):
-                with suppress(FileNotFoundError):
-                    self._aged(age).replace(self._aged(age + 1))
+        # Missing where somebody took it away, or where an attempt failed half way.
+        if not self._keep:
+            self._path.unlink(missing_ok=True)
+        elif self._path.exists():
+            # No more moves up than must: a rotation that is tried again costs no file.
+            free = 1
+            while free < self._keep and self._aged(free).exists():
+                free += 1
+            for age in range(free, 1, -1):
+                self._aged(age - 1).replace(self._aged(age))
             self._path.replace(self._aged(1))
-        else:
-            self._path.unlink()
         os.close(self._file)
         self._file = None
         self._open()

@@ -60,6 +60,19 @@ export async function call(path, { body, signal, headers = {} } = {}) {
 }
 
 /**
+ * What an answer's text says.
+ *
+ * @throws {Refusal} where it is not JSON: a gateway's page to sign in, perhaps, with a status of 200.
+ */
+export function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Refusal(0, { message: "something else answers in the service’s place" });
+  }
+}
+
+/**
  * Send a request and read the answer's events as they come, `{name, data}` with the data parsed.
  *
  * Who stops listening, or aborts `signal`, closes the connection.

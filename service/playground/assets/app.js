@@ -1,6 +1,6 @@
 // The page: an item and a policy go in, a verdict comes out.
 
-import { Refusal, call, storeKey, storedKey } from "./api.js";
+import { Refusal, call, parsed, storeKey, storedKey } from "./api.js";
 import { byId, el } from "./dom.js";
 import { editor } from "./editor.js";
 import { hideHint } from "./evidence.js";
@@ -58,7 +58,7 @@ async function ask(signal) {
   const body = { input: item, policy, explain: "evidence" };
   if (input.judge) body.judge = input.judge;
   const { text, ms } = await call("moderate", { body, signal });
-  const verdict = JSON.parse(text);
+  const verdict = parsed(text);
   return {
     verdict,
     limits: limits && limitsOf(limits, verdict, questions),
@@ -103,10 +103,10 @@ function settled() {
 function show(judged) {
   hideHint();
   byId("stale").hidden = true;
-  const open = [...byId("verdict").querySelectorAll("details")].map((d) => d.open);
+  const open = new Set([...byId("verdict").querySelectorAll("details[open]")].map((details) => details.className));
   state.reasons = new Reasons(judged.body);
   byId("verdict").replaceChildren(...verdictView(judged, state.reasons.element).filter(Boolean));
-  for (const [n, details] of byId("verdict").querySelectorAll("details").entries()) details.open = open[n] ?? false;
+  for (const details of byId("verdict").querySelectorAll("details")) details.open = open.has(details.className);
   byId("announce").textContent = spoken(judged.verdict);
   showScores();
   takesFeedback().then((does) => {
@@ -134,7 +134,7 @@ const canAsk = () => input.item() !== null && (state.draft === null || asksSomet
 async function loadPolicies() {
   try {
     const { text } = await call("policies");
-    const { default: usual, policies } = JSON.parse(text);
+    const { default: usual, policies } = parsed(text);
     state.policies = policies;
     byId("policy").replaceChildren(
       ...policies.map(({ name }) => el("option", { value: name, selected: name === usual }, name)),
@@ -212,7 +212,7 @@ function ready(model) {
 async function waitUntilReady() {
   try {
     const { text } = await call("health/ready");
-    ready(JSON.parse(text).model);
+    ready(parsed(text).model);
     return;
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;

@@ -1,7 +1,8 @@
 // A verdict in words. Everything said here follows from the answer and the thresholds: the page
 // knows nothing of why the model scores as it does, beyond the words that argued for it.
 
-// Questions of their own; every other category counts only along with the overall score.
+// Questions of their own, as a policy's own categories are; every other one counts only along with the
+// overall score.
 const INDEPENDENT = new Set(["toxicity", "attack"]);
 
 export const WORDS = { allow: "Allow", flag: "Flag", block: "Block" };
@@ -27,9 +28,9 @@ export function scores(verdict, limits) {
   const unsafe = isUnsafe(verdict);
   return named
     .map(([name, { score, threshold, flagged }]) => {
-      const block = limits?.categories[name]?.block ?? null;
+      const { block = null, own = false } = limits?.categories[name] ?? {};
       // Where the policy only scores nothing is flagged, and it has to be told from the scores.
-      const counts = verdict.withheld ? unsafe || INDEPENDENT.has(name) : flagged;
+      const counts = verdict.withheld ? unsafe || own || INDEPENDENT.has(name) : flagged;
       let state = "allow";
       if (score >= threshold) state = counts ? "flag" : "held";
       if (counts && block !== null && score >= block) state = "block";

@@ -7,14 +7,14 @@ import { el } from "./dom.js";
 const APART = new Set(["toxicity", "attack"]);
 let offered = null;
 
-/** Whether the service takes corrections; asked once, of its own description. */
+/** Whether the service takes corrections; asked of its own description, until that has said so. */
 export async function takesFeedback() {
   if (offered === null) {
     try {
       const { text } = await call("openapi.json");
       offered = "/feedback" in JSON.parse(text).paths;
     } catch {
-      offered = false;
+      return false; // For now: the connection may have been lost. The next verdict asks again.
     }
   }
   return offered;
@@ -29,7 +29,8 @@ export async function takesFeedback() {
 export function feedbackForm({ verdict, body }, categories) {
   const item = body.input;
   const two = "response" in item || "messages" in item;
-  const meant = body.judge?.[0] ?? "response";
+  // The response where one was judged: the answer says of each whether it declines.
+  const meant = Object.values(verdict.fields).some((field) => "refusal" in field) ? "response" : "prompt";
   const prompt = !("text" in item);
   const check = (name, value, label) =>
     el("label", { class: "switch" }, el("input", { type: "checkbox", name, value }), el("span", {}, label));

@@ -4,7 +4,9 @@ import { Refusal, stream } from "./api.js";
 import { el } from "./dom.js";
 import { sentence } from "./problem.js";
 
-const CUT = {
+// Where there is no whole reason.
+const WANTING = {
+  ok: "The overall score alone found it: no category has a score, so there is nothing to give a reason of.",
   unfinished: "The reason grew longer than the service allows, and was cut off.",
   late: "Time was over before the reason was written.",
 };
@@ -32,7 +34,7 @@ export function told(explanation, streamed) {
   if (agrees !== null) facts.push(["classifier", agrees ? "says the same" : "says otherwise"]);
   if (reason !== null) return { facts, reason, note: null };
   if (status === "malformed") return { facts, reason: "", note: "What the reasoner wrote is no reason, so nothing is taken from it." };
-  return { facts, reason: streamed.trim() && `${streamed.trim()} …`, note: CUT[status] ?? null };
+  return { facts, reason: streamed.trim() && `${streamed.trim()} …`, note: WANTING[status] ?? null };
 }
 
 /** The button below a verdict, and what comes of it. */
