@@ -8,7 +8,7 @@ from tamis.taxonomy import taxonomy
 LIMITS: Final = """## What it cannot do
 
 - Categories not in the table above are not scored: {missing}.
-- English: what it says of other languages is a guess.
+- {languages}
 - Sexual and jailbroken role-play is where it misses most.
 - One bad sentence among many calm ones is found less often than alone; see `docs/robustness.md`.
 - Single loaded words still ring alarms in harmless requests; see `docs/overblocking.md`.
@@ -16,6 +16,12 @@ LIMITS: Final = """## What it cannot do
 - Scores are calibrated for the mix of sources it was trained on. Your traffic has other base rates:
   look at your own scores before you block on them, and set thresholds in a policy.
 """
+ENGLISH: Final = "English: what it says of other languages is a guess."
+MANY: Final = (
+    "Other languages than English set its thresholds, and what it says of English is held against "
+    "the\n  same; figures by language are in `docs/languages.md`. Of its thirty languages fifteen "
+    "have rows, which\n  no native speaker has read."
+)
 
 
 def render(manifest: Mapping[str, Any]) -> str:
@@ -66,7 +72,10 @@ def render(manifest: Mapping[str, Any]) -> str:
                 if name != "smoothing"
             ),
             "",
-            LIMITS.format(missing=missing),
+            LIMITS.format(
+                missing=missing,
+                languages=MANY if "multilingual" in training["base"]["name"] else ENGLISH,
+            ),
         ]
     )
 
