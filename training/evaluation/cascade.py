@@ -33,14 +33,15 @@ from training.datasets.schema import Row
 from training.evaluation import metrics
 
 # Two opinions leave alarms to spare, which a prompt's threshold spends on recall as an answer's.
-# Documents without an attack are hard ones here, twins of those with one.
+# Documents without an attack are twins of those with one here, most of them louder than those: to
+# stop one in 25 of them would let more than half of the attacks pass.
 LIMITS: Final = {
     **TARGETS,
     "prompt": TARGETS["response"],
     DOCUMENT: {
-        "strict": Target(alarms=0.1, cost=0.1),
-        "balanced": Target(alarms=0.04, cost=0.1, early=True),
-        "loose": Target(alarms=0.01, cost=0.2),
+        "strict": Target(alarms=0.2, cost=0.1),
+        "balanced": Target(alarms=0.1, cost=0.05, early=True),
+        "loose": Target(alarms=0.04, cost=0.1),
     },
 }
 # Sources with fewer rows of either label measure nothing.
