@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from benchmarks import load, overblocking, traffic
-from benchmarks.latency import LENGTHS, Client, compared
+from benchmarks.latency import LENGTHS, Client, bare_runs, compared
 from benchmarks.record import Record, Row
 from benchmarks.server import Server
 from export.delta import INDEX
@@ -61,22 +61,15 @@ class Tier:
 
 
 class Bare:
-    """A bundle's graph, run on the token ids of a text as the service runs them for a lone one."""
+    """A bundle's graph, run on the token ids of a text alone."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.classifier = Classifier(bundle, CpuRuntime(bundle.graph))
-        self._wide_from = warm_up(self.classifier).wide_from
+        warm_up(self.classifier)
 
     def runs(self, text: str) -> Callable[[], None]:
         """All windows of a text, made beforehand."""
-        windows = self.classifier.encode(Content("prompt", text)).windows
-        feeds = [(self.classifier.feed([w]), len(w.ids) >= self._wide_from) for w in windows]
-
-        def run() -> None:
-            for feed, wide in feeds:
-                self.classifier.runtime.run(feed, wide)
-
-        return run
+        return bare_runs(self.classifier, self.classifier.encode(Content("prompt", text)).windows)
 
     def text(self, tokens: int) -> str:
         """Harmless words that are one token each in this bundle's vocabulary."""

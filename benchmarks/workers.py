@@ -92,12 +92,12 @@ def saturate(
 def alone(servers: dict[str, Server], bundle: Bundle, tier: str) -> list[Row]:
     """One client and nobody else, beside the bare runtime."""
     classifier = Classifier(bundle, CpuRuntime(bundle.graph))
-    wide_from = warm_up(classifier).wide_from
+    warm_up(classifier)
     rows: list[Row] = []
     for workers, server in servers.items():
         with latency.Client(server.port) as client:
             for tokens in LENGTHS:
-                row = latency.measure(classifier, wide_from, client, tokens)
+                row = latency.measure(classifier, client, tokens)
                 rows.append({"tier": tier, "asked": workers} | row)
     return rows
 
