@@ -18,7 +18,7 @@ Generated from the output of `tamis evaluate`; do not edit.
 
     tamis evaluate --data DATA/eval [--bundle BUNDLE] --json NAME.json [--findings NAME.findings]
     tamis evaluate --data DATA/eval --recorded FAST.findings ACCURATE.findings --json cascade.json
-    tamis evaluate --held-out DATA/annotated DATA/contexts [--bundle BUNDLE] --json NAME.held.json
+    tamis evaluate --held-out DATA/annotated DATA/contexts CON [--tier TIER] --json NAME.held.json
     python -m training.evaluation.report NAME=NAME.json … --held-out NAME=NAME.held.json …
 
 Read with care:
@@ -29,6 +29,8 @@ Read with care:
   all attacks) is judged by that score, any other by the overall one.
 - Sets that are all unsafe give recall only; read it beside the false-positive rates of XSTest,
   OKTest, MT-Bench and WizardLM at the same threshold.
+- The public sets are in English, and the multilingual bundle was not asked about them
+  (`--multilingual off`).
 - ToxicChat comes in two row counts with different figures; never compare across them.
 - `beavertails_3k` has the distribution of the research variants' training rows.
 - `floor` is the F1 of calling everything unsafe.
