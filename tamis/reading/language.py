@@ -42,6 +42,11 @@ SYMBOL: Final = 2
 # as well ("die", "war").
 UNKNOWN: Final = 0.7
 SHARED: Final = 0.5
+# Words of grammar that names have in English as well ("La Scala", "Leonardo da Vinci"); other words
+# as short are parts of codes.
+ARTICLES: Final = frozenset(
+    ("da", "de", "di", "du", "el", "en", "et", "il", "la", "le", "lo", "um", "un")
+)
 # So many unknown words for each of those at most: else it is no language.
 MOST: Final = 6
 # The foreign side must have more than the English one by this much.
@@ -69,7 +74,9 @@ class Count(NamedTuple):
     def is_foreign(self) -> bool:
         """Whether English is the smaller part, and something but unknown words says so."""
         told = self.foreign + self.shared
-        if not (self.foreign >= 1 or self.shared > 1) or self.unknown > MOST * told:
+        # One word that English has as well tells something where no other word is English.
+        alone = self.shared == 1 and not self.english and self.unknown > 1
+        if not (self.foreign >= 1 or self.shared > 1 or alone) or self.unknown > MOST * told:
             return False
         weight = self.foreign + UNKNOWN * self.unknown + SHARED * self.shared
         return weight > self.english + LEAD
@@ -114,6 +121,8 @@ def _count(found: list[str]) -> Count:
                 continue  # part of a code, or of a word that could not be read
             if known(word):
                 english += 1
+            elif word in ARTICLES:
+                shared += 1
             elif word.isascii():
                 unknown += len(word) > 2
             elif not known(_bare(word)):

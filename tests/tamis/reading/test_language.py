@@ -13,6 +13,9 @@ FOREIGN = {
     "es": "¿Cómo preparo una buena sopa de lentejas?",
     "pt": "Como faço uma boa sopa de lentilhas?",
     "it": "Come si prepara una buona zuppa di lenticchie?",
+    "it, short words alone": "Scrivimi un messaggio per salutare la mia collega",
+    "it, one word that English has": "Saluta mia sorella",
+    "pt, short words": "como pintar um carro",
     "nl": "Hoe maak ik een lekkere soep van linzen?",
     "tr": "Mercimek çorbası nasıl yapılır?",
     "pl": "Jak zrobić dobrą zupę z soczewicy?",
@@ -51,6 +54,10 @@ ENGLISH = (
     "𝓗𝓮𝓵𝓵𝓸 𝔀𝓸𝓻𝓵𝓭, 𝕙𝕠𝕨 𝕒𝕣𝕖 𝕪𝕠𝕦",
     "🎉🎉 great 🚀",
     "https://example.com/der/die/das?und=oder",
+    "Leonardo da Vinci painted the Mona Lisa",
+    "Robert De Niro and Leonardo Di Caprio in La La Land",
+    "La Liga: Osasuna v Getafe",
+    "Rio de Janeiro",
     "de facto, per se, et cetera: the status quo",
 )
 
