@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from benchmarks import load, traffic
 from benchmarks.record import Record, Row
-from benchmarks.server import Server
+from benchmarks.server import WORKERS, Server
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
 from service.engine.runtime import CpuRuntime
@@ -28,8 +28,6 @@ from tamis.verdict import Finding
 
 TEXTS: Final = 2_000
 BATCHES: Final = (2, 7, 32, 200)
-# Inference processes; none: the server's own threads.
-WORKERS: Final = (0, 2)
 
 
 def sample(data: Path) -> list[str]:

@@ -19,14 +19,12 @@ from typing import Final
 import httpx
 
 from benchmarks.record import Record, Row
-from benchmarks.server import Server
+from benchmarks.server import WORKERS, Server
 from tamis import bundle as bundles
 
 CLIENTS: Final = 200
 ROLLS: Final = 6
 LOOK: Final = 0.5
-# Inference processes; none: the server's own threads.
-WORKERS: Final = (0, 2)
 BODY: Final = {"input": "What would be a good soup for a cold evening?"}
 # The question is whether anything is lost, not whether two cores can be shared by 200 in a second.
 HEADERS: Final = {"x-request-timeout-ms": "60000"}

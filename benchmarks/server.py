@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from benchmarks import process
+
+# Inference processes that a server is asked with in turn; none: its own threads.
+WORKERS: Final = (0, 2)
 
 
 def free_port() -> int:

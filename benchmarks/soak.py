@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from benchmarks import load, process, traffic
 from benchmarks.record import Record, Row
-from benchmarks.server import Server
+from benchmarks.server import WORKERS, Server
 from service.engine.runtime import PROVIDERS, cpu_options
 from tamis import bundle as bundles
 
@@ -29,8 +29,6 @@ CLIENTS: Final = 4
 # Memory counts from here on: before it, threads and shapes are met for the first time.
 WARM: Final = 0.2
 ARENA_RUNS: Final = 1_500
-# Inference processes; none: the server's own threads.
-WORKERS: Final = (0, 2)
 SHARES: Final = (0, 0.1, 0.2, 0.4, 0.7, 1)
 
 

@@ -19,7 +19,7 @@ from tamis.bundle import QUESTIONS, Bundle, BundleError, default_bundle, models,
 from tamis.content import Question
 from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
-from tamis.verdict import Finding, Role, Second
+from tamis.verdict import Finding, Role, Second, asked_of
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
@@ -138,9 +138,8 @@ class Bands:
                 return theirs
             return how.score(mine, theirs)
 
-        attack, asked = ATTACK, str(first.question)
-        if first.question == ATTACK and DOCUMENT in self.weighed:
-            attack = asked = DOCUMENT
+        asked = asked_of(first, self.weighed)
+        attack = asked if first.question == ATTACK else ATTACK
         overall = weighed(asked, first.overall, second.overall) or 0.0
         told = {}
         for finding, mine in ((second, False), (first, True)):

@@ -1,6 +1,6 @@
 """A verdict: what was found in an item, what the policy makes of it, and who says so."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
@@ -353,9 +353,9 @@ def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Fin
     return other if margin(other) > margin(first) else first
 
 
-def asked_of(finding: Finding, limits: Mapping[str, Thresholds]) -> str:
-    """The name by which a finding's overall score is held against limits."""
-    return DOCUMENT if finding.question == ATTACK and DOCUMENT in limits else finding.question
+def asked_of(finding: Finding, known: Container[str]) -> str:
+    """The name of what a finding's overall score answers, of those that are known."""
+    return DOCUMENT if finding.question == ATTACK and DOCUMENT in known else finding.question
 
 
 def as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
