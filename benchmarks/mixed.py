@@ -175,7 +175,8 @@ def run(
             moved.append({"workers": count} | burst(server, turn, rounds))
     with serving(mixed_tier, workers[-1]) as server:
         mix, killed = together(server, seconds, kill)
-    command = f"tamis bench mixed --workers {','.join(map(str, workers))} --minutes {minutes:g}"
+    asked = ",".join(map(str, workers))
+    command = f"tamis bench mixed --workers {asked} --minutes {minutes:g} --rounds {rounds}"
     record = Record("mixed", "Mixed load, and workers killed", command)
     record.tables = [moved, mix]
     record.notes = [

@@ -167,7 +167,8 @@ def run(
             }
             tables[0] += saturate(servers, runtime, sent, rounds, seconds).rows(tier.name)
             tables[1] += alone(servers, first, tier.name)
-    command = f"tamis bench workers --workers {','.join(map(str, workers))}"
+    asked = ",".join(map(str, workers))
+    command = f"tamis bench workers --workers {asked} --rounds {rounds}"
     record = Record("workers", "Worker processes", command, tables=tables)
     record.notes = [
         *missing,
