@@ -133,13 +133,12 @@ class Journal:
         return {"format": FORMAT, **self.pins, "state": asdict(self.state)}
 
     def _earlier(self) -> State:
-        job = read_job(self._state_path, self.pins)
+        state = read_job(self._state_path, self.pins)
         size = self.path.stat().st_size
-        if job is None and size:
+        if state is None and size:
             raise JournalError(f"{self.path} exists; --overwrite writes over it")
-        if job is None or not size:
+        if state is None or not size:
             return State()
-        state = state_of(job)
         if size < state.size:
             raise JournalError(
                 f"{self.path} has {size} bytes where {state.size} were written: it was changed "
@@ -148,8 +147,8 @@ class Journal:
         return state
 
 
-def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state file of an earlier run; None where there was none.
+def read_job(path: Path, pins: Mapping[str, Any]) -> State | None:
+    """How far an earlier run was; None where there was none.
 
     Raises:
         JournalError: where it was another job; the message names what differs.
@@ -163,7 +162,7 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise JournalError(f"{path} is not of the format {FORMAT!r}; --overwrite begins anew")
     try:
-        _STATE.validate_python(job.get("state"))
+        state = _STATE.validate_python(job.get("state"))
     except ValidationError:
         raise JournalError(f"{path}: its `state` is damaged; --overwrite begins anew") from None
     begun = {name: value for name, value in job.items() if name not in ("format", "state")}
@@ -174,17 +173,12 @@ def read_job(path: Path, pins: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{path}: begun by another job ({'; '.join(different)}). Go on with what it was begun "
             "with, or begin anew with --overwrite"
         )
-    return dict(job)
+    return state
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The pins in which two jobs are not the same, by name."""
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def state_of(job: Mapping[str, Any]) -> State:
-    """How far a job was, as ``read_job`` gives it."""
-    return _STATE.validate_python(job["state"])
 
 
 def write_whole(path: Path, value: Mapping[str, Any]) -> None:

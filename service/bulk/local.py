@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 from service.bulk import tables
 from service.bulk.job import STANDARD, Job, status
-from service.bulk.journal import Journal, JournalError, State, read_job, remove, state_of
+from service.bulk.journal import Journal, JournalError, State, read_job, remove
 from service.bulk.progress import Progress
 from service.bulk.rows import Raw, Row, parse
 from service.bulk.sources import Source, open_source
@@ -162,10 +162,9 @@ def _written(job: Job, source: Source, feed: Feed, stop: Stop, progress: Progres
 
 def _finished(job: Job, state_path: Path, feed: Feed, stop: Stop, progress: Progress) -> int:
     """There is an output as a whole: the very one that was asked for, or in the way."""
-    earlier = read_job(state_path, job.pins)
-    if earlier is None or not earlier["state"]["complete"]:
+    state = read_job(state_path, job.pins)
+    if state is None or not state.complete:
         raise JournalError(f"{job.output} exists; --overwrite writes over it")
-    state = state_of(earlier)
     feed.skip(state, stop)
     if not stop() and any(row is not None for row in feed):
         raise JournalError(
