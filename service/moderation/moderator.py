@@ -478,7 +478,6 @@ class Moderator:
         if rulings is not None:
             rules = tuple(dict.fromkeys(rule for one in asked for rule in rules_of(one)))
             self.rules.check_work([("input", [content])], rules)
-        self.configuration.access.charge(request.state.caller, len(asked))
 
         def left() -> float | None:
             return None if deadline is None else deadline + began - time.perf_counter()
@@ -490,12 +489,13 @@ class Moderator:
                     for n, one in enumerate(asked):
                         run = self.reasoning.decide(one, content, reasoned, left(), n > 0)
                         found.append(await run)
-                    return found
-                (scores,) = await rulings.judge([content], rules, deadline)
-                found = [answered(one, scores) for one in asked]
-                for n, one in enumerate(asked if reasoned else ()):
-                    said = self.reasoning.worded(one, content, found[n].reading, left(), n > 0)
-                    found[n] = (await said)[0]
+                else:
+                    (scores,) = await rulings.judge([content], rules, deadline)
+                    found = [answered(one, scores) for one in asked]
+                    for n, one in enumerate(asked if reasoned else ()):
+                        said = self.reasoning.worded(one, content, found[n].reading, left(), n > 0)
+                        found[n] = (await said)[0]
+        self.configuration.access.charge(request.state.caller, len(asked))
         return found
 
     def _try(

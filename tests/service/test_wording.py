@@ -6,11 +6,14 @@ from typing import Any
 
 import openai
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 
+from service.access import new_key
 from service.app import create_app
 from service.engine.reasoner import reasoner as engine
 from service.engine.reasoner.reasoner import Reasoner, go_on
+from service.moderation.moderator import DEADLINE
 from service.settings import Settings
 from tamis.reasoner import protocol
 from tests.encoders import write_encoder
@@ -243,3 +246,20 @@ def test_decisions_need_no_reasoner_but_for_reasons(bundle, folder: Path):
         assert decide(client, input=BUY, questions=QUESTIONS)["calibrated"] is True
         error = decide(client, 503, input=BUY, questions=QUESTIONS, explanations=True)["error"]
         assert error["code"] == "reasoner_not_ready"
+
+
+def test_what_could_not_be_decided_is_not_charged(bundle, folder: Path, tmp_path: Path):
+    path = tmp_path / "keys.yaml"
+    key, entry = new_key("app", rate=0.001, burst=2)
+    path.write_text(yaml.safe_dump([entry]))
+    asked = [
+        {"type": "predicate", "name": f"q{n}", "instructions": f"Is it {n}?"} for n in range(20)
+    ]
+    body = {"model": "any", "input": "tea " * 1000, "questions": asked}
+    settings = Settings(bundle=bundle.path, policy_encoder=folder, keys=path)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        client.headers["x-api-key"] = key
+        late = client.post("/v1/decisions", json=body, headers={DEADLINE: "1"})
+        assert late.json()["error"]["code"] == "deadline_too_short"
+        assert client.post("/moderate", json={"input": "tea"}).is_success
