@@ -84,8 +84,9 @@ def logits_of(scorer: Scorer, examples: Sequence[Example], name: str) -> np.ndar
 def compare(
     one: np.ndarray, other: np.ndarray, heads: Sequence[Head], asked: Sequence[int]
 ) -> Parity:
-    """Compare logits (rows, H) on the head that each row's question asks."""
-    rows = np.arange(len(asked))
+    """Compare logits (rows, H) on the head that each row's question asks, as far as both go."""
+    rows = np.arange(min(len(one), len(other)))
+    asked = asked[: len(rows)]
     mine = [heads[head] for head in asked]
     scale = np.array([head.scale for head in mine])
     bias = np.array([head.bias for head in mine])

@@ -81,7 +81,7 @@ class Source:
 
         A row that was read under our guide says what it says, whatever its source.
         """
-        if row.severity is not None or row.target == "document":
+        if row.read:
             return _labels_as_read(row, borderline)
         aside = self.is_aside(row)
         labels: dict[str, float] = dict(self.known)

@@ -54,6 +54,11 @@ class Row:
         return self.lang in (None, "en")
 
     @property
+    def read(self) -> bool:
+        """Whether it was read under this project's guide; documents are for attack alone."""
+        return self.severity is not None or self.target == "document"
+
+    @property
     def behind(self) -> str | None:
         """What the judged text is read behind, as serving makes it: ``tamis.content``."""
         if self.target == "document":

@@ -120,7 +120,7 @@ class Judged:
         mine, theirs = [self.fast[n] for n in known], [self.accurate[n] for n in known]
         z = [[logit(score(f, head)) for f in found] for found in (mine, theirs)]
         (first, second), bias = fit_logistic(np.array(z).T, truth, weight)
-        mine_own, their_own = (own[ATTACK if head == DOCUMENT else head] for own in self.own)
+        mine_own, their_own = (own[_asks(head)] for own in self.own)
         how = Weighing(first, second, bias, their_own)
         both = Bands("", "", {}, weighed={**given, head: how})
         who = Second("", "", self.own[1])
@@ -163,7 +163,7 @@ def _label(row: Row, head: str) -> float:
     """What is true of a row by a head: 0 to 1; -1 where it does not say."""
     if (row.target == "document") != (head == DOCUMENT):
         return -1.0
-    return source_of(row).labels_of(row).get(ATTACK if head == DOCUMENT else head, -1.0)
+    return source_of(row).labels_of(row).get(_asks(head), -1.0)
 
 
 def choose(judged: Judged, share: float) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
         low = 0.0 if question == DOCUMENT else _lowest(safe, share)
         inside = mine & (scores >= low)
         if told.precision(inside[told.at]) > told.precision(np.zeros(len(told.at), dtype=bool)):
-            bands[ATTACK if question == DOCUMENT else question] = {OVERALL: [low, 1.0]}
+            bands[_asks(question)] = {OVERALL: [low, 1.0]}
             asked |= inside
     heard = {head: told for head, told in opinions.items() if asked[told.at].any()}
     return {
@@ -199,6 +199,11 @@ def choose(judged: Judged, share: float) -> dict[str, Any]:
         "rows": len(asks),
         "measured": {head: _measured(told, asked[told.at]) for head, told in heard.items()},
     }
+
+
+def _asks(head: str) -> str:
+    """The question of a bundle that a head of both opinions weighs: a document's is attack's."""
+    return ATTACK if head == DOCUMENT else head
 
 
 def _asked(row: Row) -> str:

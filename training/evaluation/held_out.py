@@ -29,11 +29,7 @@ def rows_of(directories: Sequence[Path]) -> list[Row]:
         FileNotFoundError, SchemaError: where a folder or a row cannot be read.
     """
     _, held = mixing.split(mixing.load(directories, "permissive"))
-    return [
-        row
-        for row in held
-        if (row.severity is not None or row.target == DOCUMENT) and source_of(row).calibrates
-    ]
+    return [row for row in held if row.read and source_of(row).calibrates]
 
 
 def measure(
