@@ -14,6 +14,7 @@ Feed = Mapping[str, np.ndarray]
 # Products with fewer inputs or outputs stay in fp32: the heads, where an error is felt at once, and
 # the outliers that ``export.fuse`` took aside.
 SMALLEST: Final = 64
+THREADS: Final = 2
 # Activations of so many texts are held at a time.
 CHUNK: Final = 64
 
@@ -27,7 +28,7 @@ class Product:
     weight: str
 
 
-def session(model: ModelProto, threads: int = 2) -> ort.InferenceSession:
+def session(model: ModelProto, threads: int = THREADS) -> ort.InferenceSession:
     """A CPU session of an in-memory graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -37,9 +38,9 @@ def session(model: ModelProto, threads: int = 2) -> ort.InferenceSession:
     )
 
 
-def logits(model: ModelProto, feeds: Sequence[Feed]) -> np.ndarray:
+def logits(model: ModelProto, feeds: Sequence[Feed], threads: int = THREADS) -> np.ndarray:
     """Logits of all feeds, one below the other; or of their tokens, what a graph says of those."""
-    run, said = session(model), [model.graph.output[0].name]
+    run, said = session(model, threads), [model.graph.output[0].name]
     found = (np.asarray(run.run(said, dict(feed))[0], np.float32) for feed in feeds)
     return np.concatenate([one.reshape(-1, one.shape[-1]) for one in found])
 
