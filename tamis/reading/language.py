@@ -143,4 +143,6 @@ def _grammar() -> frozenset[str]:
 
 def _bare(word: str) -> str:
     """Without marks: "naïve" and "café" are English."""
-    return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+    # Character by character: of a whole word all marks are put in order, in quadratic time.
+    parts = (c for char in word for c in unicodedata.normalize("NFKD", char))
+    return "".join(c for c in parts if not unicodedata.combining(c))

@@ -103,7 +103,9 @@ def test_a_sentence_of_another_language_among_english_is_found(name: str):
     assert language(prose * 20) == "english"
 
 
-@pytest.mark.parametrize("unit", ["a", "die ", "Как ", "怎", "é", ".", "a\u0301", "ab. ", "का"])
+@pytest.mark.parametrize(
+    "unit", ["a", "die ", "Как ", "怎", "é", ".", "a\u0301", "ab. ", "का", "\u0315\u0300"]
+)
 def test_time_is_linear(unit: str):
     def seconds(count: int) -> float:
         text, best = unit * count, float("inf")
