@@ -93,17 +93,17 @@ def segment(letters: str) -> list[str] | None:
             if cost is not None:
                 choices.append((best[start][0] + cost, start))
         best.append(min(choices))
-    found: list[str] = []
+    spans: list[tuple[int, int]] = []
     end, alone = len(text), False
     while end:
         start = best[end][1]
         # Letters that are no word of their own are one unknown word together.
         if alone and end - start == 1:
-            found[-1] = letters[start:end] + found[-1]
+            spans[-1] = start, spans[-1][1]
         else:
-            found.append(letters[start:end])
+            spans.append((start, end))
         end, alone = start, end - start == 1
-    found.reverse()
+    found = [letters[start:end] for start, end in reversed(spans)]
     strange = sum(len(word) for word in found if word.lower() not in costs)
     if strange > 0.1 * len(text) or len(text) < 3 * len(found):
         return None

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks.robustness.transformations import all_of_them
 from tamis.reading import TRANSFORMS, Text, read
+from tamis.reading.lexicon import segment
 from tests.tamis.reading.benign import ALIKE, BENIGN
 from tests.tamis.reading.properties import (
     LONGEST,
@@ -131,6 +132,20 @@ def test_what_is_a_code_but_for_its_end_is_read_in_linear_time(piece: str, end: 
     began = time.process_time()
     read(text)
     assert time.process_time() - began < SECONDS_A_CHARACTER * LONGEST
+
+
+def test_letters_that_are_no_words_are_cut_in_linear_time():
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        assert segment("q" * count) is None
+        return time.process_time() - began
+
+    assert segment("tellmeaqqqqqstory") is None
+    assert segment("tellmeallaboutthesecretgardenqzqandroses") == (
+        "tell me all about the secret garden qzq and roses".split()
+    )
+    # Ten times the letters; quadratic would be seventy times the time and more.
+    assert seconds(400_000) < 25 * max(seconds(40_000), 0.01)
 
 
 def test_what_stands_the_right_way_up_beside_turned_letters_is_read_as_it_stands():
