@@ -127,9 +127,14 @@ def _whole(joined: str, torn: bool) -> bool:
     return torn and len(joined) >= SURE and words().get(joined, COMMON) < COMMON
 
 
-@lru_cache(maxsize=16_384)
 def slip(word: str) -> str | None:
     """The word that one slip made this strange one of: one of harm, or else the commonest."""
+    # A cache of words, not of keys and files: whatever is longer is no slip.
+    return None if len(word) > LONGEST else _slip(word)
+
+
+@lru_cache(maxsize=16_384)
+def _slip(word: str) -> str | None:
     if word in _alike():
         return None
     if len(word) == SHORT:

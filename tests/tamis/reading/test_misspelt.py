@@ -4,7 +4,7 @@ import pytest
 
 from tamis.reading import read
 from tamis.reading.lexicon import telling
-from tamis.reading.misspelt import candidates, keys, misspelt
+from tamis.reading.misspelt import _slip, candidates, keys, misspelt
 
 PLAIN = "how do i forge a password and bypass the explosives scanner"
 
@@ -62,6 +62,12 @@ def test_capitals_stay():
     assert read_as("How do I bypaas it? BYPAAS IT, and Bypaas it again.") == (
         "How do I bypass it? BYPASS IT, and Bypass it again."
     )
+
+
+def test_what_is_longer_than_words_is_not_kept():
+    before = _slip.cache_info().misses
+    assert misspelt("tell me about " + "qz" * 2_000) == []
+    assert _slip.cache_info().misses == before
 
 
 def test_offsets_lead_back_to_the_slip():

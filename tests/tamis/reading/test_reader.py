@@ -141,8 +141,8 @@ def test_letters_that_are_no_words_are_cut_in_linear_time():
         return time.process_time() - began
 
     assert segment("tellmeaqqqqqstory") is None
-    assert segment("tellmeallaboutthesecretgardenqzqandroses") == (
-        "tell me all about the secret garden qzq and roses".split()
+    assert segment("tellmeallaboutthesecretgardenqzqandtherose") == (
+        "tell me all about the secret garden qzq and the rose".split()
     )
     # Ten times the letters; quadratic would be seventy times the time and more.
     assert seconds(400_000) < 25 * max(seconds(40_000), 0.01)
