@@ -17,7 +17,7 @@ from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
 
 BASE64: Final = re.compile(
-    r"[A-Za-z0-9+/_-]{12,}={0,2}(?:\r?\n[A-Za-z0-9+/_-]{4,}={0,2})*|={1,2}[A-Za-z0-9+/_-]{11,}"
+    r"[A-Za-z0-9+/_-]{12,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*={0,2}|={1,2}[A-Za-z0-9+/_-]{11,}"
 )
 BASE64_WORDS: Final = re.compile(
     r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{2,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
@@ -32,6 +32,8 @@ BINARY: Final = re.compile(rf"(?<![0-9]){_BITS}(?:[\s,]{{1,2}}{_BITS})*")
 NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
 # It may end before whatever parts its letters: what does not is read again from each of them.
 MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?![^\s/|])")
+# A line that may be a code of its own.
+LINE: Final = re.compile(r"\S{12,}")
 # What has to be there for a code to be: found fast in texts that have it not.
 CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")
@@ -187,13 +189,20 @@ def decoded(text: str, name: str, deeper: Deeper) -> list[Edit]:
         return []
     found = []
     for m in code.segments.finditer(text):
-        said = next(
-            (s for raw in code.decode(m[0]) if (s := deeper(raw, code.foreign)) is not None), None
-        )
-        if said is not None:
-            lead = " " if text[m.start() - 1 : m.start()].isalnum() else ""
-            found.append(Edit(*m.span(), lead + said))
+        edits = [_read(text, m, code, deeper)]
+        if edits[0] is None and "\n" in m[0]:
+            # A word on the line before or behind a code looks like a line of it.
+            edits = [_read(text, line, code, deeper) for line in LINE.finditer(text, *m.span())]
+        found += [edit for edit in edits if edit is not None]
     return found
+
+
+def _read(text: str, m: re.Match[str], code: Encoding, deeper: Deeper) -> Edit | None:
+    for raw in code.decode(m[0]):
+        if (said := deeper(raw, code.foreign)) is not None:
+            lead = " " if text[m.start() - 1 : m.start()].isalnum() else ""
+            return Edit(*m.span(), lead + said)
+    return None
 
 
 def _text(decode: Callable[[Any], bytes], segment: Any) -> Iterator[str]:

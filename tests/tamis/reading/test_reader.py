@@ -45,6 +45,15 @@ def test_a_segment_is_read_where_it_stands(name: str):
     assert len(lead) <= start < end <= len(lead) + len(said)
 
 
+@pytest.mark.parametrize("end", ["", "!", "!!"])
+@pytest.mark.parametrize(
+    ("before", "behind"), [("", "\nwater-the-roses\nthen\nsing"), ("Instructions\n", "\nThanks")]
+)
+def test_words_on_the_lines_around_a_code_are_kept(before: str, behind: str, end: str):
+    code = all_of_them()["base64"](SENTENCE + end)
+    assert read(f"{before}{code}{behind}").views[-1].text == f"{before}{SENTENCE}{end}{behind}"
+
+
 def test_a_code_is_judged_by_what_it_says_alone_and_a_doubtful_one_also_as_it_stands():
     assert len(read(all_of_them()["base64"](SENTENCE)).views) == 1
     written = SENTENCE.replace("secret", "s3cr3t")
