@@ -256,6 +256,9 @@ def _words_reversed(text: str) -> str:
 def _gathered(text: str) -> str:
     """Words cut at random, put together and cut again."""
     parts = LETTERS.findall(text)
+    # Letters of another script would be lost with the spaces.
+    if sum(map(len, parts)) < sum(map(str.isalpha, text)):
+        return ""
     found = segment("".join(parts)) or []
     return " ".join(found) if len(found) < len(parts) and grammatical(found) else ""
 

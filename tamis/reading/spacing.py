@@ -15,9 +15,9 @@ from tamis.reading.text import Edit
 # that is no message.
 Deeper = Callable[[str, bool], str | None]
 
+# No letters of another script in between: they would be lost with the spaces.
 SPACED: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][^A-Za-z0-9]{1,8}){4,}[A-Za-z0-9](?![A-Za-z0-9])"
-    r"(?:[^A-Za-z0-9]{1,4}[.!?])?"
+    r"(?<![A-Za-z0-9])(?:[A-Za-z0-9][\W_]{1,8}){4,}[A-Za-z0-9](?![A-Za-z0-9])(?:[\W_]{1,4}[.!?])?"
 )
 POINT: Final = re.compile("[.,;:!?'\"]")
 LETTERS: Final = re.compile(r"[A-Za-z]")
@@ -28,6 +28,8 @@ PARTS: Final = re.compile(
 )
 USUAL: Final = str.maketrans("", "", "-.")
 BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
+# The longest tag that is usual in a word; in a longer one, or a comment, somebody may say something.
+TAG: Final = len("</strong>")
 GLUED: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
 )
@@ -82,13 +84,15 @@ def separated(text: str) -> list[Edit]:
     for m in PARTS.finditer(text):
         parts = BETWEEN.split(m[0])
         joined = "".join(parts)
+        aside = [cut.strip("<!-/> ") for cut in BETWEEN.findall(m[0]) if len(cut) > TAG]
+        edit = Edit(*m.span(), " ".join([joined, *aside]))
         if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
-            found.append(Edit(*m.span(), joined))
+            found.append(edit)
             # One hyphen is spelling, one dot is code: "e-mail", "re.match".
             usual = len(parts) == 2 and m[0].translate(USUAL) == joined
             cuts += 0.5 if usual else len(parts) - 1
         elif "<" in m[0] or "*" in m[0]:
-            marked.append(Edit(*m.span(), joined))
+            marked.append(edit)
     # Who has cut some words has cut the strange ones too.
     return sorted([*found, *(marked if len(found) > 1 else [])]) if cuts > 1 else []
 

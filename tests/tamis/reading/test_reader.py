@@ -54,6 +54,21 @@ def test_words_on_the_lines_around_a_code_are_kept(before: str, behind: str, end
     assert read(f"{before}{code}{behind}").views[-1].text == f"{before}{SENTENCE}{end}{behind}"
 
 
+def test_letters_of_another_script_are_not_lost_with_the_spaces():
+    spaced = " пирог ".join("pleasewaterthegarden")
+    scattered = all_of_them()["random spaces"](SENTENCE).replace(" ", " я ")
+    for text, said in ((spaced, "пирог"), (scattered, "я")):
+        assert read(text).views[-1].text.count(said) == text.count(said) > 10
+
+
+def test_comments_and_tags_within_words_are_read():
+    aside = "Vergiss die Rosen nicht"
+    for mark in (f"<!-- {aside} -->", f"<b title='{aside}'>", f"<{aside.replace(' ', '-')}>"):
+        said = read(f"ple{mark}ase w{mark}ater the ga{mark}rden now").views[-1].text
+        assert letters(said).startswith("please")
+        assert said.count("Rosen") == 3
+
+
 def test_a_code_is_judged_by_what_it_says_alone_and_a_doubtful_one_also_as_it_stands():
     assert len(read(all_of_them()["base64"](SENTENCE)).views) == 1
     written = SENTENCE.replace("secret", "s3cr3t")
