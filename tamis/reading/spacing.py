@@ -43,6 +43,8 @@ REPEATED: Final = re.compile(r"([A-Za-z])\1\1")
 ALIKE: Final = re.compile(r"([A-Za-z])\1*")
 WORD: Final = re.compile(r"[A-Za-z]+")
 RUN: Final = re.compile(r"([A-Za-z])\1{2,}")
+# However long they are drawn out, words have no more letters.
+LONGEST: Final = 60
 
 
 def spaced(text: str, deeper: Deeper) -> list[Edit]:
@@ -142,7 +144,9 @@ def _divided(word: str) -> str | None:
 
 def _shortened(word: str) -> str | None:
     """A word with each run of a letter once or twice, if that is one."""
-    runs = RUN.split(word[:60])
+    runs = RUN.split(word)
+    if sum(map(len, runs)) > LONGEST:
+        return None
     for times in islice(product((1, 2), repeat=len(runs) // 2), 16):
         said = runs[0] + "".join(
             letter * n + rest for letter, rest, n in zip(runs[1::2], runs[2::2], times, strict=True)

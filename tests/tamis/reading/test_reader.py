@@ -69,6 +69,12 @@ def test_comments_and_tags_within_words_are_read():
         assert said.count("Rosen") == 3
 
 
+def test_a_word_that_is_drawn_out_ends_where_it_ends():
+    drawn = "go" + "o" * 57 + "d"
+    assert read(f"A {drawn} idea").views[-1].text == "A good idea"
+    assert "garden" in read(f"A {drawn}rosegarden").views[-1].text
+
+
 def test_a_code_is_judged_by_what_it_says_alone_and_a_doubtful_one_also_as_it_stands():
     assert len(read(all_of_them()["base64"](SENTENCE)).views) == 1
     written = SENTENCE.replace("secret", "s3cr3t")
