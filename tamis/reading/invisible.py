@@ -49,10 +49,13 @@ def invisible(text: str) -> list[Edit]:
     Persian, Indic scripts and emoji need their joiners and selectors.
     """
     found = []
+    flags = _flags(text)
     for m in RUN.finditer(text):
-        start, end = m.span()
+        start, end = flags.get(m.start(), m.start()), m.end()
+        if start == end:
+            continue
         before, after = text[start - 1 : start], text[end : end + 1]
-        beside = VISIBLE.match(before) or (VISIBLE.match(after) and m[0].strip(LOOK))
+        beside = VISIBLE.match(before) or (VISIBLE.match(after) and text[start:end].strip(LOOK))
         if beside and after != KEY:
             found.append(Edit(start, end, ""))
     return found
@@ -77,8 +80,13 @@ def _message(name: str, said: str, runs: list[tuple[int, int]]) -> Hidden:
     return Hidden(name, runs[0][0], runs[-1][1], said, runs)
 
 
+def _flags(text: str) -> dict[int, int]:
+    """Where the tags of a flag begin and end."""
+    return {found.start() + 1: found.end() for found in FLAG.finditer(text)}
+
+
 def _tags(text: str) -> Hidden | None:
-    flags = {found.start() + 1: found.end() for found in FLAG.finditer(text)}
+    flags = _flags(text)
     # Where a flag ends, the same run may go on.
     spans = ((flags.get(m.start(), m.start()), m.end()) for m in TAGS.finditer(text))
     runs = [(start, end) for start, end in spans if start < end]
