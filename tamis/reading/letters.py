@@ -128,10 +128,12 @@ def marks(text: str) -> list[Edit]:
 
 def braille(text: str) -> list[Edit]:
     """Uncontracted Braille of Latin letters."""
-    return [
+    found = [
         Edit(*m.span(), "".join(BRAILLED.get(char, char) for char in m[0]))
         for m in BRAILLE.finditer(text)
     ]
+    # A dot or two are a mark, as of what turns while somebody waits.
+    return found if sum(char.isalpha() for edit in found for char in edit.text) >= FEW else []
 
 
 def upside_down(text: str) -> list[Edit]:

@@ -95,6 +95,7 @@ BENIGN = {
     "sheet": "T T F T F F T T",
     "cyr_brand": "Мой iPhone и YouTube, СССР, а также BMW-клуб и T-банк",
     "unit": "10 kΩ, 5 μF, 3 µm, 20 Å, 100 Ω, kВт, °C",
+    "spinner": "⠋ Fetching 3 of 12 ⠿⠿⠶ done",
     "ligature": "The oﬃce ﬁles ﬂy.",
 }
 
