@@ -24,12 +24,10 @@ MEANT: Final = {
     "⚗": "chemistry",
 }
 EMOJI: Final = re.compile(f"(?:[{''.join(MEANT)}]\ufe0f?)+")
-# Within a sentence an emoji is a word; behind it, it is a mood.
-INSIDE: Final = re.compile(r"[A-Za-z]\s*$")
 
 
 def emoji(text: str) -> list[Edit]:
-    """``build a 💣`` → ``build a bomb``; not where words go without it."""
+    """``build a 💣`` → ``build a bomb``; within a sentence alone: behind it, it is a mood."""
     found = []
     for m in EMOJI.finditer(text):
         before = text[max(m.start() - 24, 0) : m.start()].split()
