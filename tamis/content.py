@@ -25,7 +25,7 @@ LIGHT: Final = 400
 # How a call without arguments is written. Signs alone look like an attack to a model.
 NOTHING: Final = frozenset({"", "{}", "[]", "null"})
 # What a cut left of a word.
-TORN: Final = re.compile(r"\A\S{0,20}\s+")
+TORN: Final = re.compile(r"\A\S{0,20}(?:\s+|\Z)")
 
 
 class NotThereError(ValueError):
@@ -80,11 +80,13 @@ def newest(turns: Sequence[str], room: int = EARLIER) -> tuple[str, ...]:
     for turn in reversed(turns):
         if room <= 0:
             break
-        if not turn.strip():
+        # Blanks have no words, and take no room: 200 at a turn's end would hide it.
+        if not (turn := turn.strip()):
             continue
         if len(turn) > room:
             turn = TORN.sub("", turn[-room:])
-        found.append(turn)
+        if turn:
+            found.append(turn)
         room -= len(turn) + 1
     return tuple(reversed(found))
 

@@ -73,6 +73,8 @@ def test_the_newest_words_of_earlier_turns_survive_the_cut():
     assert newest(["an old apple pie", "x" * 30], 40) == ("pie", "x" * 30)
     assert newest(["z" * 3 * EARLIER]) == ("z" * EARLIER,)
     assert newest(["a", "b"], 0) == newest([]) == newest([" \n", ""]) == ()
+    assert newest([f"an apple pie{' ' * 3 * EARLIER}", "\ntea\n"]) == ("an apple pie", "tea")
+    assert newest(["an apple pie", "tea"], 6) == ("tea",)
     # What was cut is not cut again.
     for once in (found, newest(["tea " * 300, "and cake"]), newest(["tea" * 300, "cake"])):
         assert behind(once) == behind([behind(once) or ""]) == "\n".join(once)
