@@ -252,11 +252,26 @@ class Policy:
             PolicyError: where the file is not YAML or not a policy.
         """
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            raw = _Unique(path.read_text(encoding="utf-8")).get_single_data()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             # A ValueError are bytes that are no text, and a day that is none (2026-02-30).
             raise PolicyError(f"{path.name}: not YAML: {error}") from None
         return cls.parse(raw, path.name)
+
+
+class _Unique(yaml.SafeLoader):
+    """YAML that has every name of a mapping once: PyYAML keeps the last of several, unasked."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set[str]()
+        for name in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if name.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name.value!r} stands twice", problem_mark=name.start_mark
+                )
+            seen.add(name.value)
+        return node
 
 
 def load_policies(directory: Path, encoded: bool = False) -> dict[str, Policy]:

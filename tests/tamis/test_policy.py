@@ -114,6 +114,10 @@ def test_policies_of_a_folder_by_name(tmp_path: Path):
     (tmp_path / "twin.yaml").write_text("name: strict\noverall: {}\n")
     with pytest.raises(PolicyError, match=r"twin.yaml: a policy named 'strict' exists"):
         load_policies(tmp_path)
+    twice = "name: a\ncategories:\n  hate: {flag: 0.1}\n  hate: {}\n"
+    (tmp_path / "twin.yaml").write_text(twice)
+    with pytest.raises(PolicyError, match=r"twin.yaml: not YAML: 'hate' stands twice\n.*line 4"):
+        load_policies(tmp_path)
     (tmp_path / "twin.yaml").write_text("name: [unclosed\n")
     with pytest.raises(PolicyError, match=r"twin.yaml: not YAML"):
         load_policies(tmp_path)
