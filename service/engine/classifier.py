@@ -1,6 +1,5 @@
 """One content → one finding: read, tokenise, window, run, pool, calibrate, point at evidence."""
 
-import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,8 +22,8 @@ from tamis.windows import Window, windows
 INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids", "judged"})
 # Evidence is worth computing only for heads that a policy could plausibly flag.
 PLAUSIBLE: Final = 0.05
-# What stands for nothing: white space, and the mark that some programs put before a text.
-BLANK: Final = string.whitespace + "\ufeff\u00a0\u2028\u2029\u3000"
+# Some programs put it before a text; it stands for nothing, as white space does.
+MARK: Final = "\ufeff"
 # Input name -> (B, T).
 Feed = dict[str, NDArray[np.int64]]
 # Label -> (head, score of each window).
@@ -151,7 +150,7 @@ class Classifier:
                 views.append(View(view, len(cut), encoding))
                 cut += windows(ids, self.bundle.shape, context)
         transforms, hidden = reading.transforms, tuple((h.start, h.end) for h in reading.hidden)
-        if not cut and content.text.strip(BLANK):
+        if not cut and content.text.replace(MARK, "").strip():
             transforms, hidden = (*transforms, UNREADABLE), ((0, len(content.text)),)
         elif cut and self._strange(seen[-1][0], content.text):
             transforms = (*transforms, UNREAD_SCRIPT)

@@ -76,7 +76,7 @@ def test_what_leaves_nothing_to_read_is_never_allowed_unread(classifier: Classif
     assert (evidence.start, evidence.end, evidence.text) == (0, len(text), text)
 
 
-@pytest.mark.parametrize("text", ["", " \n\t", "\u00a0\u3000", "\ufeff"])
+@pytest.mark.parametrize("text", ["", " \n\t", "\u00a0\u3000", "\ufeff", "\u2003\u2009\u202f"])
 def test_blank_stays_blank(classifier: Classifier, text: str):
     found = classifier.judge(content.prompt(text), evidence=True)
     assert (found.attack, found.overall, found.windows, tuple(found.transforms)) == (None, 0, 0, ())
