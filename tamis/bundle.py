@@ -105,7 +105,7 @@ def read_manifest(path: Path, form: str) -> tuple[dict[str, Any], str]:
     try:
         blob = manifest_path.read_bytes()
         manifest: dict[str, Any] = json.loads(blob)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"no bundle at {path}: {MANIFEST} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{manifest_path}: not JSON ({error})") from None

@@ -124,3 +124,9 @@ def test_refusal_and_severity_are_questions_that_a_bundle_may_lack(copy: Path, b
     change(copy, heads=[head for head in heads if head["name"] != "attack"])
     with pytest.raises(BundleError, match="head 'attack' is missing"):
         load(copy)
+
+
+def test_a_file_in_the_place_of_a_folder_is_no_bundle(copy: Path):
+    for path in (copy / "manifest.json", copy / "nowhere"):
+        with pytest.raises(BundleError, match=r"no bundle at .*: manifest.json is missing"):
+            load(path)
