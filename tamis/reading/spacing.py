@@ -28,7 +28,7 @@ PARTS: Final = re.compile(
 )
 USUAL: Final = str.maketrans("", "", "-.")
 BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
-# The longest tag that is usual in a word; in a longer one, or a comment, somebody may say something.
+# The longest tag that is usual in a word: in a longer one, or a comment, somebody may talk.
 TAG: Final = len("</strong>")
 GLUED: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"

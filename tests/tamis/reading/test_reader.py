@@ -172,11 +172,9 @@ def test_letters_that_are_no_words_are_cut_in_linear_time():
         return time.process_time() - began
 
     assert segment("tellmeaqqqqqstory") is None
-    assert segment("tellmeallaboutthesecretgardenqzqandtherose") == (
-        "tell me all about the secret garden qzq and the rose".split()
-    )
-    # Ten times the letters; quadratic would be seventy times the time and more.
-    assert seconds(400_000) < 25 * max(seconds(40_000), 0.01)
+    words = segment("tellmeallaboutthesecretgardenqzqandtherose")
+    assert " ".join(words or []) == "tell me all about the secret garden qzq and the rose"
+    assert seconds(1_000_000) < 20 * max(seconds(100_000), 0.01)
 
 
 def test_what_stands_the_right_way_up_beside_turned_letters_is_read_as_it_stands():
