@@ -70,7 +70,12 @@ def logit(p: float) -> float:
 
 
 def scores_of(finding: Finding) -> dict[str, float]:
-    """What a scale weighs: a plain text's categories (toxicity among them), attack, severity."""
+    """What a scale weighs: a plain text's categories (toxicity among them), attack, severity.
+
+    Nothing where nothing could be read, though that is an attack.
+    """
+    if not finding.windows:
+        return {}
     beside = {ATTACK: finding.attack, SEVERITY: finding.severity}
     return {**finding.categories, **{n: s for n, s in beside.items() if s is not None}}
 

@@ -150,6 +150,11 @@ TOXICITY: dict[str, Any] = {"TOXICITY": {}}
     ("body", "message", "kind"),
     [
         ({"comment": {"text": " "}, "requestedAttributes": TOXICITY}, "non-empty", "COMMENT_EMPTY"),
+        (
+            {"comment": {"text": "\u200b"}, "requestedAttributes": TOXICITY},
+            "non-empty",
+            "COMMENT_EMPTY",
+        ),
         ({"requestedAttributes": TOXICITY}, "non-empty", "COMMENT_EMPTY"),
         ({"comment": COMMENT}, "Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES"),
         (

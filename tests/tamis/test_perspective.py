@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from tamis import perspective
-from tamis.perspective import ATTRIBUTES, Scale, ScaleError, compare
+from tamis.perspective import ATTRIBUTES, Scale, ScaleError, compare, scores_of
+from tamis.verdict import Finding
 
 SCALE = Scale({"toxicity": 2.0, "hate": -0.5}, 1.0, [(-4.0, 0.1), (0.0, 0.5), (6.0, 0.9)])
 
@@ -20,6 +21,13 @@ def test_a_scale_bends_a_weighted_sum():
     assert values == sorted(values)
     with pytest.raises(KeyError):
         SCALE.value({"toxicity": 0.5})
+
+
+def test_what_could_not_be_read_has_no_scores():
+    read = Finding("toxicity", 0.5, {"toxicity": 0.5}, 0.25, windows=1, tokens=3, severity=0.75)
+    assert scores_of(read) == {"toxicity": 0.5, "attack": 0.25, "severity": 0.75}
+    unread = Finding("toxicity", 0.0, {}, 1.0, windows=0, tokens=0, transforms=("unreadable",))
+    assert scores_of(unread) == {}
 
 
 def test_the_shipped_bundle_has_its_scale(bundle):
