@@ -25,6 +25,8 @@ LONGEST_ITEM: Final = 128
 # Words; where a script does not part them by spaces (Thai, kana, Han), signs.
 _SIGNS: Final = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD: Final = re.compile(rf"[{_SIGNS}]|(?:(?![{_SIGNS}])\w)+|[^\w\s]")
+# What is normalised at a time: all marks of a row are put in order, in quadratic time.
+_PART: Final = re.compile(r"\S{1,1000}|\s+")
 
 
 class BlocklistError(ValueError):
@@ -83,7 +85,8 @@ class Blocklist:
 
 def words_of(text: str) -> list[str]:
     """A text as it is compared: words, without regard to case, width and white space."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    parts = (unicodedata.normalize("NFKC", part) for part in _PART.findall(text))
+    return _WORD.findall("".join(parts).casefold())
 
 
 class Blocklists:

@@ -1,5 +1,6 @@
 """Azure's blocklists: kept in a folder, shared by processes, bounded, and found as whole words."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,18 @@ def test_items_are_found_as_whole_words(item, text, found):
 
 
 def test_many_items_and_a_long_text_take_no_time():
-    import time
-
     items = {f"{n}": Item(f"{n}", f"word{n} tea") for n in range(blocklists.MOST_ITEMS)}
     kept, text = Blocklist("a", None, items), "word7 word8 " * 20_000
     began = time.process_time()
     assert kept.found(words_of(text)) == []
     assert time.process_time() - began < 3
+
+
+def test_marks_out_of_order_take_no_time():
+    began = time.process_time()
+    words_of("\u0315\u0300" * 50_000)
+    assert time.process_time() - began < 2
+    assert words_of("Ｃａｆe\u0301\u3000ﬁne  " + "x" * 3_000) == ["café", "fine", "x" * 3_000]
 
 
 def test_processes_that_share_a_folder_share_its_lists(folder):
