@@ -69,6 +69,8 @@ class Weighing:
 
     def score(self, first: float, second: float) -> float:
         """P, of the first and the second bundle's score."""
+        if first == second == 1:
+            return 1.0  # What nobody can see is an attack by rule, and no opinion.
         z = self.first * logit(first) + self.second * logit(second) + self.bias
         return 1 / (1 + math.exp(-z))
 

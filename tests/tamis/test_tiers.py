@@ -79,6 +79,14 @@ def test_opinions_are_weighed_and_have_thresholds_of_their_own():
     assert sure.overall == pytest.approx(0.5)
 
 
+def test_what_is_certain_by_rule_stays_so():
+    low = {name: Weighing(0.2, 0.3, 0.0, TOGETHER) for name in ("attack", "document")}
+    bands = replace(BANDS, weighed=low)
+    hidden = Finding("attack", 1.0, {}, 1.0, 1, 9)
+    found = bands.settle(hidden, replace(hidden, second=SECOND.second), OWN)
+    assert (found.overall, found.attack) == (1.0, 1.0)
+
+
 def test_documents_are_weighed_by_themselves_and_have_thresholds_of_their_own():
     weighed = {
         "attack": Weighing(0.5, 0.5, 0.0, Thresholds(0.6, 0.9)),
