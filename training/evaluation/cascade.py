@@ -26,7 +26,7 @@ from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
 from tamis.tiers import OVERALL, Bands, Weighing, logit
 from tamis.verdict import Finding, Second, as_answered
 from training.classifier.calibration import fit_logistic, limits
-from training.classifier.thresholds import TARGETS, Chosen, Scored, Target
+from training.classifier.thresholds import TARGETS, Chosen, Name, Scored, Target
 from training.datasets import mixing
 from training.datasets.registry import CATEGORIES, QUESTION_OF, source_of
 from training.datasets.schema import Row
@@ -35,7 +35,7 @@ from training.evaluation import metrics
 # Two opinions leave alarms to spare, which a prompt's threshold spends on recall as an answer's.
 # Documents without an attack are twins of those with one here, most of them louder than those: to
 # stop one in 25 of them would let more than half of the attacks pass.
-LIMITS: Final = {
+LIMITS: Final[Mapping[str, Mapping[Name, Target]]] = {
     **TARGETS,
     "prompt": TARGETS["response"],
     DOCUMENT: {
