@@ -171,7 +171,9 @@ class Scheduler(Generic[T]):
         if not tasks:
             return 0.0
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        # Whether in time. A future that kept an exception would be in a circle with this frame, and
+        # all of the request in it until the collector comes, which holds up everybody.
+        done: asyncio.Future[bool] = loop.create_future()
         arrived = time.perf_counter()
         total = sum(map(work, tasks))
         request = Request(
@@ -192,11 +194,12 @@ class Scheduler(Generic[T]):
         def expire() -> None:
             if not done.done():
                 self._abandon(lane, request, None if extra else "deadline")
-                done.set_exception(DeadlineError())
+                done.set_result(False)
 
         timer = None if deadline is None else loop.call_later(deadline, expire)
         try:
-            await done
+            if not await done:
+                raise DeadlineError
         except asyncio.CancelledError:
             self._abandon(lane, request, "disconnect")
             raise
@@ -334,7 +337,7 @@ class Scheduler(Generic[T]):
 
 
 def _tell(
-    loop: asyncio.AbstractEventLoop, done: "asyncio.Future[None]", error: Exception | None
+    loop: asyncio.AbstractEventLoop, done: "asyncio.Future[bool]", error: Exception | None
 ) -> None:
     # A loop that has closed has nobody left to tell.
     if not loop.is_closed():
@@ -349,10 +352,10 @@ def _told(raised: BaseException) -> Exception:
     return raised if isinstance(raised, Exception) else RuntimeError(type(raised).__name__)
 
 
-def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
+def _settle(done: "asyncio.Future[bool]", error: Exception | None) -> None:
     if done.done():
         return
     if error is not None:
         done.set_exception(error)
     else:
-        done.set_result(None)
+        done.set_result(True)

@@ -37,8 +37,11 @@ class UntilDisconnect:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        # A cancelled task keeps the frames that it ended in, and those keep this: in that circle
+        # all of the request stayed until the collector came, for 20 to 80 ms under overload.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         # As asyncio.timeout does it: a cancellation from elsewhere goes on.
         if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientDisconnect

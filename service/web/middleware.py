@@ -132,11 +132,8 @@ class Envelope:
     def _limited(self, receive: Receive, announced: bytes) -> Receive:
         """Refuse a body that is announced too long, or turns out so."""
         limit = self._max_body_bytes
-        too_large = RequestError(
-            f"the body is over the limit of {limit} bytes", code="body_too_large", status=413
-        )
         if announced.isdigit() and int(announced) > limit:
-            raise too_large
+            raise _too_large(limit)
         seen = 0
 
         async def limited() -> Message:
@@ -144,10 +141,16 @@ class Envelope:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise too_large
+                raise _too_large(limit)
             return message
 
         return limited
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        f"the body is over the limit of {limit} bytes", code="body_too_large", status=413
+    )
 
 
 def _request_id(given: bytes) -> str:
