@@ -12,6 +12,9 @@ from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 MARGIN: Final = 0.8
 # Weight of the past in the measured speed: some 50 runs.
 MEMORY: Final = 0.98
+# A run counts as so many times slower than measured at most: on a machine that was paused for ten
+# seconds every deadline would else be too short, and nothing would be let in to measure it anew.
+SLOWEST: Final = 10
 # How far one task can overshoot its request's fair share: a full window.
 STEP: Final = 256
 
@@ -202,9 +205,12 @@ class Queue(Generic[T]):
 
     def done(self, batch: Sequence[Entry[T]], seconds: float, failed: bool) -> list[Request]:
         """A worker has run tasks, or failed to; the requests that have ended with it."""
-        if not failed and self.busy == self.workers:
-            # A worker without company has the machine to itself: not what a queue drains at.
-            self._tokens = MEMORY * self._tokens + sum(work(entry.task) for entry in batch)
+        tokens = sum(work(entry.task) for entry in batch)
+        # A worker without company has the machine to itself: not what a queue drains at. What held
+        # no token (a blank text) says nothing of tokens.
+        if tokens and not failed and self.busy == self.workers:
+            seconds = min(seconds, SLOWEST * tokens * self._seconds / self._tokens)
+            self._tokens = MEMORY * self._tokens + tokens
             self._seconds = MEMORY * self._seconds + seconds
         self.busy -= 1
         ended = []

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from service.engine.queue import Queue, Request
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 
 
@@ -360,6 +362,30 @@ async def test_the_speed_is_that_of_busy_workers(make, gate):
     assert 20_000 < busy.speed <= 100_000
     await idle.submit([Job("a")])
     assert idle.speed > 1e8
+
+
+def test_neither_a_pause_nor_blank_texts_make_a_machine_slow():
+    queue: Queue[Job] = Queue(
+        workers=1, max_tokens=1_000, max_wait=1.0, batch_tokens=0, speed=1_000.0
+    )
+
+    def run(tokens: int, seconds: float) -> None:
+        job = Job("a", tokens)
+        queue.add(Request(lambda _: None, missing=1, left=tokens, deadline=math.inf), [job])
+        queue.done(queue.take(0.0), seconds, failed=False)
+
+    run(100, 0.1)
+    for _ in range(40_000):
+        run(0, 0.001)
+    assert queue.speed == pytest.approx(1_000)
+    for _ in range(50):
+        run(100, 0.1)
+    run(100, 60.0)
+    assert queue.speed > 750
+    # What is slow again and again is believed.
+    for _ in range(100):
+        run(100, 1.0)
+    assert queue.speed == pytest.approx(100, rel=0.2)
 
 
 def test_many_workers_lose_nothing():
