@@ -226,9 +226,10 @@ class Engine:
         other = None if alone else self._other
         readings = [Reading(self._first, other, one, evidence, once=alone) for one in contents]
         found = await self._judged(readings, deadline)
+        # Rules first: they have to be judged, and a second opinion may take all the time there is.
+        await self._ruled(found, contents, rules, began, deadline)
         if not alone:
             await self._consulted(found, contents, evidence, began, deadline)
-        await self._ruled(found, contents, rules, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
@@ -267,9 +268,9 @@ class Engine:
                 assert reading.read is not None
                 memory.keep(reading.read.scores, length)
         judged = _judged([found[n] for n in range(len(texts))], readings, queued, ended)
+        await self._ruled(judged, contents, rules, began, deadline)
         if whole:
             await self._consulted(judged, contents, False, began, deadline)
-        await self._ruled(judged, contents, rules, began, deadline)
         work = [
             Work(found[n].windows) if reading.read is None else reading.read.work
             for n, reading in enumerate(readings)
@@ -358,7 +359,9 @@ class Engine:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
         for n, finding in zip(unsure, more.findings, strict=True):
-            found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)
+            first = found.findings[n]
+            settled = bands.settle(first, finding, self.bundle.thresholds)
+            found.findings[n] = replace(settled, ruled=first.ruled)
         found.queued += more.queued
         found.tokenize += more.tokenize
         found.pool += more.pool

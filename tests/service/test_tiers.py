@@ -16,16 +16,20 @@ from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.engine import Engine
 from service.engine.memory import Memory
+from service.engine.policy_encoder import Encoder
 from service.engine.scheduler import DeadlineError
 from service.engine.warmup import Pace
 from service.observing.audit.replay import replay
 from service.settings import Settings
+from tamis import rules
 from tamis.bundle import MANIFEST, Bundle, BundleError
 from tamis.cli import main
 from tamis.content import exchange, plain, prompt
 from tamis.policy import default_policy
+from tamis.reasoner.protocol import Guideline
 from tamis.tiers import BANDS, load_bands, second_of
 from tamis.verdict import Provenance, decide
+from tests.encoders import write_encoder
 from tests.service.observed import post, running, until, verdicts_of
 from tests.service.test_operation import sample
 from tests.service.tiers import GOOSE, SOUP, write_bands, write_second
@@ -131,6 +135,26 @@ async def test_a_deadline_leaves_the_first_opinion_and_says_so(make: Make, class
     assert found.second is not None
     with pytest.raises(DeadlineError):
         await engine.judge([(plain(SOUP * 200),)], deadline=0.001)
+
+
+async def test_rules_are_judged_whether_or_not_a_second_opinion_is_in_time(
+    make: Make, slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encoder = Encoder(rules.load(write_encoder(tmp_path)))
+    score = encoder.score
+    monkeypatch.setattr(encoder, "score", lambda *pair: (time.sleep(0.3), score(*pair))[1])
+    engine, asked = make(), (Guideline("tea or milk"),)
+    engine.rule_by(encoder, 10_000)
+    ((given,),), _ = await engine.judge([(plain(GOOSE),)], rules=asked)
+    assert given.second is not None
+    slow(4)
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)], deadline=2, rules=asked)
+    assert found.missed == "deadline"
+    assert found.ruled is not None
+    assert found.ruled == given.ruled
+    grown = [(plain(GOOSE), Memory())]
+    (found,), _, _ = await engine.judge_growing(grown, 2, whole=True, rules=asked)
+    assert (found.missed, found.ruled) == ("deadline", given.ruled)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
