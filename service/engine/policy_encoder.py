@@ -5,13 +5,14 @@ import secrets
 from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from service.engine.evidence import logistic
 from service.engine.runtime import cpu_session
@@ -20,7 +21,7 @@ from tamis.bundle import BundleError
 from tamis.content import Content, Question
 from tamis.reading import read
 from tamis.reasoner.protocol import Guideline
-from tamis.rules import PolicyEncoder, Text
+from tamis.rules import Encode, PairShape, PolicyEncoder, Text
 from tamis.tokens import plain_tokenizer
 from tamis.verdict import Second
 from tamis.windows import Window
@@ -68,9 +69,11 @@ class Encoder:
         self._session = self._load()
         thresholds = {name: head.thresholds for name, head in bundle.heads.items()}
         self.who = Second(bundle.name, bundle.fingerprint, thresholds, "rules")
-        self._tokenizer = plain_tokenizer(bundle.tokenizer)
+        self._ids: Encode = partial(_ids, plain_tokenizer(bundle.tokenizer))
         self.memory = Logits(cache_bytes)
-        self.rule = lru_cache(MOST_RULES)(self._rule)
+        # Of no method of its own, by which it would hold itself: one that is replaced was there
+        # when the service froze its garbage collector, and would stay for good.
+        self.rule = lru_cache(MOST_RULES)(partial(self._rule, self._ids, bundle.shape))
 
     def texts(self, content: Content) -> list[Text]:
         """A content's tokens as it stands and, where that differs, once decoded; none if empty."""
@@ -171,12 +174,14 @@ class Encoder:
     def _load(self) -> Any:
         return checked_session(self.bundle.graph, [{*rules.INPUTS}], rules.OUTPUT)
 
-    def _rule(self, rule: Guideline) -> tuple[int, ...]:
-        return tuple(rules.read_rule(rule, self._ids, self.bundle.shape))
+    @staticmethod
+    def _rule(ids: Encode, shape: PairShape, rule: Guideline) -> tuple[int, ...]:
+        return tuple(rules.read_rule(rule, ids, shape))
 
-    def _ids(self, text: str) -> list[int]:
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return list(encoding.ids)
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return list(encoding.ids)
 
 
 def checked_session(graph: Path, inputs: Collection[set[str]], output: str) -> Any:

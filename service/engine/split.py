@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.engine.policy_encoder import Encoder, Pair, checked_session
 from tamis import rules
 from tamis.reasoner.protocol import Guideline
-from tamis.rules import PolicyEncoder, Text
+from tamis.rules import Encode, PairShape, PolicyEncoder, Text
 from tamis.windows import Window
 
 # Measured with tracemalloc (tests/service/test_split.py): a rule's place among those kept, and
@@ -128,8 +128,9 @@ class SplitEncoder(Encoder):
         states: States = self._session.run([rules.STATES], feed)[0]
         return states
 
-    def _rule(self, rule: Guideline) -> tuple[int, ...]:
-        return tuple(rules.rule_alone(super()._rule(rule), self.bundle.shape))
+    @staticmethod
+    def _rule(ids: Encode, shape: PairShape, rule: Guideline) -> tuple[int, ...]:
+        return tuple(rules.rule_alone(Encoder._rule(ids, shape, rule), shape))
 
     def _load(self) -> Any:
         allowed = [{rules.IDS}, {rules.IDS, rules.TYPES}]

@@ -1,9 +1,11 @@
+import gc
 import json
 import os
 import shutil
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,18 @@ def test_a_rule_is_tokenised_once_and_a_pair_run_once(encoder: Encoder, monkeypa
     before = len(runs)
     encoder.judge(content.plain(f"{long} buy"), RULES[:1])
     assert len(runs) - before == 1
+
+
+def test_one_that_is_replaced_goes_with_whoever_used_it_last(folder: Path):
+    encoder = Encoder(rules.load(folder), 1 << 20)
+    encoder.judge(content.prompt(BUY), RULES)
+    gone = weakref.ref(encoder)
+    gc.disable()  # as what was there when it was frozen is never looked at again
+    try:
+        del encoder
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_memory_of_pairs_is_as_large_as_it_says():
