@@ -254,7 +254,7 @@ class Scheduler(Generic[T]):
                     if opened:
                         self._run([entry.task for entry in opened], self._alone())
                 except BaseException as raised:
-                    error = _told(raised)
+                    error = told(raised)
             failed = error is not None or not opened
             self._finish(lane, batch, time.perf_counter() - began, failed, error)
 
@@ -302,7 +302,7 @@ class Scheduler(Generic[T]):
             more = self._open_task(entry.task)
         except BaseException as raised:
             self._abandon(lane, entry.request, None)
-            entry.request.settle(_told(raised))
+            entry.request.settle(told(raised))
             return False
         if more or work(entry.task) != before:
             with lane.ready:
@@ -344,7 +344,7 @@ def _tell(
         loop.call_soon_threadsafe(_settle, done, error)
 
 
-def _told(raised: BaseException) -> Exception:
+def told(raised: BaseException) -> Exception:
     """What is told to the caller, whatever was raised: the worker lives on.
 
     A library that is written in Rust panics with what is no ``Exception``, and may quote a text.

@@ -328,13 +328,22 @@ async def test_who_leaves_the_queue_makes_room_in_it(explainer: Explainer):
     await asyncio.to_thread(until, lambda: not explainer.waiting)
 
 
-async def test_what_fails_is_told_and_the_thread_lives_on(explainer: Explainer):
-    def broken(reasoner, pause):
-        raise ZeroDivisionError
+class Panic(BaseException):
+    """As PyO3 raises it where a library written in Rust panics."""
 
-    with pytest.raises(ZeroDivisionError):
-        await explainer.run(broken)
-    assert (await explainer.run(lambda *_: 5))[0] == 5
+
+@pytest.mark.parametrize(
+    ("raised", "told"), [(ZeroDivisionError(), ZeroDivisionError), (Panic("a text"), RuntimeError)]
+)
+async def test_what_fails_is_told_and_the_thread_lives_on(explainer: Explainer, raised, told):
+    def broken(reasoner, pause):
+        raise raised
+
+    with pytest.raises(told) as caught:
+        await explainer.run(broken, seconds=5)
+    assert "a text" not in str(caught.value)
+    assert (await explainer.run(lambda *_: 5, seconds=5))[0] == 5
+    await asyncio.to_thread(until, lambda: not explainer.waiting)
 
 
 async def test_reasoning_waits_while_the_classifier_works(bundle: ReasonerBundle):

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from service.engine.priority import LAST, stand_back
 from service.engine.reasoner.reasoner import GivenUpError, LateError, Pause, Reasoner
-from service.engine.scheduler import DeadlineError, OverloadedError
+from service.engine.scheduler import DeadlineError, OverloadedError, told
 
 T = TypeVar("T")
 
@@ -185,8 +185,8 @@ class Explainer:
             return
         except LateError:
             error = DeadlineError()
-        except Exception as raised:  # told to the caller; the thread lives on
-            error = raised
+        except BaseException as raised:  # told to the caller; the thread lives on
+            error = told(raised)
         if not job.loop.is_closed():
             job.loop.call_soon_threadsafe(_settle, job.done, result, error)
 
