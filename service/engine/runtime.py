@@ -16,6 +16,13 @@ PROVIDERS: Final[Mapping[Provider, str]] = {
     "cuda": "CUDAExecutionProvider",
 }
 OUTPUTS: Final = ("logits", "token_logits", "attention")
+# Where cgroups say what a process may have, of version 2 and of version 1: bytes, and those that
+# are taken; microseconds of a core's time, and in how many.
+MEMORY: Final = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+CPU: Final = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 
 class ProviderError(RuntimeError):
@@ -63,18 +70,19 @@ def available_memory(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/
     with suppress(OSError, ValueError, StopIteration):
         lines = (proc / "meminfo").read_text().splitlines()
         free = 1024 * next(int(li.split()[1]) for li in lines if li.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError):  # a cgroup without a limit says "max"
-        limit = int((cgroup / "memory.max").read_text())
-        free = min(free, limit - int((cgroup / "memory.current").read_text()))
+    for limit, used in MEMORY:
+        with suppress(OSError, ValueError):  # a cgroup without a limit says "max"
+            most = int((cgroup / limit).read_text())
+            free = min(free, most - int((cgroup / used).read_text()))
     return max(free, 0)
 
 
 def _quota(cgroup: Path) -> int | None:
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else max(1, int(quota) // int(period))
+    for files in CPU:
+        with suppress(OSError, ValueError):  # a cgroup without a limit says "max", or -1
+            quota, period = map(int, " ".join((cgroup / f).read_text() for f in files).split())
+            return None if quota < 0 else max(1, quota // period)
+    return None
 
 
 class Runtime(Protocol):

@@ -267,6 +267,16 @@ def test_threads_follow_the_cgroup_quota(tmp_path: Path):
     assert not has_quota(tmp_path / "absent")
 
 
+def test_threads_follow_the_quota_of_cgroups_of_version_1(tmp_path: Path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
+    assert available_threads(tmp_path) == 1
+    assert has_quota(tmp_path)
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert not has_quota(tmp_path)
+
+
 def test_a_provider_that_is_not_there_is_refused(bundle: Bundle):
     with pytest.raises(ProviderError, match="CUDAExecutionProvider"):
         load_runtime(bundle.graph, provider="cuda")

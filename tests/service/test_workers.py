@@ -409,6 +409,12 @@ def test_workers_by_cores_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert available_memory(tmp_path, tmp_path) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(tmp_path, tmp_path) == 4096 * 1024
+    # Version 1 has a folder for each resource, and a number where there is no limit.
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("1000000\n")
+    for limit, left in ((3_000_000, 2_000_000), (2**63 - 4096, 4096 * 1024)):
+        (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        assert available_memory(tmp_path, tmp_path) == left
 
 
 def test_cores_are_kept_where_they_were_given(monkeypatch: pytest.MonkeyPatch):
