@@ -1,6 +1,7 @@
 """Judging in worker processes: the same to the bit, and nothing is lost with one."""
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from service.engine.memory import Memory
 from service.engine.runtime import available_memory
 from service.engine.warmup import Pace
 from service.engine.workers import crew as crews
+from service.engine.workers import template as templates
 from service.engine.workers.crew import Crew, CrewEvents, LostError, WorkerLostError
 from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, sha256_of
@@ -237,6 +240,32 @@ def test_a_worker_that_ends_idle_is_replaced(crew: Crew, heard: Heard):
     crew.tend()
     assert heard.restarts == 1
     assert {first, other}.isdisjoint(crew.pids)
+
+
+def test_who_reloads_the_server_ends_nobody(crew: Crew):
+    """The front reads its files anew on SIGHUP, which a whole group may get."""
+    template, pids = crew._template, crew.pids
+    for pid in (template.pid, *pids):
+        os.kill(pid, signal.SIGHUP)
+    seat = next(iter(crew._seats.values()))
+    crew._bury(seat)
+    crew.tend()  # which asks the template, that has heard it by then
+    assert crew._template is template
+    assert crew.pids[1] == pids[1]
+    assert lives(pids[1])
+
+
+def test_a_bundle_that_comes_back_is_the_newest(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in ("CpuRuntime", "Classifier"):
+        monkeypatch.setattr(templates, name, lambda *_, **__: None)
+    monkeypatch.setattr(templates, "warm_up", lambda _: PACE)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    template = templates._Template(None, None)
+    for fingerprint in ("a", "b", "a", "c"):
+        template._load(templates.Load("accurate", replace(bundle, fingerprint=fingerprint)))
+    # A text may be on its way to the one before.
+    assert list(template._models) == [("accurate", "a"), ("accurate", "c")]
 
 
 def test_one_that_ends_at_once_is_given_time(crew: Crew, monkeypatch: pytest.MonkeyPatch):

@@ -58,8 +58,9 @@ class Forked:
 
 def main(fd: int) -> None:
     """Do what the front at the other end of a socket asks, until it has gone."""
-    # Ctrl-C, and a supervisor's SIGTERM, mean the front, which answers on for a while.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, a supervisor's SIGTERM, and the SIGHUP of a terminal that closes or of who wants files
+    # read anew mean the front, which answers on for a while or for good.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=fd) as line, Connection(os.dup(fd)) as front:
         template = _Template(line, front)
@@ -96,6 +97,8 @@ class _Template:
         classifier = Classifier(bundle, CpuRuntime(bundle.graph, threads=1))
         pace = warm_up(classifier)
         who = None if slot == "first" else second_of(bundle, slot)
+        # Last, though it was there before: of two builds in turn each is the newest once.
+        self._models.pop((slot, bundle.fingerprint), None)
         self._models[slot, bundle.fingerprint] = Model(classifier, pace.wide_from, who=who)
         older = [key for key in self._models if key[0] == slot]
         for key in older[:-KEPT]:
