@@ -294,7 +294,7 @@ class Engine:
     ) -> None:
         """Add what is to be said of rules."""
         if self.rules is not None and rules:
-            await self.rules.add(found.findings, contents, rules, began, deadline)
+            await self.rules.add(found.findings, contents, rules, began, deadline, found.queued)
             found.found = time.perf_counter()
 
     def _estimate(self, text: str) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.engine.policy_encoder import Encoder, Pair, RuleScore
+from service.engine.queue import MARGIN
 from service.engine.scheduler import DeadlineError, Scheduler
 from service.engine.split import SplitEncoder
 from tamis.content import Content
@@ -170,13 +171,15 @@ class Rulings:
         rules: Sequence[Guideline],
         began: float,
         deadline: float | None = None,
+        waited: float = 0.0,
     ) -> None:
         """Put into findings what is to be said of rules; ``deadline`` in seconds from ``began``.
 
         Documents are nobody's request and nobody's answer: they are not asked about.
 
         Raises:
-            OverloadedError, DeadlineError: as ``judge``; what went before counts as needed.
+            OverloadedError, DeadlineError: as ``judge``; what went before counts as needed, but
+                for the seconds of it that others' work took (``waited``).
         """
         asked = [n for n, content in enumerate(contents) if content.question != ATTACK]
         if not rules or not asked:
@@ -188,8 +191,11 @@ class Rulings:
         try:
             found = await self.judge([contents[n] for n in asked], rules, left)
         except DeadlineError as error:
-            needed = error.needed
-            raise DeadlineError(None if needed is None else spent + needed) from None
+            if error.needed is None or deadline is None:
+                raise
+            needed = spent - waited + error.needed
+            # What is long enough but for the wait is late, and not too short.
+            raise DeadlineError(needed if needed > MARGIN * deadline else None) from None
         for n, scores in zip(asked, found, strict=True):
             probabilities = {rule: score.probability for rule, score in scores.items()}
             findings[n] = replace(findings[n], ruled=Ruled(self.encoder.who, probabilities))

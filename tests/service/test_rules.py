@@ -254,6 +254,11 @@ async def test_a_deadline_holds_for_rules(engine: Engine):
     with pytest.raises(DeadlineError) as late:
         await engine.rules.add(findings[0], contents, many, time.perf_counter() - 1, 0.5)
     assert late.value.needed is None
+    # It is not too short for what waited for others' work.
+    began, tea = time.perf_counter() - 0.499, [content.prompt("tea")]
+    with pytest.raises(DeadlineError) as late:
+        await engine.rules.add(findings[0], tea, RULES[:1], began, 0.5, waited=0.499)
+    assert late.value.needed is None
 
 
 async def test_a_gpu_leaves_rules_the_cores(classifier: Classifier, encoder: Encoder):
