@@ -16,6 +16,9 @@ logger = logging.getLogger("tamis.service")
 
 State = Literal["off", "absent", "building", "loading", "failed", "ready"]
 LOOK: Final = 1.0
+Stamp = tuple[int, int]
+"""What changes when a file is replaced or written."""
+Files = frozenset[tuple[Path, Stamp | None]]
 
 
 class Arrival:
@@ -31,7 +34,8 @@ class Arrival:
         self.state: State = "off" if path is None else "absent"
         self.failure: str | None = None
         self._what = what
-        self._seen: tuple[int, int] | None = None
+        self._seen: Stamp | None = None
+        self._tried: Files = frozenset()
 
     async def watch(self, take: Callable[[Path], Awaitable[None]]) -> None:
         """Look until cancelled; ``take`` loads a bundle and puts it in its place."""
@@ -44,8 +48,10 @@ class Arrival:
         if self.path is None:
             return
         found = _stamp(self.path / MANIFEST)
-        if found != self._seen:
-            self._seen, self.failure = found, None
+        # A copy may have begun with the manifest: what failed is tried again with other files.
+        whole = self.failure is not None and _files(self.path) != self._tried
+        if found != self._seen or whole:
+            self._seen, self._tried, self.failure = found, _files(self.path), None
             if found is not None:
                 await self._take(take, self.path)
         if self.state != "ready":
@@ -98,10 +104,18 @@ class Joining(ABC):
         """Load the bundle, and have the engine ask it."""
 
 
-def _stamp(manifest: Path) -> tuple[int, int] | None:
-    """What changes when a bundle is replaced; None where there is none."""
+def _stamp(file: Path) -> Stamp | None:
+    """None where there is none."""
     try:
-        stat = manifest.stat()
+        stat = file.stat()
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns
+
+
+def _files(folder: Path) -> Files:
+    """All that is in a folder."""
+    try:
+        return frozenset((file, _stamp(file)) for file in folder.iterdir())
+    except OSError:
+        return frozenset()
