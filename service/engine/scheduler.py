@@ -245,18 +245,25 @@ class Scheduler(Generic[T]):
 
     def _serve(self, lane: _Lane[T], number: int) -> None:
         self._begin(number, lane.patient)
-        while batch := self._take(lane):
-            began = time.perf_counter()
-            error: Exception | None = None
-            with self._core(lane):
-                opened = [entry for entry in batch if self._open(lane, entry)]
-                try:
-                    if opened:
-                        self._run([entry.task for entry in opened], self._alone())
-                except BaseException as raised:
-                    error = told(raised)
-            failed = error is not None or not opened
-            self._finish(lane, batch, time.perf_counter() - began, failed, error)
+        while self._work(lane):
+            pass  # nothing of a run, and of its texts, is held while the next one is awaited
+
+    def _work(self, lane: _Lane[T]) -> bool:
+        """Do what comes next; False when the scheduler has closed."""
+        if not (batch := self._take(lane)):
+            return False
+        began = time.perf_counter()
+        error: Exception | None = None
+        with self._core(lane):
+            opened = [entry for entry in batch if self._open(lane, entry)]
+            try:
+                if opened:
+                    self._run([entry.task for entry in opened], self._alone())
+            except BaseException as raised:
+                error = told(raised)
+        failed = error is not None or not opened
+        self._finish(lane, batch, time.perf_counter() - began, failed, error)
+        return True
 
     @contextmanager
     def _core(self, lane: _Lane[T]) -> Iterator[None]:

@@ -2,6 +2,7 @@ import asyncio
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -287,6 +288,18 @@ async def test_a_failing_job_fails_its_request_alone(make, gate, fault):
     await scheduler.submit([Job("d")])
     assert gate.order[-1] == "d"
     assert scheduler.queued_tokens == 0
+
+
+async def test_an_idle_worker_holds_nothing_of_its_last_job(make, gate):
+    scheduler = make()
+    gate.open.set()
+    job = Job("a")
+    gone = weakref.ref(job)
+    await scheduler.submit([job])
+    del job
+    async with asyncio.timeout(2):
+        while gone() is not None:
+            await asyncio.sleep(0.01)
 
 
 class Panic(BaseException):
