@@ -135,7 +135,7 @@ class Streams:
         that goes on otherwise than before is a new one.
 
         Raises:
-            RequestError: as ``Moderator.judge``.
+            RequestError, ClientDisconnect: as ``Moderator.judge``.
         """
         key = _key(request, name)
         self._forget_idle()
@@ -152,7 +152,8 @@ class Streams:
             # Too little to tell whether it is the same text: nothing is said of it yet.
             return self._told(Stream(about), content, policy, Work())
         try:
-            found = await self.advance(request, stream, content, policy, final)
+            async with UntilDisconnect(request.receive):
+                found = await self.advance(request, stream, content, policy, final)
         finally:
             if final and self._known.get(key) is stream:
                 self._drop(key)

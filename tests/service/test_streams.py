@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
 
 from benchmarks.robustness.transformations import TRANSFORMATIONS
 from benchmarks.server import Server
@@ -248,7 +249,8 @@ async def test_whoever_is_overtaken_is_answered_for_the_text_that_was_sent():
             return [finding.of for finding in findings]
 
     streams = Streams(Slow(), Settings(), Metrics())
-    request: Any = SimpleNamespace(state=SimpleNamespace(caller=None))
+    state = SimpleNamespace(caller=None)
+    request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
     policy = default_policy()
     ask = partial(streams.follow, request, "call", policy=policy)
     last = asyncio.create_task(ask(content=plain(short), final=True))
@@ -257,6 +259,31 @@ async def test_whoever_is_overtaken_is_answered_for_the_text_that_was_sent():
     overtaken.set()
     told: Any = await last
     assert (told.verdict, told.decided, told.holdback) == ([short], len(short), 0)
+
+
+async def test_a_client_who_leaves_takes_what_waits_along():
+    ended: list[str] = []
+
+    class Endless:
+        def check_lengths(self, _: Any) -> None:
+            pass
+
+        async def judge_growing(self, *_: Any) -> Any:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("judging")
+
+    async def leave() -> Any:
+        return {"type": "http.disconnect"}
+
+    streams = Streams(Endless(), Settings(), Metrics())
+    request: Any = SimpleNamespace(state=SimpleNamespace(caller=None), receive=leave)
+    async with asyncio.timeout(5):
+        with pytest.raises(ClientDisconnect):
+            await streams.follow(request, "call", plain(RUDE), default_policy(), final=True)
+    assert ended == ["judging"]
+    assert len(streams) == 0
 
 
 def test_a_text_that_goes_on_otherwise_is_a_new_one(client):
