@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -326,6 +327,16 @@ async def test_who_leaves_the_queue_makes_room_in_it(explainer: Explainer):
     free.set()
     assert [(await task)[0] for task in (running, last)] == [1, 3]
     await asyncio.to_thread(until, lambda: not explainer.waiting)
+
+
+async def test_an_idle_reasoner_holds_nothing_of_its_last_work(explainer: Explainer):
+    def work(*_):
+        return 1
+
+    gone = weakref.ref(work)
+    await explainer.run(work)
+    del work
+    await asyncio.to_thread(until, lambda: gone() is None)
 
 
 class Panic(BaseException):

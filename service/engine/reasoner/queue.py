@@ -167,6 +167,7 @@ class Explainer:
         while (job := self._jobs.get()) is not None:
             self._do(reasoner, job)
             self._uncount(job)
+            del job  # and with it the text, while the next one is awaited
 
     def _do(self, reasoner: Reasoner, job: _Job) -> None:
         result: Any = None
