@@ -17,7 +17,8 @@ from tamis.content import Message as Turn
 class Part(Loose):
     """A part of a content; ``content`` is what a tool said (Anthropic's ``tool_result``).
 
-    Also a document that a user hands in (``source``), or one that was found (``content``).
+    Also a document that a user hands in (``source``), or one that was found (``content``); what
+    these are called, and what is said of them, a model is given as well.
     """
 
     type: str | None = "text"
@@ -25,11 +26,15 @@ class Part(Loose):
     input: Any = None
     content: Any = None
     source: Any = None
+    title: Any = None
+    context: Any = None
 
 
 Words = str | list[Part] | None
+# What documents are called, and what is said of them.
+BESIDE: Final = ("title", "context")
 # Where a tool's own form of answer has its words. Images and files are elsewhere (``data``, …).
-SAID: Final = ("text", "content", "output", "stdout", "stderr", "logs")
+SAID: Final = (*BESIDE, "text", "content", "output", "stdout", "stderr", "logs")
 
 
 class Function(Loose):
@@ -102,8 +107,16 @@ def words_of(given: Any) -> str:
         case list():
             return "\n".join(filter(None, map(words_of, given)))
         case dict():
-            return "\n".join(filter(None, (words_of(given.get(name)) for name in SAID)))
+            held = [*(given.get(name) for name in SAID), _held(given.get("source"))]
+            return "\n".join(filter(None, map(words_of, held)))
     return ""
+
+
+def _held(source: Any) -> Any:
+    """What a document holds: its words, or contents of its own. Files and addresses are no text."""
+    if not isinstance(source, dict):
+        return None
+    return source.get("data") if source.get("type") == "text" else source.get("content")
 
 
 def said(given: Any) -> str:
@@ -122,9 +135,11 @@ def _tools(given: Words) -> Iterable[tuple[str, str]]:
             yield f"{place}.content", words_of(part.content)
         if kind.endswith("tool_use"):
             yield f"{place}.input", said(part.input)
-        if kind == "document" and isinstance(source := part.source, dict):
-            plain = source.get("data") if source.get("type") == "text" else source.get("content")
-            yield f"{place}.source", words_of(plain)
+        if kind == "document":
+            yield f"{place}.source", words_of(_held(part.source))
+        if kind in ("document", "search_result"):
+            for name in BESIDE:
+                yield f"{place}.{name}", words_of(getattr(part, name))
 
 
 class ChatRequest(Loose):

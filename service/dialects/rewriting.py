@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.dialects.chat import BESIDE
 from service.dialects.halves import mended
 from service.errors import RequestError
 from service.moderation.moderator import moderator_of
@@ -26,7 +27,7 @@ TOP: Final = frozenset(
 )
 # Some half a second's work.
 MOST_PLACES: Final = 1_000_000
-BELOW: Final = frozenset(("message", "content", "text", "output", "source"))
+BELOW: Final = frozenset(("message", "content", "text", "output", "source", *BESIDE))
 
 
 async def rewritten(

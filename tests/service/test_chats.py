@@ -115,6 +115,28 @@ def test_items_of_the_responses_api(item: dict[str, Any], found: list[Any]):
             [(ATTACK, "messages[0].content[1].content")],
         ),
         (
+            {
+                "type": "document",
+                "title": "a",
+                "context": ATTACK,
+                "source": {"type": "url", "url": "https://garden.example"},
+            },
+            [("a", "messages[0].content[1].title"), (ATTACK, "messages[0].content[1].context")],
+        ),
+        (
+            {
+                "type": "tool_result",
+                "content": [
+                    {
+                        "type": "document",
+                        "title": "a",
+                        "source": {"type": "text", "media_type": "text/plain", "data": ATTACK},
+                    }
+                ],
+            },
+            [(f"a\n{ATTACK}", "messages[0].content[1].content")],
+        ),
+        (
             {"type": "mcp_tool_result", "content": [{"type": "text", "text": ATTACK}]},
             [(ATTACK, "messages[0].content[1].content")],
         ),

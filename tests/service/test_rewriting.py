@@ -81,6 +81,10 @@ def test_portkey_is_given_the_request_with_every_text_masked(client):
             {"messages": user([{"type": "document", "source": {"type": "text", "data": HIDDEN}}])},
         ),
         (
+            {"messages": user([{"type": "document", "title": MAIL, "context": MAIL}])},
+            {"messages": user([{"type": "document", "title": HIDDEN, "context": HIDDEN}])},
+        ),
+        (
             {"messages": user([{"type": "tool_result", "content": MAIL}])},
             {"messages": user([{"type": "tool_result", "content": HIDDEN}])},
         ),
