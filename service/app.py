@@ -159,7 +159,8 @@ async def _request_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = {404: f"there is no {request.url.path}", 405: "method not allowed"}
+    # Not request.url, which reads the query as UTF-8, and fails on what is none.
+    message = {404: f"there is no {request.scope['path']}", 405: "method not allowed"}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     request.state.code = code
     said = RequestError(

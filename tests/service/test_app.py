@@ -170,6 +170,21 @@ def test_unknown_routes_and_methods_answer_in_json(client):
     assert wrong.headers["allow"] == "POST"
 
 
+async def test_a_query_that_is_no_text_is_no_fault_of_ours(settings):
+    app, sent = create_app(settings), list[Message]()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    for path in ("/nope", "/moderate"):
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"\xff"}
+        await app(scope | {"headers": []}, receive, send)
+    assert [m["status"] for m in sent if "status" in m] == [404, 405]
+
+
 def test_a_path_that_ends_in_a_slash_is_the_path(client):
     answer = client.post("/moderate/", json={"input": "hi"}, follow_redirects=False)
     assert answer.status_code == 200
