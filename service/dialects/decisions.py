@@ -9,7 +9,7 @@ answers are closed.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, count
 from typing import Annotated, Any, Final, Literal
 
@@ -24,7 +24,7 @@ from pydantic import (
 )
 from starlette.responses import JSONResponse
 
-from service.dialects.dialect import Dialect, body_of
+from service.dialects.dialect import Dialect, body_of, documented
 from service.engine.reasoner.reasoner import Explanation
 from service.errors import RequestError
 from service.moderation.explaining import Asked
@@ -126,15 +126,7 @@ BODY: Final = TypeAdapter(DecisionsRequest)
 TAGS: Final = frozenset({"str", "list[Turn]", "list[Part]", "predicate", "choice", "score"})
 
 
-@router.post(
-    "/v1/decisions",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BODY.json_schema()}},
-        }
-    },
-)
+@router.post("/v1/decisions", openapi_extra=documented(BODY))
 async def decisions(request: Request) -> JSONResponse:
     """Answer questions about one input, in their order."""
     moderator = moderator_of(request)
@@ -200,12 +192,14 @@ def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
         field, described = "levels", [level.description for level in question.levels]
     if len({(type(value), value) for value in values}) < len(values):
         raise RequestError(f"{where}.{field}: two are the same", param=f"{where}.{field}")
-    names: list[str] = []
+    names: dict[str, None] = {}
+    alike: dict[str, Iterator[str]] = {}
     for value in values:
         name = _label(str(value).lower() if isinstance(value, bool) else value)
         # "true" and true are distinct, and so are names that differ in what is not shown.
-        others = chain([name], (f"{name} ({n})" for n in count(2)))
-        names.append(next(other for other in others if other not in names))
+        if name not in alike:
+            alike[name] = chain([name], map(f"{name} ({{}})".format, count(2)))
+        names[next(other for other in alike[name] if other not in names)] = None
     texts = [None if text is None else _limited(text, where) for text in described]
     return Asked(tuple(map(Guideline, names, texts)), instructions, where, "input")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dialects import halves, llamaguard, perspective
+from service.dialects import decisions, halves, llamaguard, perspective
 from service.dialects.chat import Message
 from service.dialects.rewriting import shown_evidence
 from service.errors import RequestError
@@ -76,6 +76,15 @@ def test_sentences_are_those_of_the_plain_pattern(text: str):
 def test_a_guards_prompt_is_taken_apart_in_one_pass(text: str):
     with at_once():
         llamaguard.contents_of([Message(role="user", content=text)])
+
+
+def test_levels_that_look_alike_are_told_apart_in_one_pass():
+    shown = [f"a{chr(1 + n // 16)}{chr(1 + n % 16)}" for n in range(255)]
+    levels = [decisions.Level(label=label) for label in shown]
+    score = decisions.Score(type="score", instructions="?", levels=levels)
+    with at_once():
+        found = [decisions.asked_of(score, n) for n in range(100)]
+    assert [name for name, _ in found[0].policy] == ["a", *(f"a ({n})" for n in range(2, 256))]
 
 
 class Found:
