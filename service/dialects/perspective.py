@@ -117,7 +117,7 @@ class Context(Message):
     """What a comment answers; accepted and not read, as in the original."""
 
     entries: list[TextEntry] | None = None
-    articleAndParentComment: dict[str, TextEntry] | None = None  # noqa: N815
+    articleAndParentComment: dict[str, TextEntry | None] | None = None  # noqa: N815
 
 
 class AttributeParameters(Message):
@@ -179,7 +179,8 @@ class SuggestRequest(Message):
     languages: list[str] = []
     clientToken: str | None = None  # noqa: N815
     sessionId: str | None = None  # noqa: N815
-    communityId: str | None = Field(None, max_length=128, pattern=PRINTED)  # noqa: N815
+    # Empty as serializers write it that leave no field out.
+    communityId: str | None = Field(None, max_length=128, pattern=f"^$|{PRINTED}")  # noqa: N815
 
 
 ANALYSIS: Final = TypeAdapter(AnalyzeRequest)
@@ -238,7 +239,7 @@ async def suggest(request: Request) -> JSONResponse:
         time=datetime.now(UTC),
         label=label,
         categories=categories,
-        reviewer=body.communityId,
+        reviewer=body.communityId or None,
         key=None if caller is None else caller.name,
     )
     await keep(request, correction, moderator_of(request).policy(request))

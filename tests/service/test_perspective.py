@@ -81,6 +81,8 @@ def test_null_is_what_was_left_out(client):
     answer = client.post(ANALYZE, json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json() == ask(client, KIND)
+    body["context"] = {"articleAndParentComment": {"article": COMMENT, "parentComment": None}}
+    assert client.post(ANALYZE, json=body).status_code == 200
     assert "unheard" in refused(client, **body, unheard=None)["message"]
 
 
@@ -283,6 +285,14 @@ def test_suggestions_are_kept_as_corrections(client, store, body, label, categor
     assert kept.reviewer == "garden"
     assert kept.verdict is not None
     assert kept.agrees == (label == "unsafe")
+
+
+def test_an_empty_community_is_nobody(client, store):
+    """As protobuf's JSON has it where defaults are written out."""
+    body = suggested(TOXICITY=1) | {"communityId": ""}
+    answer = client.post(SUGGEST, json=body)
+    assert answer.status_code == 200, answer.text
+    assert [one.reviewer for one in open_store(store).read()].count(None) == 1
 
 
 @pytest.mark.parametrize(
