@@ -41,7 +41,8 @@ class Calls:
         self._asked[call] = time.monotonic(), asked
         self._characters += _characters(call, asked)
         oldest = time.monotonic() - self._seconds
-        for known, (at, _) in list(self._asked.items()):
+        while self._asked:
+            known, (at, _) = next(iter(self._asked.items()))
             if at >= oldest and self._characters <= self._max:
                 break
             self._forget(known)

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.dialects import decisions, halves, llamaguard, perspective
+from service.dialects.calls import Calls
 from service.dialects.chat import Message
 from service.dialects.rewriting import shown_evidence
 from service.errors import RequestError
-from tamis.content import Content, plain
-from tamis.verdict import Evidence
+from service.observing.answered import Digest, Judgement
+from service.observing.audit.record import verdict_records
+from tamis.content import Asked, Content, plain
+from tamis.policy import default_policy
+from tamis.verdict import Action, Evidence, Finding, Provenance, Severity, Verdict
 from tests.service.test_gateways import client, post
 from tests.service.wire import KIND, RUDE, WIRES
 
@@ -85,6 +90,34 @@ def test_levels_that_look_alike_are_told_apart_in_one_pass():
     with at_once():
         found = [decisions.asked_of(score, n) for n in range(100)]
     assert [name for name, _ in found[0].policy] == ["a", *(f"a ({n})" for n in range(2, 256))]
+
+
+def test_calls_are_kept_without_a_look_at_all_the_others():
+    calls = Calls()
+    with at_once():
+        for n in range(20_000):
+            calls.keep((None, f"{n}"), Asked("x"))
+    assert len(calls) == 20_000
+
+
+def test_an_item_of_many_contents_is_recorded_in_one_pass():
+    contents = [Content("attack", f"{n}", "asked", f"[{n}]") for n in range(10_000)]
+    findings = [Finding("attack", 0.0, {}, 0.0, 1, 1) for _ in contents]
+    policy, who = default_policy(), Provenance("m", "b", "p", "v")
+    allowed = Verdict(
+        False, Action.ALLOW, 0.0, None, {}, None, (), 0, 0, who, Severity.SAFE, fields={}
+    )
+    bundle: Any = SimpleNamespace(name="m", fingerprint="b")
+    timings: Any = None
+    judgement = Judgement(
+        0.0, bundle, policy, False, False, timings, Digest(), [contents], [findings], [allowed]
+    )
+    answered: Any = SimpleNamespace(
+        request_id="1", trace=SimpleNamespace(trace_id="2"), caller=None, route="/moderate"
+    )
+    with at_once():
+        (record,) = verdict_records(answered, judgement)
+    assert {one["context"]["sha256"] for one in record["contents"]} == {Digest()("asked")}
 
 
 class Found:

@@ -76,10 +76,10 @@ def verdict_records(answered: Answered, judgement: Judgement) -> Iterator[dict[s
             _content(content, name, said) | finding_json(finding) | _opinion(finding)
             for content, said, finding in zip(contents, digests, judgement.findings[n], strict=True)
         ]
+        # What contents are read behind is mostly the item's own prompt, whose hash is known.
+        known = dict(zip((c.text for c in contents), digests, strict=True))
         for record, content in zip(found, contents, strict=True):
             if content.context is not None:
-                # Mostly the item's own prompt, whose hash is known.
-                known = dict(zip((c.text for c in contents), digests, strict=True))
                 said = known.get(content.context) or digest(content.context)
                 record["context"] = {"characters": len(content.context), name: said}
         yield common | {"item": n, **outcome_json(verdict), "contents": found}
