@@ -13,6 +13,13 @@ from service.dialects.dialect import Loose
 from tamis.content import Asked, Content, call_field, conversation, last_asked, of_sides, prompt
 from tamis.content import Message as Turn
 
+# What documents are called, and what is said of them.
+BESIDE: Final = ("title", "context")
+# Where a tool's own form of answer has its words. Images and files are elsewhere (``data``, …).
+SAID: Final = (*BESIDE, "text", "content", "output", "stdout", "stderr", "logs")
+# Where the responses API has what tools are asked, each kind of tool in a place of its own.
+ASKS: Final = ("arguments", "input", "action", "operation", "code", "queries")
+
 
 class Part(Loose):
     """A part of a content; ``content`` is what a tool said (Anthropic's ``tool_result``).
@@ -23,6 +30,8 @@ class Part(Loose):
 
     type: str | None = "text"
     text: str | None = None
+    refusal: Any = None
+    thinking: Any = None
     input: Any = None
     content: Any = None
     source: Any = None
@@ -31,10 +40,6 @@ class Part(Loose):
 
 
 Words = str | list[Part] | None
-# What documents are called, and what is said of them.
-BESIDE: Final = ("title", "context")
-# Where a tool's own form of answer has its words. Images and files are elsewhere (``data``, …).
-SAID: Final = (*BESIDE, "text", "content", "output", "stdout", "stderr", "logs")
 
 
 class Function(Loose):
@@ -63,7 +68,7 @@ class Call(Loose):
 
 
 class Message(Loose):
-    """A turn; of the responses API also a call (``arguments``) and what came back (``output``)."""
+    """A turn; of the responses API also a call (``ASKS``) and what came back (``output``, …)."""
 
     role: str | None = None
     type: str | None = "message"
@@ -72,23 +77,33 @@ class Message(Loose):
     function_call: Function | None = None
     arguments: Any = None
     input: Any = None
+    action: Any = None
+    operation: Any = None
+    code: Any = None
+    queries: Any = None
     output: Any = None
+    outputs: Any = None
+    results: Any = None
+    result: Any = None
 
     @property
     def turn(self) -> Turn:
         """The turn as it is judged."""
         # A type beside a role is no item of the responses API, and hides no content.
         kind = "message" if self.role or not self.type else self.type
-        if kind.endswith("call_output"):
-            return Turn("tool", words_of(self.output))
-        if kind.endswith("_call"):
-            asked = said(self.input if self.arguments is None else self.arguments)
-            # What servers were asked over MCP has its answer beside it.
-            tools = [("arguments", asked), ("output", words_of(self.output))]
-            return Turn("assistant", "", tuple(tools))
-        if kind != "message":  # what a model thought, and references
-            return Turn("assistant", "")
+        if kind.endswith("_output"):
+            return Turn("tool", words_of([self.output, self.result]))
+        if kind != "message":
+            # A call; what a model thought, and references, have none of these. What a server has
+            # run itself (MCP, code, searches) has its answer beside it; images have theirs there.
+            asks = (one for name in ASKS if (one := getattr(self, name)) is not None)
+            asked = "arguments", said(next(asks, None))
+            answered = "output", words_of([self.output, self.outputs, self.results])
+            return Turn("assistant", "", (asked, answered))
         text, tools = words_of(self.content), list(_tools(self.content))
+        if self.role != "assistant" and isinstance(self.content, list):
+            # vLLM gives a model whatever part has words, whose thoughts they may be.
+            text = words_of([text, *(part.thinking for part in self.content)])
         tools += ((call_field(n), call.asked) for n, call in enumerate(self.tool_calls or ()))
         if self.function_call is not None:
             tools.append(("function_call.arguments", self.function_call.asked))
@@ -103,7 +118,7 @@ def words_of(given: Any) -> str:
         case str():
             return given
         case Part():
-            return given.text or ""
+            return words_of([given.text, given.refusal])
         case list():
             return "\n".join(filter(None, map(words_of, given)))
         case dict():

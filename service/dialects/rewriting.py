@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.dialects.chat import BESIDE
+from service.dialects.chat import SAID
 from service.dialects.halves import mended
 from service.errors import RequestError
 from service.moderation.moderator import moderator_of
@@ -27,7 +27,7 @@ TOP: Final = frozenset(
 )
 # Some half a second's work.
 MOST_PLACES: Final = 1_000_000
-BELOW: Final = frozenset(("message", "content", "text", "output", "source", *BESIDE))
+BELOW: Final = frozenset(("message", "source", "refusal", "outputs", "results", *SAID))
 
 
 async def rewritten(

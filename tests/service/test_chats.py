@@ -26,6 +26,8 @@ __all__ = ["client", "judged"]
         {"messages": [{"role": "User", "content": RUDE}]},
         {"messages": [{"role": "narrator", "content": RUDE}]},
         {"messages": [{"content": RUDE}]},
+        {"messages": user([{"type": "refusal", "refusal": RUDE}])},
+        {"messages": user([{"type": "thinking", "thinking": RUDE}])},
         {"messages": [{"role": "user", "type": None, "content": [{"type": None, "text": RUDE}]}]},
     ],
 )
@@ -35,6 +37,16 @@ def test_nothing_that_a_model_may_be_given_is_passed_over(client, body: dict[str
     assert refused.status_code == 403, refused.text
     passed = client.post(ENVOY, content=refused.request.content.replace(RUDE.encode(), b"Hello."))
     assert passed.status_code == 200, passed.text
+
+
+def test_all_words_of_a_part_are_read():
+    parts = [
+        {"type": "refusal", "text": "a", "refusal": "b"},
+        {"type": "thinking", "thinking": "c"},
+    ]
+    assert asked({"messages": user(parts)}) == [("prompt", "a\nb\nc", "messages[0].content")]
+    answer = {"choices": [{"message": {"role": "assistant", "content": parts}}]}
+    assert [c.text for c in ChatResponse.model_validate(answer).answered(Asked())] == ["a\nb"]
 
 
 def test_a_misspelt_role_is_a_users(client):
@@ -84,6 +96,28 @@ def documents(body: dict[str, Any]) -> list[tuple[str, str]]:
             },
             [ATTACK],
         ),
+        (
+            {"type": "shell_call", "action": {"commands": ["ls"]}},
+            [('{"commands": ["ls"]}', "input[0].arguments")],
+        ),
+        (
+            {"type": "apply_patch_call", "operation": {"type": "update_file", "diff": "+a"}},
+            [('{"type": "update_file", "diff": "+a"}', "input[0].arguments")],
+        ),
+        (
+            {
+                "type": "code_interpreter_call",
+                "code": "print(1)",
+                "outputs": [{"type": "logs", "logs": ATTACK}, {"type": "image", "url": "x"}],
+            },
+            [("print(1)", "input[0].arguments"), (ATTACK, "input[0].output")],
+        ),
+        (
+            {"type": "file_search_call", "queries": ["a"], "results": [{"text": ATTACK}]},
+            [('["a"]', "input[0].arguments"), (ATTACK, "input[0].output")],
+        ),
+        ({"type": "program_output", "result": ATTACK}, [ATTACK]),
+        ({"type": "image_generation_call", "result": "AAAA"}, []),
         ({"type": "reasoning", "summary": [], "content": [{"type": "x", "text": "a"}]}, []),
         ({"type": "item_reference", "id": "1"}, []),
     ],
@@ -93,6 +127,24 @@ def test_items_of_the_responses_api(item: dict[str, Any], found: list[Any]):
     assert documents({"input": [item]}) == whole
     # Whatever else was said of tools, the user's request is judged.
     assert asked({"input": [item, *user(KIND)]})[0][:2] == ("prompt", KIND)
+
+
+def test_what_calm_tools_are_asked_and_say_passes(client):
+    click = {"type": "click", "button": "left", "x": 156, "y": 50}
+    items = [
+        {"type": "shell_call", "action": {"commands": ["ls -l docs"], "timeout_ms": 1_000}},
+        {"type": "shell_call_output", "output": [{"stdout": "api.md\nstreams.md", "stderr": ""}]},
+        {"type": "local_shell_call", "action": {"type": "exec", "command": ["git", "status"]}},
+        {"type": "apply_patch_call", "operation": {"type": "create_file", "diff": "+Hello."}},
+        {"type": "computer_call", "action": click},
+        {"type": "computer_call", "action": {"type": "type", "text": "opening hours"}},
+        {"type": "web_search_call", "action": {"type": "search", "query": "garden opening hours"}},
+        {"type": "file_search_call", "queries": ["opening hours"], "results": [{"text": KIND}]},
+        {"type": "code_interpreter_call", "code": "print(sum(range(10)))", "outputs": None},
+    ]
+    for item in items:
+        answer = client.post(ENVOY, json={"input": [*user("How deep is the pond?"), item]})
+        assert answer.status_code == 200, (item, answer.text)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,10 @@ def test_portkey_is_given_the_request_with_every_text_masked(client):
             {"messages": user([{"type": "document", "title": HIDDEN, "context": HIDDEN}])},
         ),
         (
+            {"input": [{"type": "shell_call_output", "output": [{"stdout": MAIL}]}]},
+            {"input": [{"type": "shell_call_output", "output": [{"stdout": HIDDEN}]}]},
+        ),
+        (
             {"messages": user([{"type": "tool_result", "content": MAIL}])},
             {"messages": user([{"type": "tool_result", "content": HIDDEN}])},
         ),
