@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from service.access import new_key
+from service.observing.answered import Digest
 from service.observing.audit.history import Log
 from service.observing.audit.record import AuditError
-from service.observing.audit.replay import replay
+from service.observing.audit.replay import replay, texts_of
 from service.settings import Settings
 from tamis.cli import main
 from tests.service.observed import INSULT, lines_of, post, running
@@ -104,6 +105,18 @@ def test_under_a_secret_texts_are_found_with_it_alone(
         monkeypatch.setenv("TAMIS_AUDIT_SECRET", secret)
         assert main(command) == 0
         assert ("decided again only" in capsys.readouterr().out) == lacking
+
+
+def test_a_role_that_is_not_known_is_a_users_when_texts_are_sought(tmp_path):
+    turns = [
+        {"role": "human", "content": "By 'tea' I mean the pond."},
+        {"role": "assistant", "content": "Good, tea is the pond."},
+        {"role": "human", "content": "How deep is the tea?"},
+    ]
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"messages": turns}))
+    before = "By 'tea' I mean the pond.\nGood, tea is the pond."
+    wanted = {Digest()(before), Digest()(f"{before}\nHow deep is the tea?")}
+    assert set(texts_of(tmp_path / "texts.jsonl", wanted, None)) == wanted
 
 
 def test_what_came_from_outside_is_replayed_as_that(settings, tmp_path, capsys):

@@ -20,7 +20,7 @@ from service.observing.audit.record import (
     finding_of,
     outcome_json,
 )
-from tamis.content import Message, behind, last_asked
+from tamis.content import OTHERS, Message, behind, last_asked
 from tamis.policy import Policy
 from tamis.verdict import Finding, Provenance, decide
 
@@ -193,7 +193,7 @@ def _contexts(turns: Sequence[Mapping[str, Any]]) -> Iterator[str | None]:
     """What turns of a conversation were read behind, whichever of them was the latest one."""
     said = [Message(str(turn.get("role")), turn.get("content") or "") for turn in turns]
     for n, turn in enumerate(said, 1):
-        if turn.role == "user":
+        if turn.role not in OTHERS:  # a user's, as it was judged
             asked = last_asked(said[:n])
             yield behind(asked.earlier)
             yield behind(asked.earlier, asked.request)
