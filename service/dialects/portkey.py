@@ -58,10 +58,11 @@ async def webhook(request: Request) -> Response:
     contents, policy = contents_of(body), moderator_of(request).policy(request)
     verdict = await verdict_of(request, contents, policy)
     answer: dict[str, Any] = {"verdict": not blocks(verdict), "data": data_of(verdict)}
-    side = "request" if body.event == "beforeRequestHook" else "response"
-    masked = await rewritten(request, (side, "json"), contents, policy, verdict)
-    if masked is not None and not blocks(verdict):
-        answer["transformedData"] = {side: {"json": masked}}
+    if answer["verdict"]:
+        side = "request" if body.event == "beforeRequestHook" else "response"
+        masked = await rewritten(request, (side, "json"), contents, policy, verdict)
+        if masked is not None:
+            answer["transformedData"] = {side: {"json": masked}}
     return response(answer)
 
 

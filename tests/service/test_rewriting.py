@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.errors import RequestError
 from service.settings import Settings
 from tests.service.test_app import wait_until_ready
 from tests.service.test_gateways import post
@@ -120,6 +121,16 @@ def test_texts_of_every_api_are_masked_in_their_places(client, sent: Any, shown:
 def test_an_answer_is_masked_and_its_request_left_alone(client, received: Any, shown: Any):
     said = portkey(client, "hiding", {"messages": user(MAIL)}, received)
     assert said["transformedData"] == {"response": {"json": shown}}
+
+
+def test_what_is_blocked_is_not_rewritten(client, monkeypatch):
+    """What cannot be masked is an error, which Portkey takes for leave."""
+
+    async def fails(*_: Any) -> None:
+        raise RequestError("too many parts")
+
+    monkeypatch.setattr("service.dialects.portkey.rewritten", fails)
+    assert portkey(client, "default", {"messages": user(RUDE)})["verdict"] is False
 
 
 def test_half_of_a_surrogate_pair_is_sent_on_as_it_was_read(client):
