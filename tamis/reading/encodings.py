@@ -187,7 +187,7 @@ def decoded(text: str, name: str, deeper: Deeper) -> list[Edit]:
     code = ENCODINGS[name]
     if code.sign.search(text) is None:
         return []
-    found = []
+    found: list[Edit] = []
     for m in code.segments.finditer(text):
         edits = [_read(text, m, code, deeper)]
         if edits[0] is None and "\n" in m[0]:
