@@ -1,7 +1,7 @@
 """Conversations as chat APIs write them, and what of them is judged on the way in and out.
 
 Messages of OpenAI's chat completions and responses, of Anthropic's and of Mistral's API. What is no
-text (images, sound) is not read.
+text (images, sound without a transcript) is not read.
 """
 
 import json
@@ -73,6 +73,8 @@ class Message(Loose):
     role: str | None = None
     type: str | None = "message"
     content: Words = None
+    refusal: Any = None
+    audio: Any = None
     tool_calls: list[Call] | None = None
     function_call: Function | None = None
     arguments: Any = None
@@ -100,7 +102,9 @@ class Message(Loose):
             asked = "arguments", said(next(asks, None))
             answered = "output", words_of([self.output, self.outputs, self.results])
             return Turn("assistant", "", (asked, answered))
-        text, tools = words_of(self.content), list(_tools(self.content))
+        # A model may have declined, or spoken, in place of a content.
+        spoken = self.audio.get("transcript") if isinstance(self.audio, dict) else None
+        text, tools = words_of([self.content, self.refusal, spoken]), list(_tools(self.content))
         if self.role != "assistant" and isinstance(self.content, list):
             # vLLM gives a model whatever part has words, whose thoughts they may be.
             text = words_of([text, *(part.thinking for part in self.content)])
@@ -157,11 +161,24 @@ def _tools(given: Words) -> Iterable[tuple[str, str]]:
                 yield f"{place}.{name}", words_of(getattr(part, name))
 
 
+class Stored(Loose):
+    """A prompt that the server keeps, of which a request of the responses API fills the blanks."""
+
+    variables: dict[str, Any] | None = None
+
+    @property
+    def filled(self) -> Iterator[tuple[str, str]]:
+        """The blanks that a model is given words in, by name."""
+        for name, value in (self.variables or {}).items():
+            if words := words_of(value):
+                yield f"variables.{name}", words
+
+
 class ChatRequest(Loose):
     """A request to a model: its messages, or (completions, responses, embeddings) its texts."""
 
     messages: list[Message] | None = None
-    prompt: str | list[str] | None = None
+    prompt: str | list[str] | Stored | None = None
     input: str | list[str] | list[Message] | None = None
 
     @property
@@ -170,6 +187,8 @@ class ChatRequest(Loose):
         if self.messages is not None:
             return [message.turn for message in self.messages]
         given = self.prompt if self.input is None else self.input
+        if isinstance(given, Stored):
+            return [Turn("user", text) for _, text in given.filled]
         texts = [given] if isinstance(given, str) else given or []
         return [Turn("user", t) if isinstance(t, str) else t.turn for t in texts]
 
@@ -190,10 +209,13 @@ class ChatRequest(Loose):
         return last_asked(self.turns)
 
 
-def _asked(name: str, given: str | list[str] | list[Message] | None) -> Iterator[Content]:
+def _asked(name: str, given: str | list[str] | list[Message] | Stored | None) -> Iterator[Content]:
     """What is asked of one field of a request."""
     if isinstance(given, str):
         yield prompt(given, name)
+        return
+    if isinstance(given, Stored):
+        yield from (prompt(text, f"{name}.{blank}") for blank, text in given.filled)
         return
     turns = []
     several: Sequence[str | Message] = given or ()

@@ -25,9 +25,13 @@ from tamis.verdict import Evidence, Verdict
 TOP: Final = frozenset(
     ("messages", "prompt", "input", "instructions", "system", "choices", "content", "output")
 )
+# Of a stored prompt; their names are its author's.
+VARIABLES: Final = "variables"
 # Some half a second's work.
 MOST_PLACES: Final = 1_000_000
-BELOW: Final = frozenset(("message", "source", "refusal", "outputs", "results", *SAID))
+BELOW: Final = frozenset(
+    ("message", "source", "refusal", "audio", "transcript", "outputs", "results", VARIABLES, *SAID)
+)
 
 
 async def rewritten(
@@ -138,5 +142,7 @@ def _texts(node: Any, names: frozenset[str]) -> Iterator[tuple[Any, Any]]:
     for key, one in inner:
         if isinstance(one, str):
             yield node, key
+        elif key == VARIABLES and isinstance(one, Mapping):
+            yield from _texts(one, frozenset(one))
         else:
             yield from _texts(one, names if isinstance(node, list) else BELOW)

@@ -27,6 +27,8 @@ __all__ = ["client", "judged"]
         {"messages": [{"role": "narrator", "content": RUDE}]},
         {"messages": [{"content": RUDE}]},
         {"messages": user([{"type": "refusal", "refusal": RUDE}])},
+        {"prompt": {"id": "pmpt_1", "variables": {"name": "Ada", "wish": RUDE}}},
+        {"prompt": {"id": "pmpt_1", "variables": {"wish": {"type": "input_text", "text": RUDE}}}},
         {"messages": user([{"type": "thinking", "thinking": RUDE}])},
         {"messages": [{"role": "user", "type": None, "content": [{"type": None, "text": RUDE}]}]},
     ],
@@ -47,6 +49,23 @@ def test_all_words_of_a_part_are_read():
     assert asked({"messages": user(parts)}) == [("prompt", "a\nb\nc", "messages[0].content")]
     answer = {"choices": [{"message": {"role": "assistant", "content": parts}}]}
     assert [c.text for c in ChatResponse.model_validate(answer).answered(Asked())] == ["a\nb"]
+
+
+def test_what_stands_in_place_of_a_content_is_read():
+    spoken = {"role": "assistant", "content": None, "audio": {"id": "x", "transcript": "a"}}
+    declined = {"role": "assistant", "content": None, "refusal": "b"}
+    answer = {"choices": [{"message": spoken}, {"message": declined}]}
+    assert [c.text for c in ChatResponse.model_validate(answer).answered(Asked())] == ["a", "b"]
+
+
+def test_the_blanks_of_a_stored_prompt_are_each_judged():
+    filled = {"name": "a", "photo": {"type": "input_image", "file_id": "f"}, "wish": "b"}
+    assert asked({"prompt": {"id": "pmpt_1", "variables": filled}, "input": "c"}) == [
+        ("prompt", "a", "prompt.variables.name"),
+        ("prompt", "b", "prompt.variables.wish"),
+        ("prompt", "c", "input"),
+    ]
+    assert asked({"prompt": {"id": "pmpt_1"}, "input": "c"}) == [("prompt", "c", "input")]
 
 
 def test_a_misspelt_role_is_a_users(client):

@@ -70,6 +70,10 @@ def test_portkey_is_given_the_request_with_every_text_masked(client):
         ({"prompt": [KIND, MAIL]}, {"prompt": [KIND, HIDDEN]}),
         ({"input": [MAIL]}, {"input": [HIDDEN]}),
         (
+            {"prompt": {"id": MAIL, "variables": {"a": MAIL, "b": {"text": MAIL}}}},
+            {"prompt": {"id": MAIL, "variables": {"a": HIDDEN, "b": {"text": HIDDEN}}}},
+        ),
+        (
             {"input": user(MAIL), "instructions": MAIL},
             {"input": user(HIDDEN), "instructions": HIDDEN},
         ),
@@ -108,6 +112,10 @@ def test_texts_of_every_api_are_masked_in_their_places(client, sent: Any, shown:
             {"choices": [{"message": {"role": "assistant", "content": HIDDEN}}], "id": MAIL},
         ),
         ({"choices": [{"text": MAIL}]}, {"choices": [{"text": HIDDEN}]}),
+        (
+            {"choices": [{"message": {"content": None, "audio": {"transcript": MAIL}}}]},
+            {"choices": [{"message": {"content": None, "audio": {"transcript": HIDDEN}}}]},
+        ),
         (
             {"content": [{"type": "text", "text": MAIL}, {"type": "image"}]},
             {"content": [{"type": "text", "text": HIDDEN}, {"type": "image"}]},
