@@ -45,6 +45,9 @@ class Filter:
                     json=asked,
                     headers={"x-api-key": self.valves.key} if self.valves.key else {},
                 )
+            # An answer without a word, or of an image alone.
+            if answer.status_code == 400 and answer.json()["error"]["code"] == "nothing_to_judge":
+                return
             answer.raise_for_status()
         except httpx.HTTPError:
             if self.valves.fail_open:

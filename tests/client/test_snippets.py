@@ -28,6 +28,8 @@ async def test_open_webuis_filter(snippet, monkeypatch):
     def handle(request: httpx.Request) -> httpx.Response:
         asked.append(json.loads(request.content) | {"key": request.headers.get("x-api-key")})
         text = asked[-1]["input"]["messages"][-1]["content"]
+        if not text:
+            return httpx.Response(400, json={"error": {"code": "nothing_to_judge"}})
         if "broken" in text:
             return httpx.Response(503)
         return httpx.Response(200, json={"action": "block" if "goose" in text else "allow"})
@@ -47,6 +49,7 @@ async def test_open_webuis_filter(snippet, monkeypatch):
     assert asked[-1]["judge"] == ["prompt"]
     await one.outlet(body("hello"))
     assert asked[-1]["judge"] == ["response"]
+    assert await one.outlet(body("")) == body("")
     parts = [{"type": "text", "text": "a goose"}, {"type": "image_url", "image_url": {}}]
     with pytest.raises(Exception, match="blocked by the moderation policy"):
         await one.inlet(body(parts))
