@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tamis.corrections.record import Label
 T = TypeVar("T")
 TIMEOUT: Final = 10.0
 RETRIES: Final = 2
+KEY: Final = re.compile(r"[\x20-\x7e]*")
 Policy = str | Mapping[str, Any] | None
 """By name, written out, or the key's own."""
 
@@ -58,9 +60,17 @@ class _Caller:
     """What both clients know of the service."""
 
     def __init__(self, url: str, key: str | None, timeout: float, retries: int) -> None:
+        """White space around a key, as of a file's end, is none of it.
+
+        Raises:
+            ValueError: where no header can hold the key; httpx would quote it in what it raises.
+        """
+        key = (key or "").strip()
+        if not KEY.fullmatch(key):
+            raise ValueError("the key must be of printable ASCII characters")
         self._url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
         self._headers = {"content-type": "application/json"}
-        if key is not None:
+        if key:
             self._headers["authorization"] = f"Bearer {key}"
 
     def _attempts(self, deadline: float | None) -> Attempts:

@@ -173,6 +173,19 @@ def test_what_is_no_verdict_is_an_error_of_the_clients_own(answer, waits):
         client.moderate_many(["hello"])
 
 
+def test_a_key_is_sent_as_it_is_meant_and_never_quoted():
+    asked: list[httpx.Request] = []
+    for key in ("key-1", "key-1\n", "", None):
+        http = httpx.Client(transport=httpx.MockTransport(lambda r: asked.append(r) or ok()))
+        Client(URL, key, http=http).moderate("hi")
+    sent = [request.headers.get("authorization") for request in asked]
+    assert sent == ["Bearer key-1", "Bearer key-1", None, None]
+    for key in ("key-1\nkey-2", "cl\u00e9-key"):
+        with pytest.raises(ValueError, match="printable ASCII") as refused:
+            AsyncClient(URL, key)
+        assert "key-" not in str(refused.value)
+
+
 def test_tries_come_to_an_end(waits):
     client, asked = answering(busy())
     with pytest.raises(ApiError) as caught:
