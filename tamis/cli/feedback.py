@@ -35,7 +35,7 @@ class Selection:
         """Whether a correction is meant; an id is its own or that of the verdict it corrects."""
         texts = (correction.content.text, correction.content.context, correction.comment)
         return (
-            (not self.ids or bool(self.ids & {correction.id, correction.verdict_id or ""}))
+            (not self.ids or not self.ids.isdisjoint((correction.id, correction.verdict_id)))
             and self.reviewer in (None, correction.reviewer)
             and self.key in (None, correction.key)
             and (self.since is None or correction.time >= self.since)
@@ -88,7 +88,12 @@ def _location(args: argparse.Namespace) -> str:
 
 def _selection(args: argparse.Namespace) -> Selection:
     return Selection(
-        frozenset(args.id), args.reviewer, args.key, args.since, args.before, args.containing
+        frozenset(args.id),
+        args.reviewer,
+        args.key,
+        args.since,
+        args.before,
+        args.containing or None,  # No words are in every text, and so no choice.
     )
 
 

@@ -370,6 +370,7 @@ def test_export_takes_what_is_selected_and_reads_back(kept: str, capsys, tmp_pat
     ("criterion", "left"),
     [
         (["--id", "mod-1"], ["ben", None]),
+        (["--id", ""], ["ana", "ben", None]),
         (["--reviewer", "ben"], ["ana", None]),
         (["--key", "app"], ["ana", None]),
         (["--before", "2025-01-01"], ["ben", None]),
@@ -385,6 +386,8 @@ def test_delete_removes_what_is_selected(kept: str, criterion: list[str], left: 
 
 
 def test_delete_wants_to_be_told_what(kept: str, capsys):
-    assert main(["feedback", "delete"]) == 1
-    assert "--all" in capsys.readouterr().err
+    # As of a script whose variable is empty.
+    for nothing in ([], ["--containing", ""]):
+        assert main(["feedback", "delete", *nothing]) == 1
+        assert "--all" in capsys.readouterr().err
     assert len(texts(kept)) == 3
