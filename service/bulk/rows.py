@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,7 @@ ITEM: Final = TypeAdapter[Any](Item)
 SHAPES: Final = ("messages", "prompt", "text")
 FIELDS: Final = ("prompt", "response", "messages", "text")
 ALL: Final = "all"
+ID: Final = "id"
 
 
 class ColumnsError(ValueError):
@@ -48,7 +50,7 @@ class Columns:
     response: str | None = None
     messages: str | None = None
     text: str | None = None
-    id: str = "id"
+    id: str = ID
     keep: Sequence[str] = ()
 
     @property
@@ -68,11 +70,13 @@ class Columns:
         """Columns to read of a table that has these; None reads all.
 
         Raises:
-            ColumnsError: naming a column that was asked for and is not there.
+            ColumnsError: naming a column that was asked for and is not there, or is there twice.
         """
         named = any(getattr(self, field) for field in FIELDS)
         judged = list(self.judged.values())
         asked = [*(judged if named else ()), *(() if self.keeps_all else self.keep)]
+        if self.id != ID:
+            asked.append(self.id)
         if missing := [column for column in asked if column not in available]:
             raise ColumnsError(f"there is no column {missing[0]!r}; known: {', '.join(available)}")
         if not set(judged) & set(available):
@@ -80,8 +84,12 @@ class Columns:
                 f"there is no column {', '.join(judged)}; name one with --text-field, "
                 f"--prompt-field, …; known: {', '.join(available)}"
             )
-        wanted = {*judged, self.id, *self.keep}
-        return None if self.keeps_all else [name for name in available if name in wanted]
+        wanted = {*(available if self.keeps_all else self.keep), *judged, self.id}
+        read = [name for name in available if name in wanted]
+        if twice := [name for name, count in Counter(read).items() if count > 1]:
+            # Of a row the last one alone would be read.
+            raise ColumnsError(f"there is more than one column {twice[0]!r}")
+        return None if self.keeps_all else read
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,8 +181,24 @@ def test_parquet_reads_only_the_columns_it_needs(tmp_path: Path):
         Parquet(path, Columns(text="bdy"))
     with pytest.raises(InputError, match="no column 'src'"):
         Parquet(path, Columns(text="body", keep=("src",)))
+    with pytest.raises(InputError, match="no column 'key'"):
+        Parquet(path, Columns(text="body", id="key"))
     with pytest.raises(InputError, match="name one with --text-field"):
         Parquet(path, Columns())
+
+
+def test_a_column_that_is_there_twice_is_not_read_once(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    named = ["text", "text", "id", "page", "page"]
+    pq.write_table(pa.Table.from_arrays([pa.array(["goose"])] * 5, names=named), path)
+    for columns, twice in (
+        (Columns(), "text"),
+        (Columns(text="id", keep=("page",)), "page"),
+        (Columns(text="id", keep=("all",)), "text"),
+    ):
+        with pytest.raises(InputError, match=f"more than one column '{twice}'"):
+            Parquet(path, columns)
+    assert len(list(Parquet(path, Columns(text="id")).rows())) == 1
 
 
 def test_inputs_that_cannot_be_read(tmp_path: Path):
