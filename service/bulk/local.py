@@ -1,6 +1,5 @@
 """A bulk job on this machine: one process, all cores, one output file."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -15,7 +14,6 @@ from service.bulk.rows import Raw, Row, parse
 from service.bulk.sources import Source, open_source
 from service.bulk.stopping import Stop, stoppable
 
-BROKEN_PIPE: Final = 128 + 13
 END: Final = object()
 
 
@@ -123,12 +121,7 @@ def run(job: Job) -> int:
 
 def _piped(job: Job, source: Source, feed: Feed, stop: Stop, progress: Progress) -> int:
     output = Standard()
-    try:
-        finished = _judge(job, source, feed, output, stop, progress)
-    except BrokenPipeError:
-        # Who read has had enough (`| head`): end quietly, and leave nothing to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    finished = _judge(job, source, feed, output, stop, progress)
     return _end(output.state, stop, progress, finished, "")
 
 
