@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -159,7 +160,8 @@ def _finished(job: Job, state_path: Path, feed: Feed, stop: Stop, progress: Prog
     if state is None or not state.complete:
         raise JournalError(f"{job.output} exists; --overwrite writes over it")
     feed.skip(state, stop)
-    if not stop() and any(row is not None for row in feed):
+    # A pipe may keep one waiting for ever.
+    if any(row is not None for row in takewhile(lambda _: not stop(), feed)):
         raise JournalError(
             f"{job.output} is finished with {state.rows} rows, the input has more now: judge the "
             "others into another output, or all of them with --overwrite"

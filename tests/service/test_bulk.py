@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +435,27 @@ def test_an_old_table_is_gone_once_it_is_judged_anew(
     assert not out.exists()
     assert moderate("--input", many, "--output", out) == 2
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_table_lets_a_silent_pipe_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl.gz"
+    assert moderate("--input", source, "--output", out) == 0
+    stop = Stop()
+
+    class Silent:
+        """Gives the rows that were judged, and then none, nor an end."""
+
+        def rows(self) -> Iterator[Raw | None]:
+            yield from (Raw(line) for line in source.read_bytes().splitlines())
+            stop.signal = signal.SIGTERM
+            yield from [None] * 3
+            pytest.fail("went on waiting")
+
+    monkeypatch.setattr(local, "open_source", lambda *_: Silent())
+    monkeypatch.setattr(local, "stoppable", lambda: nullcontext(stop))
+    assert moderate("--input", "-", "--output", out) == 143
 
 
 @contextmanager
