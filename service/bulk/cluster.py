@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 from service.bulk.job import STANDARD, Job, JobError, status
-from service.bulk.journal import FORMAT, JournalError, read_job, remove, write_whole
+from service.bulk.journal import FORMAT, JournalError, lock, read_job, remove, write_whole
 from service.bulk.parts import DONE, Part, PartJudge, identity, plan
 from service.bulk.progress import Progress
 from service.bulk.results import Counts
@@ -29,6 +29,7 @@ from service.engine.runtime import available_threads
 PART_ROWS: Final = 5_000
 LOCAL: Final = "local"
 JOB: Final = "_job.json"
+LOCK: Final = "_lock"
 # Ray's store carries a few hundred bytes a part; by default it takes 30 % of the memory.
 STORE_BYTES: Final = 128 << 20
 
@@ -67,10 +68,11 @@ def run(job: Job, cluster: Cluster) -> int:
     assert isinstance(source, Files)
     schema = job.schema(source)
     folder = Path(job.output).resolve()
-    with Progress(sys.stderr, job.quiet) as progress:
+    with Progress(sys.stderr, job.quiet) as progress, ExitStack() as stack:
         progress.say("planning the parts …")
         parts = plan(source, cluster.part_rows, job.limit)
         pins = job.pins | {"part_rows": cluster.part_rows, "input": identity(parts)}
+        stack.enter_context(_alone(job, folder))
         done = _begin(job, folder, pins, parts)
         counts = Counts()
         for part in parts:
@@ -100,22 +102,35 @@ def _job_json(pins: dict[str, Any], complete: bool) -> dict[str, Any]:
     return {"format": FORMAT, **pins, "state": {"complete": complete}}
 
 
+@contextmanager
+def _alone(job: Job, folder: Path) -> Iterator[None]:
+    """Make the folder where there is none; within, no other job writes into it.
+
+    Raises:
+        JournalError: where it is none of ours, or a job writes into it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise JournalError(f"--output {job.output}: is a file; --ray writes a folder of parts")
+    # A job that was killed before it wrote its state leaves these two.
+    there = {path.name for path in folder.glob("*")} - {DONE, LOCK}
+    if there and JOB not in there and not job.overwrite:
+        raise JournalError(f"{job.output} exists; --overwrite writes over its parts")
+    (folder / DONE).mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("ab") as stream:
+        lock(stream, folder)
+        yield
+
+
 def _begin(
     job: Job, folder: Path, pins: dict[str, Any], parts: Sequence[Part]
 ) -> dict[int, Counts]:
     """Make the folder ready; returns the parts that an earlier run finished, by number."""
     pins = json.loads(json.dumps(pins))
-    if folder.exists() and not folder.is_dir():
-        raise JournalError(f"--output {job.output}: is a file; --ray writes a folder of parts")
     earlier = None if job.overwrite else read_job(folder / JOB, pins)
     stale = list(folder.glob(".part-*.tmp"))
     if earlier is None:
-        written = [*folder.glob(f"part-*{job.format}"), *(folder / DONE).glob("part-*.json")]
-        if not job.overwrite and folder.exists() and any(folder.iterdir()):
-            raise JournalError(f"{job.output} exists; --overwrite writes over its parts")
-        stale += written
+        stale += [*folder.glob(f"part-*{job.format}"), *(folder / DONE).glob("part-*.json")]
     remove(*stale)
-    (folder / DONE).mkdir(parents=True, exist_ok=True)
     write_whole(folder / JOB, _job_json(pins, complete=False))
     return {
         part.number: Counts(**json.loads(part.done(folder).read_bytes()))

@@ -77,7 +77,7 @@ class Journal:
         self._saved = time.monotonic()
         self._stream: IO[bytes] = path.open("ab")
         try:
-            _lock(self._stream, path)
+            lock(self._stream, path)
         except BaseException:
             self._stream.close()
             raise
@@ -191,7 +191,12 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
-def _lock(stream: IO[bytes], path: Path) -> None:
+def lock(stream: IO[bytes], path: Path) -> None:
+    """Keep other processes from writing ``path`` as long as the stream is open.
+
+    Raises:
+        JournalError: where one does.
+    """
     if sys.platform == "win32":
         return
     import fcntl

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk import parts as parts_module
+from service.bulk.cluster import LOCK
 from service.bulk.job import Job, JobError
+from service.bulk.journal import lock
 from service.bulk.parts import Part, PartJudge, identity, plan
 from service.bulk.results import Counts
 from service.bulk.rows import Columns
@@ -203,6 +205,23 @@ def test_a_cluster_reads_and_writes_files(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "mine.jsonl" / "part-000000.jsonl").write_text("mine")
     assert moderate("--input", source, "--output", tmp_path / "mine.jsonl", "--ray") == 1
     assert "--overwrite writes over its parts" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine.jsonl").iterdir()] == ["part-000000.jsonl"]
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_two_clusters_do_not_write_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    out.mkdir()
+    under_way = out / ".part-000000.jsonl.another-7.tmp"
+    with (out / LOCK).open("ab") as stream:
+        lock(stream, out)
+        (out / "_job.json").write_text("{}")
+        under_way.touch()
+        assert moderate("--input", source, "--output", out, "--ray", *more) == 1
+    assert "is being written by another process" in capsys.readouterr().err
+    assert under_way.exists()
 
 
 def ray_command(*arguments: object) -> list[str]:
