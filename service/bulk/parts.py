@@ -62,7 +62,8 @@ def plan(source: Files, part_rows: int, limit: int | None = None) -> list[Part]:
                 rows = min(rows, limit - first)
             if rows <= 0:
                 return parts
-            path = str(file.path.resolve())
+            # A link's own: what it leads to (a blob, named by its hash) may have no suffix.
+            path = str(file.path.absolute())
             parts.append(Part(len(parts), path, first, skip, offset, rows, digest))
             first, skip = first + rows, skip + rows
     return parts

@@ -19,8 +19,8 @@ from service.bulk.job import Job, JobError
 from service.bulk.journal import lock
 from service.bulk.parts import Part, PartJudge, identity, plan
 from service.bulk.results import Counts
-from service.bulk.rows import Columns
-from service.bulk.sources import Files, InputError, open_source
+from service.bulk.rows import Columns, parse
+from service.bulk.sources import Files, InputError, open_file, open_source
 from tamis import bundle as bundles
 from tamis.bundle import MANIFEST
 from tamis.policy import Policy, default_policy
@@ -74,6 +74,17 @@ def test_a_limit_ends_the_plan(tmp_path: Path):
     parts = planned(folder_of(tmp_path), 8, limit=26)
     assert sum(part.rows for part in parts) == 26
     assert parts[-1].rows == 5
+
+
+def test_a_link_is_read_as_its_name_says(tmp_path: Path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    for n, file in enumerate(sorted(folder_of(tmp_path).iterdir())):
+        (folder / file.name).symlink_to(file.rename(tmp_path / f"blob-{n}"))
+    parts = planned(folder, 8)
+    found = [open_file(Path(p.path), Columns()).slice(p.skip, p.rows) for p in parts]
+    read = [parse(0, raw, Columns(), 99).id for raws in found for raw in raws]
+    assert read == [*range(20), None, *range(20, 50)]
 
 
 def test_another_input_is_another_plan(tmp_path: Path):
