@@ -38,7 +38,7 @@ class NoBlocklistError(BlocklistError):
 
 
 class DamagedBlocklistError(BlocklistError):
-    """A list whose file cannot be read, or holds something else."""
+    """A list whose file cannot be read or holds something else, or a folder not to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def words_of(text: str) -> list[str]:
 class Blocklists:
     """The lists of a folder.
 
-    Every method that takes the name of a list raises NoBlocklistError where there is none, and all
-    but ``delete`` DamagedBlocklistError where it cannot be read.
+    Every method that takes the name of a list raises NoBlocklistError where there is none, and
+    DamagedBlocklistError where it cannot be read (but for ``delete``), or not be written.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -210,10 +210,14 @@ class Blocklists:
         """No other process changes the folder meanwhile."""
         if self._folder is None:
             raise NoBlocklistError("there are no blocklists here: TAMIS_BLOCKLISTS names no folder")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield self._folder
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / ".lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield self._folder
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DamagedBlocklistError(f"blocklists cannot be written: {reason}") from None
 
     def _path(self, name: str) -> Path:
         if self._folder is None or not NAME.fullmatch(name):

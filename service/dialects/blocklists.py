@@ -147,7 +147,7 @@ async def _done(work: Callable[[], T]) -> T:
 
     Raises:
         RequestError: 404 where a list or an item is not there, 400 over a limit, 503 where a list's
-            file is damaged.
+            file is damaged, or the folder cannot be written.
     """
     try:
         return await run_in_threadpool(work)

@@ -168,6 +168,18 @@ def test_a_damaged_list_is_named_and_can_be_put_right(client, folder, damaged):
     assert client.post(ANALYZE, json=body).status_code == 200
 
 
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_callers(client, folder):
+    ask(client, "PATCH", "/a", 201, json={})
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    for method, path in (("PATCH", "/a"), ("PATCH", "/b"), ("DELETE", "/a")):
+        answer = ask(client, method, path, 503, **({"json": {}} if method == "PATCH" else {}))
+        assert answer["error"]["code"] == "ServiceUnavailable"
+        assert "cannot be written" in answer["error"]["message"]
+    assert add(client, "a", "tea", status=503)
+    assert ask(client, "GET", "")["value"] == [{"blocklistName": "a", "description": None}]
+
+
 def test_lists_are_bounded(client, monkeypatch):
     ask(client, "PATCH", "/a", 201, json={})
     add(client, "a", "x" * 129, status=400)
