@@ -67,19 +67,29 @@ class Blocklist:
 
     def found(self, words: Sequence[str]) -> list[Item]:
         """The items that a text has, as its ``words_of``, each once."""
-        hits = {}
+        # By length: of 10,000 phrases with one first word, each such word asks once a length.
+        hits: dict[tuple[str, ...], list[Item]] = {}
         for at, word in enumerate(words):
-            for phrase, item in self._by_first.get(word, ()):
-                if tuple(words[at : at + len(phrase)]) == phrase:
-                    hits[item.id] = item
-        return list(hits.values())
+            for length in self._lengths.get(word, ()):
+                phrase = tuple(words[at : at + length])
+                if (items := self._phrases.get(phrase)) is not None:
+                    hits[phrase] = items
+        return [item for items in hits.values() for item in items]
 
     @cached_property
-    def _by_first(self) -> dict[str, list[tuple[tuple[str, ...], Item]]]:
-        found: dict[str, list[tuple[tuple[str, ...], Item]]] = {}
+    def _phrases(self) -> dict[tuple[str, ...], list[Item]]:
+        found: dict[tuple[str, ...], list[Item]] = {}
         for item in self.items.values():
             if phrase := tuple(words_of(item.text)):
-                found.setdefault(phrase[0], []).append((phrase, item))
+                found.setdefault(phrase, []).append(item)
+        return found
+
+    @cached_property
+    def _lengths(self) -> dict[str, set[int]]:
+        """First word of a phrase -> how many words such phrases have."""
+        found: dict[str, set[int]] = {}
+        for phrase in self._phrases:
+            found.setdefault(phrase[0], set()).add(len(phrase))
         return found
 
 

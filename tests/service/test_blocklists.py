@@ -134,6 +134,15 @@ def test_many_items_and_a_long_text_take_no_time():
     assert time.process_time() - began < 3
 
 
+def test_many_items_that_begin_alike_take_no_time():
+    items = {f"{n}": Item(f"{n}", f"tea {n}") for n in range(blocklists.MOST_ITEMS)}
+    items |= {"short": Item("short", "tea"), "again": Item("again", "Tea 7")}
+    kept, text = Blocklist("a", None, items), "tea " * 40_000 + "7"
+    began = time.process_time()
+    assert {item.id for item in kept.found(words_of(text))} == {"short", "7", "again"}
+    assert time.process_time() - began < 3
+
+
 def test_marks_out_of_order_take_no_time():
     began = time.process_time()
     words_of("\u0315\u0300" * 50_000)
