@@ -9,6 +9,7 @@ import os
 import sys
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from tamis import __version__
 from tamis.cli import (
@@ -51,11 +52,11 @@ SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    _open_closed()
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         # Who read has had enough (`| head`): end quietly, and leave nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,6 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tamis: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _open_closed() -> None:
+    """Let standard streams that are closed (`2>&-`) lead nowhere.
+
+    Else the next file that is opened gets their number, and with it what libraries print there; and
+    ``print`` takes a stream that is None for standard output, where keys and errors have no place.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -74,6 +74,17 @@ def test_a_reader_who_has_had_enough_is_no_fault(tmp_path: Path, lines):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_key_meant_for_a_closed_stream_does_not_land_in_the_file_of_keys():
+    shell = ["sh", "-c", 'exec "$0" -m tamis keys new shop 2>&-', sys.executable]
+    entry = subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout.decode()
+    assert "name: shop" in entry
+    assert "shown this once" not in entry
+    # What is opened next has another number than the stream's.
+    code = "import sys; from tamis import cli; cli._open_closed(); print(sys.stderr.fileno())"
+    shell = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    assert subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout == b"2\n"
+
+
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:10] + b"\x07"])
 def test_a_damaged_file_is_a_fault_of_one_line(capsys, tmp_path: Path, damage):
     store = tmp_path / "rows.jsonl.gz"
