@@ -150,8 +150,8 @@ def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[st
 def _said(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"]["message"])
-    except NO_ANSWER:
-        return error.reason  # A proxy's page, perhaps.
+    except (*NO_ANSWER, OSError, http.client.HTTPException):
+        return error.reason  # A proxy's page, perhaps, or half of an answer.
 
 
 def _head() -> str:

@@ -1,5 +1,6 @@
 """``tamis perspective compare``: tables as people keep them, and answers that are another's."""
 
+import http.client
 import io
 import json
 import urllib.error
@@ -69,6 +70,13 @@ def test_a_row_at_fault_is_numbered_and_not_quoted(
     assert "quiet" not in said
 
 
+class Torn(io.BytesIO):
+    """What is read where a connection is closed in the middle."""
+
+    def read(self, *_: Any) -> bytes:
+        raise http.client.IncompleteRead(b"{")
+
+
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"attributeScores": {"TOXICITY": 1}}'])
 def test_who_is_not_asked_as_perspective_is_said_to_be_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer
@@ -79,9 +87,11 @@ def test_who_is_not_asked_as_perspective_is_said_to_be_another(
     assert compare(path) == 1
     assert "does not answer as Perspective does" in capsys.readouterr().err
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise urllib.error.HTTPError("", 502, "Bad Gateway", Message(), io.BytesIO(answer))
+    for page in (io.BytesIO(answer), Torn()):
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    assert compare(path) == 1
-    assert "answers 502: Bad Gateway" in capsys.readouterr().err
+        def refuse(*_: Any, page: io.BytesIO = page, **__: Any) -> None:
+            raise urllib.error.HTTPError("", 502, "Bad Gateway", Message(), page)
+
+        monkeypatch.setattr(urllib.request, "urlopen", refuse)
+        assert compare(path) == 1
+        assert "answers 502: Bad Gateway" in capsys.readouterr().err
