@@ -147,8 +147,10 @@ def _written(job: Job, source: Source, feed: Feed, stop: Stop, progress: Progres
             journal.save()
             tables.convert(lines, path, schema)
         state.complete = finished
-    if finished and not direct:
-        remove(lines)
+        if finished and not direct:
+            # While they are held: another run would go on with lines that are about to go.
+            journal.save()
+            remove(lines)
     given = ", given the same input," if job.input == STANDARD else ""
     how = f"; the same command{given} goes on from there"
     return _end(state, stop, progress, finished, how)

@@ -21,7 +21,7 @@ import pytest
 
 from service.bulk import local
 from service.bulk.job import Job, JobError
-from service.bulk.journal import Journal, JournalError, State
+from service.bulk.journal import Journal, JournalError, State, remove
 from service.bulk.judge import Judge
 from service.bulk.progress import Progress
 from service.bulk.results import Counts
@@ -395,6 +395,24 @@ def test_a_finished_table_is_left_alone_and_rows_that_came_later_are_not_lost(
     assert "the input has more now" in capsys.readouterr().err
     assert moderate("--input", source, "--output", out, "--overwrite") == 0
     assert pq.read_metadata(out).num_rows == 9
+
+
+def test_a_table_that_is_about_to_be_finished_is_still_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, out = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl.gz"
+    lines = tmp_path / "out.jsonl.gz.partial"
+
+    def removed(*paths: Path) -> None:
+        assert paths == (lines,)
+        assert state(out)["complete"]
+        with pytest.raises(JournalError, match="another process"):
+            Journal(lines, tmp_path / "other.json", {})
+        remove(*paths)
+
+    monkeypatch.setattr(local, "remove", removed)
+    assert moderate("--input", source, "--output", out) == 0
+    assert not lines.exists()
 
 
 def test_a_finished_table_of_one_side_knows_its_job_again(
