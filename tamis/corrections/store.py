@@ -252,8 +252,11 @@ def open_store(location: str) -> Store:
     """The store at a path or a ``postgresql://`` URL; nothing is touched yet.
 
     Raises:
-        StoreError: where the location is neither, or its driver is missing.
+        StoreError: where the location is neither, or named as an export is, or its driver is
+            missing.
     """
+    if location.endswith(LINES):
+        raise StoreError(f"{location}: is an export's name; a store's ends otherwise")
     if location.startswith(("postgresql://", "postgres://")):
         return PostgresStore(location)
     if "://" in location or not location:

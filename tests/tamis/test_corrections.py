@@ -297,6 +297,7 @@ def test_stores_that_cannot_be_used_say_why(tmp_path: Path):
         ("mysql://x/y", "a path or a postgresql:// URL"),
         ("", "a path or a postgresql:// URL"),
         ("~nobody-is-called-so/x", "there is no such home"),
+        (str(tmp_path / "rows.jsonl"), "is an export's name"),
     ]:
         with pytest.raises(StoreError, match=message):
             open_store(location).save(correction())
