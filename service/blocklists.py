@@ -108,7 +108,7 @@ class Blocklists:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._read: dict[str, tuple[tuple[int, int], Blocklist]] = {}
+        self._read: dict[str, tuple[tuple[int, int, int], Blocklist]] = {}
 
     def names(self) -> list[str]:
         """Of all lists."""
@@ -123,7 +123,8 @@ class Blocklists:
         path = self._path(name)
         try:
             stat = path.stat()
-            stamp = stat.st_ino, stat.st_mtime_ns
+            # Inodes are used again, and two changes may fall into one tick of the clock.
+            stamp = stat.st_ino, stat.st_mtime_ns, stat.st_size
             if (known := self._read.get(name)) is not None and known[0] == stamp:
                 return known[1]
             data = _File.model_validate_json(path.read_bytes())

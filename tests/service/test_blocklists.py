@@ -1,5 +1,6 @@
 """Azure's blocklists: kept in a folder, shared by processes, bounded, and found as whole words."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,17 @@ def test_processes_that_share_a_folder_share_its_lists(folder):
     one.delete("a")
     with pytest.raises(blocklists.NoBlocklistError):
         other.get("a")
+
+
+def test_two_changes_within_a_tick_of_the_clock_are_seen(folder):
+    lists = Blocklists(folder)
+    lists.put("a", None)
+    assert not lists.get("a").items
+    path = folder / "a.json"
+    before = path.stat()
+    path.write_text('{"description": null, "items": [{"id": "1", "text": "tea"}]}')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [item.text for item in lists.get("a").items.values()] == ["tea"]
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"description": null, "items": [{"id": 7}]}'])
