@@ -84,13 +84,28 @@ def test_what_goes_on_from_a_checkpoint_may_be_used_as_that_may(
     report = json.loads((told / "training.json").read_text())
     report["rows"]["feedback"] = 3
     (told / "training.json").write_text(json.dumps(report))
-    chosen = replace(recipe, init=str(told), steps=2)
-    later = trainer.train([data], tmp_path / "later", chosen)
-    assert json.loads((later / "training.json").read_text())["rows"]["feedback"] == 3
+    chosen = {
+        "init": replace(recipe, init=str(told), steps=2),
+        "teachers": replace(recipe, teachers=(str(told),), steps=2),
+    }
+    for how, one in chosen.items():
+        later = trainer.train([data], tmp_path / how, one)
+        assert json.loads((later / "training.json").read_text())["rows"]["feedback"] == 3
     report["recipe"]["variant"] = "all"
     (told / "training.json").write_text(json.dumps(report))
-    with pytest.raises(RecipeError, match="init: told"):
-        trainer.train([data], tmp_path / "none", chosen)
+    for how, one in chosen.items():
+        with pytest.raises(RecipeError, match=f"{how}: told"):
+            trainer.train([data], tmp_path / "none", one)
+
+
+def test_what_is_gone_on_from_has_the_same_base(
+    seeds: tuple[Path, Path], data: Path, recipe: Recipe, tmp_path: Path
+):
+    other = tmp_path / "other"
+    shutil.copytree(seeds[0], other)
+    torch.save({"score.weight": torch.zeros(3, 3)}, other / "model.pt")
+    with pytest.raises(RecipeError, match="init: other has another base or other heads"):
+        trainer.train([data], tmp_path / "none", replace(recipe, init=str(other), steps=2))
 
 
 def test_a_run_is_averaged_with_what_went_on_from_it_and_with_no_other(
@@ -205,6 +220,7 @@ def test_a_student_learns_what_only_its_teachers_know(
 @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("epochs", 0.0), ("teaching", 1.5)])
 def test_a_recipe_that_cannot_be_followed_names_its_field(recipe: Recipe, field: str, value: float):
     with pytest.raises(RecipeError, match=field):
+    monkeypatch.setattr(trainer, "feedback_behind", lambda *_: 0)
         replace(recipe, **{field: value})
 
 

@@ -158,11 +158,17 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         tokenizer = plain_tokenizer(bases.tokenizer_file(path))
     model = GuardClassifier.from_base(path, len(HEADS), **base.load_arguments())
     model.read_spans(SPANS, HEADS)
-    learnt = 0
+    learnt = sum(
+        feedback_behind(Path(teacher), recipe.variant, "teachers") for teacher in recipe.teachers
+    )
     if recipe.init:
-        learnt = feedback_behind(Path(recipe.init), recipe.variant)
+        learnt += feedback_behind(Path(recipe.init), recipe.variant)
         state = torch.load(Path(recipe.init) / "model.pt", map_location="cpu", weights_only=True)
-        model.load_state_dict(state)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError:
+            name = Path(recipe.init).name
+            raise RecipeError(f"init: {name} has another base or other heads") from None
     shape = window_shape(tokenizer, recipe)
 
     rows, held = rows_for(data, out, recipe)
@@ -275,10 +281,11 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     return out
 
 
-def feedback_behind(init: Path, variant: mixing.Variant) -> int:
-    """How many rows of feedback a checkpoint has learnt from that is gone on from.
+def feedback_behind(init: Path, variant: mixing.Variant, name: str = "init") -> int:
+    """How many rows of feedback a checkpoint has learnt from that is gone on from, or taught by.
 
-    What its weights may be used for holds of whatever is made of them.
+    What its weights may be used for holds of whatever is made of them. ``name`` is the recipe's
+    field.
 
     Raises:
         RecipeError: where it learnt from rows whose licence this variant keeps out.
@@ -286,7 +293,7 @@ def feedback_behind(init: Path, variant: mixing.Variant) -> int:
     report = json.loads((init / "training.json").read_text())
     if variant == "permissive" and report["recipe"]["variant"] != variant:
         raise RecipeError(
-            f"init: {init.name} learnt from rows that the variant {variant!r} keeps out"
+            f"{name}: {init.name} learnt from rows that the variant {variant!r} keeps out"
         )
     return int(report["rows"].get("feedback", 0))
 
