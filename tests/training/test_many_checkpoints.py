@@ -156,6 +156,18 @@ def test_soft_targets_are_the_teachers_mean_and_kept(
     np.testing.assert_array_equal(distillation.soft_targets(seeds, rows, wanted, cache), found)
 
 
+def test_teachers_are_asked_again_of_other_rows_and_where_they_are_others(
+    seeds: tuple[Path, Path], data: Path, tmp_path: Path
+):
+    rows = list(read_rows(data / "train.jsonl.gz"))[:6]
+    cache, wanted = tmp_path / "teachers.npy", np.arange(6)
+    found = distillation.soft_targets(seeds[:1], rows, wanted, cache)
+    turned = distillation.soft_targets(seeds[:1], rows[::-1], wanted, cache)
+    np.testing.assert_allclose(turned, found[::-1], atol=1e-6)
+    others = distillation.soft_targets(seeds[1:], rows[::-1], wanted, cache)
+    assert not np.allclose(others, turned)
+
+
 def test_teachers_are_asked_again_where_their_answer_was_not_kept_whole(
     seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
