@@ -97,6 +97,50 @@ def test_a_prolonged_run_goes_on_from_before_its_learning_rate_fell(
     assert not all(torch.equal(short[name], whole[name]) for name in whole)
 
 
+def test_a_prolonged_run_keeps_no_weights_that_a_shorter_one_chose(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reports = []
+    for steps, quality in ((12, 0.9), (20, 0.1)):
+        monkeypatch.setattr(trainer, "held_out_quality", lambda *_, quality=quality: quality)
+        chosen = replace(recipe, steps=steps, cooldown=0.5, check_every=3)
+        folder = trainer.train([data], tmp_path / "run", chosen)
+        reports.append(json.loads((folder / "training.json").read_text()))
+    assert [report["best"]["quality"] for report in reports] == [0.9, 0.1]
+
+
+def test_a_run_is_gone_on_with_as_it_began(data: Path, recipe: Recipe, tmp_path: Path):
+    short = replace(recipe, steps=4, init=None)
+    out = trainer.train([data], tmp_path / "run", short)
+    more = tmp_path / "more"
+    more.mkdir()
+    write_rows(more / "rows.jsonl.gz", [row(1, "aart", "prompt", 1, "how to steal a goose")])
+    report = (out / "training.json").read_text()
+    for folders, chosen, named in (
+        ([data], replace(short, seed=5), "first batches: .* seed"),
+        ([data], replace(short, encoder_lr=1e-4), "encoder_lr: "),
+        ([data, more], short, "data: "),
+        ([data], replace(short, steps=3), "steps: .* 4 of 4 steps"),
+    ):
+        with pytest.raises(trainer.RecipeError, match=named):
+            trainer.train(folders, out, chosen)
+    assert (out / "training.json").read_text() == report
+    # Checkpoints of older versions do not say how they began.
+    last = torch.load(out / "last.pt", weights_only=True)
+    del last["run"]
+    torch.save(last, out / "last.pt")
+    trainer.train([data], out, replace(short, encoder_lr=1e-4))
+
+
+def test_weights_are_kept_where_nothing_held_out_can_be_ranked(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(trainer, "held_out_quality", lambda *_: float("nan"))
+    out = trainer.train([data], tmp_path / "run", replace(recipe, steps=4, check_every=2))
+    assert json.loads((out / "training.json").read_text())["best"]["step"] == 4
+    assert (out / "model.pt").exists()
+
+
 def test_every_step_has_a_batch_where_later_epochs_are_shorter(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ):

@@ -220,6 +220,7 @@ def test_a_student_learns_what_only_its_teachers_know(
         return targets
 
     monkeypatch.setattr(distillation, "soft_targets", knowing)
+    monkeypatch.setattr(trainer, "feedback_behind", lambda *_: 0)
     folder = trainer.train([data], tmp_path / "student", replace(recipe, teachers=("wise",)))
     rows = list(read_rows(data / "train.jsonl.gz"))[:50]
     chances = 1 / (1 + np.exp(-Checkpoint(folder).logits(rows)[:, head]))
@@ -232,7 +233,6 @@ def test_a_student_learns_what_only_its_teachers_know(
 @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("epochs", 0.0), ("teaching", 1.5)])
 def test_a_recipe_that_cannot_be_followed_names_its_field(recipe: Recipe, field: str, value: float):
     with pytest.raises(RecipeError, match=field):
-    monkeypatch.setattr(trainer, "feedback_behind", lambda *_: 0)
         replace(recipe, **{field: value})
 
 
@@ -262,12 +262,21 @@ def test_a_checkpoint_judges_as_its_logits_say(graded_data: Path, recipe: Recipe
 
 def test_two_processes_train_one_model(data: Path, tiny_base: Path, tmp_path: Path):
     out = tmp_path / "shared"
+    # One of them always finds that it is time to save, the other never.
+    script = tmp_path / "tamis_at_odds.py"
+    script.write_text(
+        "import os\n"
+        "from tamis.cli import main\n"
+        "from training.classifier import trainer\n"
+        "trainer.SAVE_SECONDS = -1 if os.environ['RANK'] == '1' else 420\n"
+        "raise SystemExit(main())\n"
+    )
     # What `accelerate launch` starts where there are GPUs; on CPUs it asks for MPI instead.
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--standalone", "--local-addr", "127.0.0.1"]
-    command += ["-m", "tamis", "train", "classifier"]
+    command += [str(script), "train", "classifier"]
     command += ["--data", str(data), "--base", str(tiny_base), "--out", str(out), "--steps", "4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((out / "training.json").read_text())

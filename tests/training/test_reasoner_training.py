@@ -15,7 +15,7 @@ from training.reasoner import decode, packing, rewards, sft
 from training.reasoner import evaluate as evaluation
 from training.reasoner import model as models
 from training.reasoner.evaluate import Settings, evaluate, table
-from training.reasoner.examples import Example, write_examples
+from training.reasoner.examples import Example, read_examples, write_examples
 from training.reasoner.measures import grounded, measure
 from training.reasoner.packing import ROOT, Tree, collate, pack
 from training.reasoner.report import render
@@ -166,6 +166,11 @@ def test_training_learns_and_resumes_to_the_same_adapter(
         for name in ("whole", "cut")
     )
     assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    write_examples(fewer / "examples.jsonl.gz", [read_examples(folder / "examples.jsonl.gz")[:9]])
+    with pytest.raises(ValueError, match=r"--data: .* other examples"):
+        sft.train(fewer, tmp_path / "cut", chosen)
     with pytest.raises(ValueError, match="another recipe"):
         sft.train(folder, tmp_path / "cut", recipe(base, lr=1e-3))
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,8 @@ def test_an_interrupted_run_ends_where_it_would_have(
         torch.testing.assert_close(other[name], value)
     with pytest.raises(RecipeError, match="holds a run of 6 steps"):
         train([rows], [clubs], broken, recipe(base, steps=7), make_library())
+    with pytest.raises(ValueError, match=r"seed: .* began with another"):
+        train([rows], [clubs], broken, replace(short, seed=9), make_library())
 
 
 def test_a_body_is_taken_over_and_one_of_another_base_refused(

@@ -1,10 +1,11 @@
 """Fine-tune a base into the classifier: one loop, resumable, deterministic given a seed."""
 
+import hashlib
 import json
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import count
 from pathlib import Path
@@ -38,8 +39,13 @@ from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
 
+# Rows by number, and one window of each.
+Picks = list[tuple[int, Window]]
+
 # At most so much work is lost by an interruption.
 SAVE_SECONDS: Final = 420
+# What a call that goes on with a run may say otherwise than the first: how long it is.
+LENGTH: Final = frozenset({"epochs", "steps", "cooldown", "check_every"})
 
 
 class RecipeError(ValueError):
@@ -98,6 +104,11 @@ class Recipe:
         if not 0 <= self.teaching <= 1:
             raise RecipeError(f"teaching must be a share between 0 and 1, not {self.teaching}")
 
+    def told(self) -> dict[str, Any]:
+        """For reports: where a checkpoint lay is nobody's business; which one it was is."""
+        named = {"teachers": [Path(teacher).name for teacher in self.teachers]}
+        return asdict(self) | {"init": self.init and Path(self.init).name} | named
+
 
 OPTIONS: Final = tuple(field.name for field in fields(Recipe))
 
@@ -143,7 +154,8 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     there are processes.
 
     Raises:
-        RecipeError: where the recipe cannot be followed.
+        RecipeError: where the recipe cannot be followed, or ``out`` holds a run of another recipe
+            or other data.
     """
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
@@ -176,6 +188,8 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     genuine = [row for row in held if not source_of(row).synthetic]
     held_examples = batches.encode(genuine, tokenizer, shape, batches.HELD_OUT_WINDOWS)
     plan = _plan(rows, examples, recipe, accelerator.num_processes)
+    run = {name: value for name, value in recipe.told().items() if name not in LENGTH}
+    run |= {"data": fingerprint(rows + held), "first batches": _digest(plan[:1], examples)}
     soft = None
     if recipe.teachers:
         drawn = np.unique([i for step in plan for batch in step for i, _ in batch])
@@ -190,6 +204,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
     start, best, seconds = 0, {"step": 0, "quality": quality}, 0.0
     resume = out / "last.pt"
     if (state := _state(out, len(plan), accelerator.device)) is not None:
+        same_run(out, state, run)
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -224,41 +239,38 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         bar.set_postfix(loss=f"{loss.item():.3f}")
         check = (step + 1) % recipe.check_every == 0 or step + 1 == len(plan)
         stable = step + 1 == falling
-        if not (check or stable or time.monotonic() - saved > SAVE_SECONDS):
+        # The other processes wait for the next gradient: when one saves is a matter of its clock.
+        due = check or stable or time.monotonic() - saved > SAVE_SECONDS
+        if not (accelerator.is_main_process and due):
             continue
         saved = time.monotonic()
-        if accelerator.is_main_process:
-            # A run too short to have a choice is measured once, by its calibration.
-            if check and len(plan) > recipe.check_every:
-                logits = predict(plain, held_examples)
-                quality = held_out_quality(genuine, held_examples, logits)
-                bar.write(f"step {step + 1}: held-out mean average precision {quality:.4f}")
-            if check and (len(plan) <= recipe.check_every or quality > best["quality"]):
-                best = {"step": step + 1, "quality": quality}
-                torch.save(plain.state_dict(), out / "model.pt")
-            state = {
-                "model": plain.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "step": step + 1,
-                "steps": len(plan),
-                "best": best,
-                "seconds": time.monotonic() - began,
-            }
-            save(state, resume)
-            if stable and recipe.cooldown < 1:
-                save(state, out / "stable.pt")
-        accelerator.wait_for_everyone()
+        # A run too short to have a choice is measured once, by its calibration.
+        if check and len(plan) > recipe.check_every:
+            logits = predict(plain, held_examples)
+            quality = held_out_quality(genuine, held_examples, logits)
+            bar.write(f"step {step + 1}: held-out mean average precision {quality:.4f}")
+        # Where nothing is held out that could be ranked (NaN), the last step is as good as any.
+        if check and (len(plan) <= recipe.check_every or not quality <= best["quality"]):
+            best = {"step": step + 1, "quality": quality}
+            torch.save(plain.state_dict(), out / "model.pt")
+        state = {
+            "model": plain.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "step": step + 1,
+            "steps": len(plan),
+            "run": run,
+            "best": best,
+            "seconds": time.monotonic() - began,
+        }
+        save(state, resume)
+        if stable and recipe.cooldown < 1:
+            save(state, out / "stable.pt")
 
     if accelerator.is_main_process:
         tokenizer.save(str(out / "tokenizer.json"))
         report = {
-            # Where a checkpoint lay is nobody's business; which one it was is.
-            "recipe": asdict(recipe)
-            | {
-                "init": recipe.init and Path(recipe.init).name,
-                "teachers": [Path(teacher).name for teacher in recipe.teachers],
-            },
+            "recipe": recipe.told(),
             "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
             "heads": list(HEADS),
             "pooling": asdict(SPANS),
@@ -299,14 +311,51 @@ def feedback_behind(init: Path, variant: mixing.Variant, name: str = "init") -> 
 
 
 def _state(out: Path, steps: int, on: torch.device) -> dict[str, Any] | None:
-    """Where a run of so many steps goes on: None where it begins."""
+    """Where a run of so many steps goes on: None where it begins.
+
+    Raises:
+        RecipeError: where as many were taken already, in a run of another length.
+    """
     for name in ("last.pt", "stable.pt"):
-        if (out / name).exists():
-            state: dict[str, Any] = torch.load(out / name, map_location=on, weights_only=True)
+        if not (out / name).exists():
+            continue
+        state: dict[str, Any] = torch.load(out / name, map_location=on, weights_only=True)
+        if state["steps"] != steps:
             # What a shorter run forgot its learning rate for is not gone on from.
-            if state["steps"] == steps or not (out / "stable.pt").exists() or name == "stable.pt":
-                return state
+            if name == "last.pt" and (out / "stable.pt").exists():
+                continue
+            if state["step"] >= steps:
+                taken = f"{out} has taken {state['step']} of {state['steps']} steps"
+                raise RecipeError(f"steps: {taken}, and {steps} are no more")
+        if name == "stable.pt":
+            # Weights that were chosen behind it are not of this run.
+            state["best"] = {"step": 0, "quality": -1.0}
+        return state
     return None
+
+
+def same_run(out: Path, state: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """See to it that a run is gone on with as it began; older checkpoints do not say how.
+
+    Its batches would be skipped or come twice, and its report speak of what it never saw.
+
+    Raises:
+        RecipeError: naming what differs.
+    """
+    begun = state.get("run", run)
+    if others := sorted(name for name in run if begun.get(name) != run[name]):
+        raise RecipeError(
+            f"{others[0]}: {out} holds a run that began with another ({', '.join(others)}); "
+            "give another --out, and go on from its weights with --init"
+        )
+
+
+def _digest(steps: Sequence[Sequence[Picks]], examples: Sequence[Example]) -> str:
+    """SHA-256 of rows, windows and labels; those of the first step depend on all that is drawn."""
+    digest = hashlib.sha256()
+    for at, window in (pick for step in steps for batch in step for pick in batch):
+        digest.update(f"{at} {window.ids}".encode() + examples[at].labels.tobytes())
+    return digest.hexdigest()
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -367,16 +416,16 @@ def window_shape(tokenizer: Tokenizer, recipe: Recipe) -> WindowShape:
 
 def _plan(
     rows: list[Row], examples: list[Example], recipe: Recipe, processes: int
-) -> list[list[list[tuple[int, Window]]]]:
+) -> list[list[Picks]]:
     """The batches of every step, one for each process."""
     if not rows:
         raise RecipeError(f"variant: the data holds no row of {recipe.variant!r} to train on")
     chances = mixing.probabilities(rows)
 
-    def epoch(number: int) -> list[list[tuple[int, Window]]]:
+    def epoch(number: int) -> list[Picks]:
         return batches.epoch(examples, chances, recipe.batch_tokens, recipe.seed + number)
 
-    flat: list[list[tuple[int, Window]]] = []
+    flat: list[Picks] = []
     if recipe.steps:
         wanted, numbers = recipe.steps * processes, count()
         # Epochs are of unlike lengths: windows are drawn anew, and fill batches otherwise.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tamis.bundle import sha256_of
 from tamis.reasoner.protocol import Format, Order
 from training.classifier.inference import device, keep_memory
 from training.classifier.trainer import save
@@ -155,7 +156,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         FileNotFoundError: where ``data`` holds no examples.
         AdapterError: where ``recipe.init`` is no adapter.
-        ValueError: where ``out`` holds a run of another recipe.
+        ValueError: where ``out`` holds a run of another recipe, or on other examples.
     """
     out.mkdir(parents=True, exist_ok=True)
     same_recipe(out, recipe)
@@ -181,9 +182,12 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
 
     start, seconds, cpu, tokens, examples = 0, 0.0, 0.0, 0, 0
     best = Best(step=0, loss=math.inf)
-    last = out / "last.pt"
+    last, learnt_from = out / "last.pt", sha256_of(data / EXAMPLES)
     if last.exists():
         state = torch.load(last, map_location=device(), weights_only=True)
+        # Older checkpoints do not say. Of others some would be skipped, and some come twice.
+        if state.get("data", learnt_from) != learnt_from:
+            raise ValueError(f"--data: {out} holds a run on other examples")
         master.load(state["master"])
         start, seconds, cpu = state["step"], state["seconds"], state["cpu"]
         tokens, examples = state["tokens"], state["examples"]
@@ -210,7 +214,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
                     models.save_adapter(model, recipe.base, out, form=Format(recipe.order))
                 saved = {"master": master.state(), "step": step + 1, "tokens": tokens}
                 saved |= {"examples": examples, "seconds": time.monotonic() - began}
-                saved |= {"best": asdict(best)}
+                saved |= {"best": asdict(best), "data": learnt_from}
                 save(saved | {"cpu": time.process_time() - began_cpu}, last)
             metrics.write(json.dumps(said) + "\n")
             metrics.flush()

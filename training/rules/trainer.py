@@ -20,7 +20,7 @@ from tamis import rules
 from tamis.tokens import plain_tokenizer
 from training.classifier import bases, calibration
 from training.classifier.inference import autocast, device, keep_memory
-from training.classifier.trainer import feedback_behind, parameter_groups, save
+from training.classifier.trainer import feedback_behind, parameter_groups, same_run, save
 from training.datasets.mixing import Variant
 from training.reasoner.policies import Library
 from training.rules.batching import Batch, batches
@@ -127,7 +127,8 @@ def train(
     old. Returns the report.
 
     Raises:
-        RecipeError, InitError: where the recipe cannot be followed.
+        RecipeError, InitError: where the recipe cannot be followed, or ``out`` holds a run of
+            another recipe or other data.
         FileNotFoundError, SchemaError: where data cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -153,12 +154,16 @@ def train(
     optimizer, schedule = _optimizer(model, recipe)
     form = form_of(recipe.split)
 
+    how = asdict(recipe) | {"init": recipe.init and Path(recipe.init).name}
+    run = {name: value for name, value in how.items() if name != "check_every"}
+    run["data"] = learnt_from["data_sha256"]
     start, best, seconds = 0, {"step": 0, "quality": -1.0}, 0.0
     if (out / "last.pt").exists():
         state = torch.load(out / "last.pt", map_location=on, weights_only=True)
         for name in FIXED:
             if state.get(name, 0) != getattr(recipe, name):
                 raise RecipeError(f"{name}: {out} holds a run of {state.get(name, 0)} {name}")
+        same_run(out, state, run)
         model.reader.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -202,6 +207,7 @@ def train(
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "step": done,
+            "run": run,
             "best": best,
             "seconds": time.monotonic() - began,
         } | {name: getattr(recipe, name) for name in FIXED}
@@ -209,7 +215,7 @@ def train(
 
     tokenizer.save(str(out / "tokenizer.json"))
     report = {
-        "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
+        "recipe": how,
         "base": {"name": base.name, "licence": base.licence, "sha256": base.sha256},
         "pairs": asdict(shape),
         **learnt_from,
