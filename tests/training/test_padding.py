@@ -6,7 +6,7 @@ import pytest
 
 from tamis.content import Content
 from tamis.policy import Thresholds
-from tamis.verdict import Finding
+from tamis.verdict import Finding, Second
 from tests.conftest import row, write_rows
 from training.evaluation import padding
 
@@ -64,6 +64,19 @@ def test_recall_is_told_by_place_and_length(rows: Path):
     assert found["60 calm tokens"] == {"start": 1.0, "middle": 0.0, "end": 0.0, "calm alone": 0.0}
     tea = replace(texts, calm={5: [["We had tea today."]] * 24})
     assert padding.measure(tea, judge_all, OWN)["5 calm tokens"]["calm alone"] == 1.0
+
+
+def test_whoever_judges_is_held_against_its_own_thresholds(rows: Path):
+    strict = {name: Thresholds(0.85, 0.95) for name in OWN}
+    second = Second("other", "invented", strict)
+
+    def judged_again(contents: Sequence[Content]) -> Iterator[Finding]:
+        return (replace(finding, second=second) for finding in judge_all(contents))
+
+    texts = padding.texts_of(padding.rows_of([rows]), count, (5,))
+    assert padding.measure(texts, judged_again, OWN)["alone"] == 0.0
+    own = {name: Thresholds(0.05, 0.9) for name in OWN}
+    assert padding.measure(texts, judged_again, own)["5 calm tokens"]["calm alone"] == 0.0
 
 
 def test_data_without_calm_rows_is_refused(rows: Path):

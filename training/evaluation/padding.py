@@ -74,7 +74,9 @@ def texts_of(rows: Sequence[Row], count: Count, lengths: Sequence[int] = LENGTHS
 
 
 def measure(texts: Texts, judge_all: JudgeAll, own: Mapping[str, Thresholds]) -> dict[str, Any]:
-    """Recall by length and place, and the calm texts that are flagged, with the bundle's own flags.
+    """Recall by length and place, and the calm texts that are flagged.
+
+    By the own flags of whoever judged: of ``own``, or of a second opinion.
 
     A harmful sentence is found where its own question is flagged. Calm texts are judged as
     prompts; any of the three things that are asked of a prompt is a false alarm.
@@ -113,14 +115,15 @@ def _found(
     contents: Iterator[Content], judge_all: JudgeAll, own: Mapping[str, Thresholds]
 ) -> list[bool]:
     found = judge_all(list(contents))
-    return [finding.overall >= own[finding.question].flag for finding in found]
+    return [finding.overall >= finding.limits(own)[finding.question].flag for finding in found]
 
 
 def _alarming(finding: Finding, own: Mapping[str, Thresholds]) -> bool:
+    limits = finding.limits(own)
     return (
-        finding.overall >= own[finding.question].flag
-        or finding.categories[TOXICITY] >= own[TOXICITY].flag
-        or (finding.attack or 0.0) >= own[ATTACK].flag
+        finding.overall >= limits[finding.question].flag
+        or finding.categories[TOXICITY] >= limits[TOXICITY].flag
+        or (finding.attack or 0.0) >= limits[ATTACK].flag
     )
 
 
