@@ -3,7 +3,8 @@
     python -m training.evaluation.unseen DATA/train OUT
 
 Non-commercial sources that hold both labels say how a model does on texts of other origins, without
-a look at the evaluation sets. One file for each source and target, at most ``MOST`` rows.
+a look at the evaluation sets. One file for each source and target, at most ``MOST`` rows, evenly
+drawn: many files hold one label after the other.
 """
 
 import argparse
@@ -32,8 +33,9 @@ def write(data: Path, out: Path) -> dict[str, int]:
     for name, rows in sorted(found.items()):
         unsafe = sum(label for label, _ in rows)
         if min(unsafe, len(rows) - unsafe) >= FEWEST:
-            sizes[name] = min(len(rows), MOST)
-            write_lines(out / f"{name}.jsonl.gz", (line for _, line in rows[:MOST]))
+            sizes[name] = size = min(len(rows), MOST)
+            evenly = (rows[n * len(rows) // size][1] for n in range(size))
+            write_lines(out / f"{name}.jsonl.gz", evenly)
     return sizes
 
 
