@@ -124,9 +124,7 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
         rest.append({"name": name, "bytes": len(blob), "blob": len(kept)})
     out.mkdir(parents=True, exist_ok=True)
     (out / PAYLOAD).write_bytes(payload)
-    for name in BESIDE:
-        if (bundle / name).is_file():
-            shutil.copyfile(bundle / name, out / name)
+    _put_beside(bundle, out)
     index = {
         "format": FORMAT,
         "name": loaded.name,
@@ -141,6 +139,14 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
         if decoded(out, base, name) != blob:
             raise AssertionError(f"{name} does not come back as it was")
     return sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+
+
+def _put_beside(bundle: Path, out: Path) -> None:
+    """Copy what stands beside the graph; of a bundle whose delta was there before nothing stays."""
+    for name in BESIDE:
+        (out / name).unlink(missing_ok=True)
+        if (bundle / name).is_file():
+            shutil.copyfile(bundle / name, out / name)
 
 
 def read_index(delta: Path) -> dict[str, Any]:

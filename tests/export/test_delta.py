@@ -129,6 +129,16 @@ def test_a_bundle_comes_back_byte_by_byte(bundle, encoded):
     assert len(index["recipes"]) == 25  # four products a layer, and the table
 
 
+def test_nothing_of_an_earlier_bundle_stays_beside_a_delta(tmp_path: Path):
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    for folder, names in ((bundle, ["manifest.json"]), (out, ["perspective.json", "other.txt"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("{}")
+    delta._put_beside(bundle, out)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "other.txt"]
+
+
 def test_a_delta_that_was_changed_is_refused(encoded, tmp_path: Path):
     _, out, _ = encoded
     with pytest.raises(BundleError, match="no delta at"):
