@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import httpx
@@ -422,6 +423,19 @@ def test_a_checkpoint_judges_and_prices_rows(checkpoint: Path, data: Path):
     right = (unsafe > 0.5) == labels
     if not right.all():
         assert losses[~right].mean() > losses[right].mean()
+
+
+def test_answers_are_kept_for_a_calibration_and_named_by_the_weights(
+    checkpoint: Path, tmp_path: Path
+):
+    anew = tmp_path / "anew"
+    shutil.copytree(checkpoint, anew)
+    raw = json.loads((anew / "calibration.json").read_text())
+    raw[0]["bias"] += 1
+    (anew / "calibration.json").write_text(json.dumps(raw))
+    before, after = CheckpointJudge(checkpoint), CheckpointJudge(anew)
+    assert before.identity != after.identity
+    assert before.sha256 == after.sha256
 
 
 def test_rows_that_answer_another_question_are_priced_by_it(checkpoint: Path):

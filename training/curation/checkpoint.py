@@ -1,5 +1,6 @@
 """A trained classifier, asked about rows: for judging them, and for what they cost it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,8 +72,10 @@ class CheckpointJudge:
         except FileNotFoundError:
             raise CheckpointError(f"{folder} is not calibrated") from None
         self._platt = {c["name"]: (c["scale"], c["bias"]) for c in found}
-        self.name = self._checkpoint.name
-        self.identity = self._checkpoint.sha256
+        self.name, self.sha256 = self._checkpoint.name, self._checkpoint.sha256
+        # What a logit says is a matter of calibration and pooling, which may be made anew.
+        said = json.dumps([self.sha256, found, self._checkpoint.training.get("pooling")])
+        self.identity = hashlib.sha256(said.encode()).hexdigest()
 
     def unsafe(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,): the probability that each row's judged text is unsafe."""

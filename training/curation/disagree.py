@@ -67,7 +67,7 @@ def disagree(
     picked = np.zeros(len(rows), dtype=bool)
     picked[chosen] = True
     report = {
-        "checkpoint": {"name": judge.name, "sha256": judge.identity},
+        "checkpoint": {"name": judge.name, "sha256": judge.sha256},
         "rows": {"asked": len(rows), "listed": len(chosen)},
         "contradicted": int((against > 0.5).sum()),
         "listed_by": stage.counts_by(rows, picked),

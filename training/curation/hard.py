@@ -96,7 +96,8 @@ def hard(
             f"({seen}): rows that it has not learnt yet look hard"
         )
     rows = [entry.row for entry in entries]
-    losses = stage.in_shards(rows, model.losses, out / "losses", model.sha256, "losses")
+    who = f"{model.sha256} {model.training.get('pooling')}"
+    losses = stage.in_shards(rows, model.losses, out / "losses", who, "losses")
     dropped = np.zeros(len(rows), dtype=bool)
     kept = np.zeros(len(rows), dtype=bool)
     cuts: dict[str, Selection] = {}
