@@ -186,6 +186,10 @@ def test_runs_are_trained_once_measured_alike_and_shown(
     fewer = cumulative_runs.sample(world / "eval", out, 20)
     (record,) = cumulative_runs.run(plan, fewer, [1], ["mpnet"])
     assert record["sets"]["hatecheck"]["n"] == 20
+    # So do other rows that were held out.
+    monkeypatch.setattr(cumulative_runs, "yardstick", lambda _: held[: len(held) // 2])
+    (anew,) = cumulative_runs.run(plan, fewer, [1], ["mpnet"])
+    assert anew["measured_on"] != record["measured_on"]
 
 
 def test_a_run_that_was_stopped_goes_on(

@@ -9,6 +9,7 @@ that was put there, from wherever, is measured as it is. All runs are measured o
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -27,7 +28,14 @@ from training.classifier.inference import predict
 from training.classifier.trainer import Recipe, held_out_quality
 from training.datasets import mixing, readings, registry
 from training.datasets.registry import source_of
-from training.datasets.schema import Row, read_pairs, write_lines
+from training.datasets.schema import (
+    Row,
+    data_files,
+    fingerprint,
+    read_pairs,
+    read_rows,
+    write_lines,
+)
 from training.evaluation import ablation, cumulative, held_out, suite
 from training.evaluation.checkpoint import CheckpointJudge
 from training.evaluation.cumulative import Variant
@@ -144,14 +152,24 @@ def sample(data: Path, out: Path, most: int) -> Path:
     return folder
 
 
+def measured_on(held: Sequence[Row], sets: Path) -> str:
+    """What rows are called: records of others, or of other labels, do not stand beside them."""
+    digest = hashlib.sha256(fingerprint(list(held)).encode())
+    for row in held:
+        digest.update(repr(sorted(source_of(row).labels_of(row).items())).encode())
+    for path in data_files(sets):
+        digest.update(fingerprint(list(read_rows(path))).encode())
+    return f"{sets.name}-{digest.hexdigest()[:12]}"
+
+
 def measure(
-    folder: Path, variant: Variant, seed: int, held: list[Row], sets: Path
+    folder: Path, variant: Variant, seed: int, held: list[Row], sets: Path, on: str
 ) -> dict[str, Any]:
-    """One run's record, kept beside its folder; measured anew where the sets are others."""
+    """One run's record, kept beside its folder; measured anew ``on`` other rows than those."""
     path = folder.with_name(f"{folder.name}.json")
     if path.exists() and path.stat().st_mtime_ns >= (folder / FINISHED).stat().st_mtime_ns:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["measured_on"] == sets.name:
+        if record["measured_on"] == on:
             return record
     judge = CheckpointJudge(folder)
     training = judge.checkpoint.training
@@ -172,7 +190,7 @@ def measure(
         "seconds": training["seconds"],
         "peak_memory_mb": training["peak_memory_mb"],
         "data_sha256": training["data_sha256"][:12],
-        "measured_on": sets.name,
+        "measured_on": on,
         "held_out": quality(judge, english),
         "other_languages": quality(judge, others),
         "refusals": held_out.measure(answers, judge.judge_all, policy, judge.thresholds, who)[
@@ -208,22 +226,23 @@ def run(
         raise RunError(f"no such row: {', '.join(sorted(unknown))}")
     plan.out.mkdir(parents=True, exist_ok=True)
     held = yardstick(plan)
+    on = measured_on(held, sets)
     for seed in seeds:
         for variant in rows:
             if not only or variant.name in only:
                 folder = train(variant, seed, plan)
-                found = measure(folder, variant, seed, held, sets)
+                found = measure(folder, variant, seed, held, sets, on)
                 print(f"{folder.name}: {found['steps']} steps, held out {found['held_out']}")
                 if docs is not None:
-                    _write(collect(plan.out, sets), docs)
-    return collect(plan.out, sets)
+                    _write(collect(plan.out, on), docs)
+    return collect(plan.out, on)
 
 
-def collect(out: Path, sets: Path) -> list[dict[str, Any]]:
-    """The records in a folder of runs that were measured on these sets, by row and seed."""
+def collect(out: Path, on: str) -> list[dict[str, Any]]:
+    """The records in a folder of runs that were measured on these rows, by row and seed."""
     order = [variant.name for variant in cumulative.variants()]
     told = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*-*.json")]
-    found = [one for one in told if one["row"] in order and one["measured_on"] == sets.name]
+    found = [one for one in told if one["row"] in order and one["measured_on"] == on]
     return sorted(found, key=lambda record: (order.index(record["row"]), record["seed"]))
 
 
