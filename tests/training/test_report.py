@@ -66,6 +66,17 @@ def test_bundles_stand_side_by_side_and_beside_what_others_published():
     assert "asked twice |" not in text
 
 
+def test_bundles_that_were_measured_on_other_rows_do_not_stand_side_by_side():
+    other = copy.deepcopy(RESULTS)
+    other["sets"]["hatecheck"]["n"] = 8
+    with pytest.raises(ValueError, match="accurate: hatecheck has other rows than for fast"):
+        render({"fast": RESULTS, "accurate": other}, {})
+    del other["sets"]["hatecheck"]
+    assert "| hatecheck | 9 | 4 |  | 0.600 | – |" in render(
+        {"fast": RESULTS, "accurate": other}, {}
+    )
+
+
 def test_a_cascade_says_whom_it_asks_and_how_often():
     cascade = copy.deepcopy(RESULTS)
     cascade["about"] |= {"tier": "cascade", "second": "big@0123456789ab"}

@@ -57,7 +57,12 @@ Figure = Callable[[Mapping[str, Any]], tuple[str, float] | None]
 
 
 def render(results: Results, held_out: Results) -> str:
-    """The whole document."""
+    """The whole document.
+
+    Raises:
+        ValueError: where a set has other rows for one bundle than for the first.
+    """
+    _comparable(results)
     parts = [HEAD, "\n".join(_about(name, found) for name, found in results.items()), ""]
     parts += [
         "## Side by side\n",
@@ -78,6 +83,16 @@ def render(results: Results, held_out: Results) -> str:
         parts += [f"## {name.capitalize()}, set by set\n", _sets(found), ""]
     parts += ["## Categories\n", _categories(results), ""]
     return "\n".join(parts)
+
+
+def _comparable(results: Results) -> None:
+    """Refuse to put figures side by side, under one number of rows, that are of other rows."""
+    title, first = next(iter(results.items()))
+    for name, found in results.items():
+        for of, row in found["sets"].items():
+            known = first["sets"].get(of, row)
+            if any(row[count] != known[count] for count in ("n", "positives")):
+                raise ValueError(f"{name}: {of} has other rows than for {title}: measure it anew")
 
 
 def _about(name: str, results: Mapping[str, Any]) -> str:
