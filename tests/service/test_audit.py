@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -286,22 +286,45 @@ def test_a_line_that_a_crash_cut_off_ends_where_writing_goes_on(tmp_path, entry)
     assert [json.loads(line)["type"] for line in rest] == ["model", "policy", "verdict"]
 
 
+def full_after(room: int) -> Callable[[int, bytes], int]:
+    """``os.write`` on a disk that takes so many bytes more."""
+    real, left = os.write, [room]
+
+    def write(descriptor: int, text: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = real(descriptor, text[: left[0]])
+        left[0] -= taken
+        return taken
+
+    return write
+
+
+def test_a_line_that_a_crash_cut_off_ends_there_though_the_disk_was_full_at_first(
+    tmp_path, entry, monkeypatch
+):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(entry.line[:100])
+    files = Files(path, max_bytes=10_000, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_after(0))
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                files.write([entry])
+    files.write([entry])
+    files.close()
+    torn, *rest = path.read_bytes().splitlines()
+    assert torn == entry.line[:100]
+    assert [json.loads(line)["type"] for line in rest] == ["model", "policy", "verdict"]
+
+
 def test_a_full_disk_leaves_no_half_record(tmp_path, entry, monkeypatch):
     path = tmp_path / "a.jsonl"
     files = Files(path, max_bytes=100_000, keep=1)
     files.write([entry])
     before = path.read_bytes()
-    real, room = os.write, [150]
-
-    def full(descriptor: int, text: bytes) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        taken = real(descriptor, text[: room[0]])
-        room[0] -= taken
-        return taken
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "write", full_after(150))
         with pytest.raises(OSError, match="No space left"):
             files.write([entry, entry])
     assert path.read_bytes() == before

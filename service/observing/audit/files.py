@@ -98,7 +98,13 @@ class Files:
         self._size = os.fstat(self._file).st_size
         if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
             # A process was killed while it wrote; its last line ends here.
-            self._append(b"\n")
+            try:
+                self._append(b"\n")
+            except OSError:
+                # Not yet: the next attempt must find it so again, or it writes on in that line.
+                os.close(self._file)
+                self._file = None
+                raise
 
     def _claim(self) -> None:
         for slot in range(1, SLOTS + 1):
