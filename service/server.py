@@ -29,6 +29,9 @@ def serve(settings: Settings) -> None:
     One process fills all cores: the runtime computes without the GIL. Several help where more than
     a thousand requests a second keep the one event loop busy; each has its own queue, cache and
     copy of the weights' products, the embedding table is shared.
+
+    Raises:
+        OSError, ValueError: as ``create_app``.
     """
     logs.configure(settings.log_format, settings.log_level)
     options: dict[str, Any] = {
@@ -38,12 +41,17 @@ def serve(settings: Settings) -> None:
         "timeout_keep_alive": KEEP_ALIVE,
         "timeout_graceful_shutdown": settings.drain_seconds,
         "log_config": None,
+        # There are none here, and uvicorn would log their addresses, keys in them included.
+        "ws": "none",
     }
     if settings.processes == 1:
         uvicorn.run(create_app(settings), **options)
         return
     threads = settings.threads or max(1, available_threads() // settings.processes)
     settings = settings.model_copy(update={"threads": threads})
+    # What it cannot be made with is told here, once: a process that dies of it would be replaced,
+    # and die of it again, without end.
+    create_app(settings)
     os.environ[HANDED] = json.dumps(settings.model_dump(), default=_plain)
     with tempfile.TemporaryDirectory(prefix="tamis-metrics-") as shared:
         os.environ[SHARED] = shared

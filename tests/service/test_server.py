@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.server import free_port
 from service import server as serving
+from service.access import KeysError
 from service.settings import Settings
 
 OPTIONAL = [n for n, f in Settings.model_fields.items() if type(None) in get_args(f.annotation)]
@@ -113,9 +114,33 @@ def test_every_process_has_the_settings_of_the_command(
         monkeypatch.setattr(serving, "create_app", seen.append)
         monkeypatch.setattr(serving.uvicorn, "run", lambda *_, **__: serving.worker())
         serving.serve(settings)
-    (one,) = seen
+    here, one = seen
+    assert here == one  # the command itself has tried whether they can be
     assert one.threads is not None
     assert one.model_dump() == settings.model_copy(update={"threads": one.threads}).model_dump()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_process_is_started_that_could_only_die(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(serving.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(serving.uvicorn, "run", lambda *_, **__: pytest.fail("started"))
+    settings = Settings(processes=processes, keys=tmp_path / "none.yaml", feedback="")
+    with pytest.raises(KeysError, match="cannot be read"):
+        serving.serve(settings)
+
+
+def test_addresses_of_websockets_are_not_logged(monkeypatch: pytest.MonkeyPatch):
+    given = dict[str, Any]()
+    monkeypatch.setattr(serving.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(serving, "create_app", lambda _: None)
+    monkeypatch.setattr(serving.uvicorn, "run", lambda _, **options: given.update(options))
+    serving.serve(Settings())
+    config = serving.uvicorn.Config("", **given)
+    config.load_app = lambda: None  # type: ignore[method-assign]
+    config.load()
+    assert config.ws_protocol_class is None
 
 
 def wait_for(address: str, name: str, expected: float) -> None:
