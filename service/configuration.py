@@ -17,8 +17,9 @@ from tamis.policy import Mode, Policy, PolicyError, default_policy, load_policie
 
 logger = logging.getLogger("tamis.service")
 
-# Name, modification time and length of every file. ``stat`` follows links, so the swap of a link by
-# which Kubernetes updates a mounted ConfigMap is a change like any other.
+# Name, number, time of the last change (of rights, too) and length of every file. ``stat`` follows
+# links, so the swap of a link by which Kubernetes updates a mounted ConfigMap is a change like any
+# other.
 Signature = frozenset[tuple[str, int, int, int]]
 
 
@@ -157,7 +158,7 @@ class Configuration:
                 stat = path.stat()
             except OSError:
                 continue
-            found.add((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
+            found.add((str(path), stat.st_ino, stat.st_ctime_ns, stat.st_size))
         return frozenset(found)
 
 

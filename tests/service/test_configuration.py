@@ -136,6 +136,17 @@ async def test_watching_sees_a_swapped_link_and_waits_until_it_stands_still(
     assert configuration.policies["lax"].categories["toxicity"].flag == 0.7
 
 
+async def test_watching_sees_that_a_file_may_be_read_by_now(settings: Settings, folder: Path):
+    metrics = Metrics()
+    watch = asyncio.create_task(Configuration(settings, metrics).watch(0.02))
+    await asyncio.sleep(0.05)
+    (folder / "lax.yaml").chmod(0o640)
+    async with asyncio.timeout(10):
+        while not value(metrics, 'tamis_config_reloads_total{result="applied"}'):
+            await asyncio.sleep(0.01)
+    watch.cancel()
+
+
 def test_a_service_that_only_scores_makes_every_policy_do_so(settings: Settings):
     configuration = Configuration(settings.model_copy(update={"mode": "score"}), Metrics())
     written = {"name": "mine", "categories": {"hate": {}}}
