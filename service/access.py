@@ -34,6 +34,8 @@ NAMED: Final[Mapping[str, Scope]] = {
     "admin": "admin",
     "/v1alpha1/comments:suggestscore": "feedback",
 }
+# Of a rate or a burst; what is more is no limit, and YAML's numbers may be too long for a float.
+MOST: Final = 1e12
 # What changes verdicts for all who name it.
 BLOCKLISTS: Final = "/contentsafety/text/blocklists"
 
@@ -248,6 +250,6 @@ def _positive(raw: Mapping[str, Any], name: str, where: str) -> float | None:
     value = raw.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise KeysError(f"{where}: field {name!r} must be a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST:
+        raise KeysError(f"{where}: field {name!r} must be a number above 0 and below {MOST:g}")
     return float(value)

@@ -125,6 +125,7 @@ GOOD = {"id": "0" * 8, "name": "a", "sha256": "0" * 64}
         ([GOOD | {"scopes": []}], "field 'scopes'"),
         ([GOOD | {"rate": 0}], "field 'rate'"),
         ([GOOD | {"rate": True}], "field 'rate'"),
+        ([GOOD | {"rate": 10**400}], "field 'rate'"),
         ([GOOD | {"policy": 3}], "field 'policy'"),
         ([GOOD, GOOD | {"id": "1" * 8}], "share the name 'a'"),
         ([GOOD, GOOD | {"name": "b"}], "share the id"),
