@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Refusal, parsed, stream } from "./api.js";
+import { Refusal, call, parsed, storeKey, stream } from "./api.js";
 import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
@@ -394,6 +394,19 @@ test("errors in and before a stream are refusals, and so is a connection that br
     ["Error", 0, null, null],
     ["AbortError", undefined, 20, undefined],
   ]);
+});
+
+test("a key that no header can hold is a wrong key, not a lost connection", async (context) => {
+  const asked = context.mock.method(globalThis, "fetch", async () => new Response("{}"));
+  for (const key of ["tamis_…", "“tamis_1”", "tamis_\n1"]) {
+    storeKey(key);
+    await assert.rejects(call("policies"), { status: 401 });
+    await assert.rejects(stream("moderate", { body: {} }).next(), { status: 401 });
+  }
+  assert.equal(asked.mock.callCount(), 0);
+  storeKey("tamis_1");
+  assert.equal((await call("policies")).text, "{}");
+  storeKey(null);
 });
 
 test("an explanation is told with what stands of it", () => {

@@ -102,8 +102,10 @@ export function asCurl(path, body) {
   return lines.join(" \\\n  ");
 }
 
-function send(path, body, signal, headers = {}) {
+async function send(path, body, signal, headers = {}) {
   const key = storedKey();
+  // No header can hold it, and fetch would say that there is no connection.
+  if (key !== null && !/^[\x21-\x7e]+$/.test(key)) throw new Refusal(401, { message: "no key looks like this one" });
   return fetch(path, {
     method: body === undefined ? "GET" : "POST",
     body: body === undefined ? undefined : JSON.stringify(body),
