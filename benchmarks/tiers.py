@@ -55,9 +55,21 @@ class Tier:
     bundles: tuple[Bundle, ...]
     met: tuple[Bundle, ...]
 
-    def start(self) -> Server:
-        """A server of it, without a reasoner."""
-        return Server(self.bundles[0].path, **self.settings)
+    @contextmanager
+    def start(self, **more: object) -> Iterator[Server]:
+        """A server of it, without a reasoner, once it has all its bundles loaded.
+
+        It answers before that, by the fast one alone.
+
+        Raises:
+            RuntimeError: where one cannot be loaded.
+        """
+        with Server(self.bundles[0].path, **more | self.settings) as server:
+            while (said := server.health()) is None or said.get("accurate", "ready") != "ready":
+                if said is not None and said["accurate"] == "failed":
+                    raise RuntimeError(str(said.get("reason")))
+                time.sleep(0.02)
+            yield server
 
 
 class Bare:
@@ -144,14 +156,9 @@ def cascade_of_all(fast: Bundle, accurate: Bundle, scratch: Path) -> Path:
 
 @contextmanager
 def serving(tier: Tier) -> Iterator[tuple[Server, Client]]:
-    """A server that has all its bundles loaded, and a connection to it."""
-    with tier.start() as server:
-        while (said := server.health()) is None or said.get("accurate", "ready") != "ready":
-            if said is not None and said["accurate"] == "failed":
-                raise RuntimeError(str(said.get("reason")))
-            time.sleep(0.02)
-        with Client(server.port) as client:
-            yield server, client
+    """A server, and a connection to it."""
+    with tier.start() as server, Client(server.port) as client:
+        yield server, client
 
 
 def footprint(tier: Tier, delta: Path | None) -> Row:

@@ -8,8 +8,8 @@ server's own threads. The bare runtime is at its best: one single-thread run on 
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -134,14 +134,9 @@ def footprint(tier: Tier, workers: Sequence[int], seconds: float) -> list[Row]:
     return rows
 
 
-@contextmanager
-def serving(tier: Tier, workers: int) -> Iterator[Server]:
-    """A server of a tier with so many workers, whole."""
-    settings = {"max_wait_ms": 60_000, "workers": workers}
-    with Server(tier.bundles[0].path, **settings | tier.settings) as server:
-        while (said := server.health()) is None or said.get("accurate", "ready") != "ready":
-            time.sleep(0.05)
-        yield server
+def serving(tier: Tier, workers: int) -> AbstractContextManager[Server]:
+    """A server of a tier with so many workers."""
+    return tier.start(max_wait_ms=60_000, workers=workers)
 
 
 def run(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Self, get_args
 
 import pytest
 
@@ -64,6 +64,41 @@ def test_every_tier_is_measured_beside_its_own_graph(
     page = record.render(kept)
     assert kept["about"]["date"] in page
     assert f"| {tiers.ALWAYS} | 16 |" in page
+
+
+class Starting:
+    """A server whose accurate bundle stands as it is told, one look after the other."""
+
+    def __init__(self, *states: str | None) -> None:
+        self.states = list(states)
+
+    def __call__(self, _: Path, **settings: object) -> "Starting":
+        self.settings = settings
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.states.append("left")
+
+    def health(self) -> dict[str, str] | None:
+        state = self.states.pop(0)
+        return None if state is None else {"accurate": state, "reason": "it is spoilt"}
+
+
+def test_a_cascade_is_asked_when_it_can_ask_twice(bundle: Bundle, monkeypatch):
+    cascade = tiers.Tier(tiers.CASCADE, {"tier": tiers.CASCADE}, (bundle, bundle), (bundle,))
+    server = Starting(None, "loading", "ready")
+    monkeypatch.setattr(tiers, "Server", server)
+    with cascade.start(workers=2):
+        assert server.states == []
+    assert server.settings == {"workers": 2, "tier": tiers.CASCADE}
+    spoilt = Starting("loading", "failed")
+    monkeypatch.setattr(tiers, "Server", spoilt)
+    with pytest.raises(RuntimeError, match="it is spoilt"), cascade.start():
+        pytest.fail("asked")
+    assert spoilt.states == ["left"]
 
 
 def test_bands_of_other_bundles_make_no_cascade(bundle: Bundle, tmp_path: Path):
