@@ -25,6 +25,8 @@ from tamis import bundle as bundles
 CLIENTS: Final = 200
 ROLLS: Final = 6
 LOOK: Final = 0.5
+# Seconds after which a caller that found nobody ready asks again.
+UNREADY: Final = 0.02
 BODY: Final = {"input": "What would be a good soup for a cold evening?"}
 # The question is whether anything is lost, not whether two cores can be shared by 200 in a second.
 HEADERS: Final = {"x-request-timeout-ms": "60000"}
@@ -54,6 +56,10 @@ class Balancer:
     async def ask(self, client: httpx.AsyncClient) -> None:
         """One caller, without pause."""
         while True:
+            if not self.ready:  # or every caller would end here, and nobody would count it
+                self.answers["nobody ready"] += 1
+                await asyncio.sleep(UNREADY)
+                continue
             port = self.ready[next(self._turn) % len(self.ready)]
             try:
                 url = f"http://127.0.0.1:{port}/moderate"

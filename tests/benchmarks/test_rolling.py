@@ -1,6 +1,20 @@
+import asyncio
 from pathlib import Path
 
+import httpx
+
 from benchmarks import rolling
+
+
+async def test_where_nobody_is_ready_callers_fail_and_go_on():
+    balancer = rolling.Balancer()
+    async with httpx.AsyncClient() as client:
+        caller = asyncio.create_task(balancer.ask(client))
+        await asyncio.sleep(3 * rolling.UNREADY)
+        assert not caller.done()
+        caller.cancel()
+    assert set(balancer.answers) == {"nobody ready"}
+    assert balancer.answers["nobody ready"] > 1
 
 
 async def test_nothing_is_lost_when_processes_are_replaced_under_load(bundle):
