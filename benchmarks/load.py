@@ -212,8 +212,9 @@ def open_loop(
             if (wait := at - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             connection, since = free.pop() if free else (None, 0.0)
-            # Servers close connections that idle for long, some after 5 s.
-            if connection is None or time.perf_counter() - since > IDLE:
+            # Servers close connections that idle for long, some after 5 s, and may break any.
+            idle = time.perf_counter() - since > IDLE
+            if connection is None or connection.transport is None or idle:
                 connection = await run.connect()
                 everything.append(connection)
             if (now := time.perf_counter()) >= run.counting_from:

@@ -91,6 +91,29 @@ def test_an_open_loop_keeps_its_rate_whatever_the_answers_take(port):
     assert all(late >= 0 for late in result.late)
 
 
+def test_an_open_loop_counts_connections_that_break_and_goes_on():
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(load.HEAD_END)
+        writer.close()
+
+    async def serve(number: "Future[int]", stop: "Future[None]") -> None:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            number.set_result(server.sockets[0].getsockname()[1])
+            await asyncio.wrap_future(stop)
+
+    number, stop = Future[int](), Future[None]()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(number, stop)))
+    thread.start()
+    sent = [load.message("/x", b"{}", tokens=1)]
+    result = load.open_loop(number.result(5), sent, rate=100, seconds=1.5, warm=0.0)
+    stop.set_result(None)
+    thread.join(5)
+    # More than were open at first, so that some would be asked again.
+    assert set(result.statuses) == {0}
+    assert result.statuses[0] > 64
+
+
 def test_at_once_all_are_sent_and_waited_for(port):
     sent = [load.message("/x", b"{}", tokens=3)] * 12
     result = load.at_once(port, sent)
