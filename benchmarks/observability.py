@@ -52,8 +52,10 @@ def receiver() -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.observability", "--receive"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
 
 def receive() -> None:

@@ -93,7 +93,7 @@ def compare_arenas(graph: Path) -> list[Row]:
 
 def _soaked(samples: Sequence[tuple[float, float]], result: load.Result, minutes: float) -> Row:
     settled = [mb for at, mb in samples if at > WARM * minutes]
-    fifth = len(settled) // 5
+    fifth = max(len(settled) // 5, 1)
     first, last = (sum(part) / fifth for part in (settled[:fifth], settled[-fifth:]))
     marks = {f"{share:.0%}": round(samples[int(share * (len(samples) - 1))][1]) for share in SHARES}
     return {
