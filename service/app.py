@@ -92,7 +92,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            # As browsers write them, not as their bars show addresses: without a path, and small.
+            allow_origins=[o.strip().rstrip("/").lower() for o in settings.cors_origins.split(",")],
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )

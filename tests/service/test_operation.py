@@ -207,10 +207,11 @@ def test_administration_on_a_port_of_its_own(start: Start):
         connection.close()
 
 
-def test_other_origins_are_let_in_only_where_named(start: Start):
+@pytest.mark.parametrize("named", ["https://app.example", "https://App.example/"])
+def test_other_origins_are_let_in_only_where_named(start: Start, named: str):
     asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
     assert "access-control-allow-origin" not in start().options("/moderate", headers=asked).headers
-    client = start(cors_origins="https://app.example, https://other.example")
+    client = start(cors_origins=f"https://other.example, {named}")
     allowed = client.options("/moderate", headers=asked)
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
     answer = client.post("/moderate", json={"input": "x"}, headers=asked)
