@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from benchmarks.server import free_port
 from service.app import create_app
+from service.observing.audit.audit import open_audit
+from service.observing.audit.counters import AuditCounters
 from service.observing.audit.files import Files
 from service.observing.audit.history import Log
 from service.observing.audit.record import Entry
@@ -343,6 +346,16 @@ def test_an_audit_log_that_cannot_be_is_refused_at_the_start(tmp_path, settings,
 
 def audited(settings: Settings, path: Path, **more: Any) -> Settings:
     return Settings(**settings.model_dump() | {"audit": str(path)} | more)
+
+
+def test_a_path_at_home_is_at_home(tmp_path, settings, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    chosen = settings.model_copy(update={"audit": "~/logs/a.jsonl"})
+    open_audit(chosen, AuditCounters(CollectorRegistry()))
+    assert (tmp_path / "home" / "logs").is_dir()
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_the_record_of_an_item(settings, tmp_path, bundle):

@@ -71,11 +71,12 @@ def open_audit(settings: Settings, events: AuditCounters) -> Audit | None:
     Raises:
         OSError, ValueError: where the file cannot be written, the URL is none, or psycopg is
             missing.
+        RuntimeError: where there is no such home.
     """
     if settings.audit is None:
         return None
     if not settings.audit.startswith(POSTGRES):
-        path = Path(settings.audit)
+        path = Path(settings.audit).expanduser()
         return Audit(Files(path, settings.audit_max_bytes, settings.audit_keep), events)
     try:
         from service.observing.audit.postgres import Postgres
