@@ -1,5 +1,6 @@
 """Around every request: an id, a body limit, a time, and an answer in JSON whatever happens."""
 
+import asyncio
 import logging
 import random
 import re
@@ -102,6 +103,9 @@ class Envelope:
             await refuse(error, dialect, self._overload_status)(scope, receive, tagged)
         except ClientDisconnect:
             status = CLIENT_GONE
+        except asyncio.CancelledError:
+            status = 0  # The time for a shutdown is over: what began well has no end.
+            raise
         except Exception as error:
             # Frames name code; an exception's message may quote a caller's text, so it stays out.
             logger.error("request %s: %s\n%s", request_id, type(error).__name__, frames(error))

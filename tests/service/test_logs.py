@@ -9,14 +9,21 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from benchmarks.server import free_port
 from service.engine.engine import Engine
 from service.observing import logs
+from service.observing.answered import Answered
 from service.observing.logs import JsonFormatter, LineSink, SpoolHandler, TextFormatter
+from service.observing.metrics import Metrics
+from service.observing.tracing import Ids
+from service.web.lifecycle import Lifecycle
+from service.web.middleware import Envelope
 from tests.service.observed import INSULT, post, running, until
 
 SECRET = "zebra-canary-4c1"
@@ -141,6 +148,29 @@ def test_errors_have_their_code_and_faults_of_ours_are_warnings(settings, caplog
     assert levels == ["INFO", "INFO", "INFO", "WARNING"]
     ours = [r for r in caplog.records if not r.name.startswith("httpx")]  # the client's own
     assert SECRET not in "".join(map(JsonFormatter().format, ours))
+
+
+async def test_an_answer_that_a_shutdown_cuts_off_was_not_given():
+    told, began = list[Answered](), asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        began.set()
+        await asyncio.Event().wait()
+
+    async def ignore(_: Message) -> None: ...
+
+    observers: Any = SimpleNamespace(tracing=Ids(), tell=told.append)
+    lifecycle = Lifecycle(0, 0, lambda: None)
+    envelope = Envelope(endless, Metrics(), 1, None, lifecycle, observers, 503)
+    scope = {"type": "http", "method": "POST", "path": "/moderate/stream", "headers": []}
+    task = asyncio.create_task(envelope(scope, asyncio.Event().wait, ignore))  # type: ignore[arg-type]
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (answered,) = told
+    assert (answered.status, answered.outcome) == (0, "error")
 
 
 def test_probes_are_logged_only_when_they_fail(settings, caplog, tmp_path):
