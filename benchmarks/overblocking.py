@@ -2,10 +2,11 @@
 
     python -m benchmarks.overblocking [--tier T] [--before B] [--data DIR] [--rows] [--write]
 
-Judged by the default tier, unless ``--tier`` names another; the fast bundle alone stands beside it,
-``--before`` sets another bundle there as well, and ``--data`` public sets of safe prompts;
-``--rows`` lists every false alarm; ``--write`` makes ``docs/overblocking.md``. The test that gates
-these figures is ``tests/service/test_overblocking.py``.
+Judged by the default tier, unless ``--tier`` names another, and other languages by whoever reads
+them (``--multilingual``); the fast tier stands beside it, ``--before`` sets another bundle there as
+well, and ``--data`` public sets of safe prompts; ``--rows`` lists every false alarm; ``--write``
+makes ``docs/overblocking.md``. The test that gates these figures is
+``tests/service/test_overblocking.py``.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from typing import Final, Literal
 
 from benchmarks.record import Record, render
 from service.engine.cascade import Cascade
-from service.engine.classifier import Classifier
-from tamis.cli.common import add_tier, load_classifier, load_tier
+from tamis import bundle as bundles
+from tamis.cli.common import Judging, add_tier, load_classifier, load_tier, multilingual_of
 from tamis.content import Content, plain, prompt, response
 from tamis.policy import default_policy
 from tamis.taxonomy import ATTACK, TOXICITY
@@ -109,7 +110,7 @@ def public(data: Path) -> list[Row]:
     return found
 
 
-def judge(classifier: Classifier | Cascade, some: Iterable[Row]) -> list[Judged]:
+def judge(classifier: Judging, some: Iterable[Row]) -> list[Judged]:
     """Judge rows one by one under the default policy."""
     policy, bundle = default_policy(), classifier.bundle
     provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
@@ -240,11 +241,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="make docs/overblocking.md")
     args = parser.parse_args()
     tier = args.tier or DEFAULT
+    other = multilingual_of(args.multilingual)
     some = [*rows(), *(public(args.data) if args.data else [])]
-    served = load_tier(tier, args.bundle, args.accurate)
+    served = load_tier(tier, args.bundle, args.accurate, multilingual=other)
     named = {tier: judge(served, some)}
     if tier != "fast":
-        named["fast"] = judge(load_classifier(args.bundle), some)
+        named["fast"] = judge(load_tier("fast", args.bundle, None, multilingual=other), some)
     if args.before:
         named["before"] = judge(load_classifier(args.before), some)
     judged = [one for one in named[tier] if one.row.group not in PUBLIC]
@@ -255,10 +257,14 @@ def main() -> None:
         print()
     made = record(judged)
     made.tables = [beside(named), *made.tables]
+    made.command += f" --tier {args.tier}" if args.tier else ""
     made.command += " --data DATA/eval" * bool(args.data) + " --before BUNDLE" * bool(args.before)
     who = [f"{served.bundle.name}@{served.bundle.fingerprint[:12]}"]
     if isinstance(served, Cascade):
         who.append(f"{served.second.model}@{served.second.bundle[:12]}")
+    if other is not None:
+        tongues = bundles.load(other)
+        who.append(f"{tongues.name}@{tongues.fingerprint[:12]}")
     made.write(served.bundle, keep=False, bundle=f"{tier}: {', '.join(who)}")
     if args.write:
         PAGE.write_text(f"{HEAD}\n{render(asdict(made))}", encoding="utf-8")
