@@ -131,6 +131,11 @@ def test_twins_of_a_group_stay_on_one_side():
     assert all(len({side(n, f"twins {g}") for n in range(20)}) == 1 for g in range(30))
 
 
+def test_rows_that_nobody_trains_on_are_split_as_most_are():
+    held = [mixing.is_held_out(parsed("harmbench", prompt=f"sentence {n}")) for n in range(1000)]
+    assert 0.05 < np.mean(held) < 0.11
+
+
 def test_the_last_turn_of_a_conversation_is_judged_behind_the_earlier_ones():
     turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
     raw = {"id": "1", "source": "written_conversations", "label": 0, "severity": 0}

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from training.datasets.readings import as_read
-from training.datasets.registry import source_of
+from training.datasets.registry import source_of, sources
 from training.datasets.schema import Row, data_files, read_rows
 
 Variant = Literal["permissive", "all"]
@@ -50,9 +50,12 @@ def is_held_out(row: Row) -> bool:
     """Whether a row belongs to the held-out slice: by a hash of its group, or of its prompt.
 
     Twins of a group stay together. Hashing the prompt keeps all answers to one prompt on the same
-    side, and keeps a row on its side whatever else the data contains.
+    side, and keeps a row on its side whatever else the data contains. Rows of sources that nobody
+    trains on (evaluation sets) are parted as most are.
     """
-    return is_held_out_prompt(row.group or row.prompt, source_of(row).held_out)
+    known = sources().get(row.source)
+    percent = None if known is None else known.held_out
+    return is_held_out_prompt(row.group or row.prompt, percent)
 
 
 def is_held_out_prompt(prompt: str, percent: int | None = None) -> bool:
