@@ -281,11 +281,13 @@ class Moderator:
             RequestError: 503 while it is loading.
         """
         if self.engine is None:
+            # A cascade's fast bundle waits for no other.
+            alone = self.tiers.tier == "accurate"
             raise RequestError(
-                self.tiers.reason or "the model is still loading",
+                (alone and self.tiers.reason) or "the model is still loading",
                 code="not_ready",
                 status=503,
-                headers=retry_after(SOON.get(self.tiers.state, 1.0)),
+                headers=retry_after(SOON.get(self.tiers.state, 1.0) if alone else 1.0),
             )
         return self.engine
 

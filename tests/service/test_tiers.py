@@ -246,6 +246,14 @@ def health(client: TestClient) -> dict[str, Any]:
     return client.get("/health/ready").json()
 
 
+def test_whoever_waits_for_the_fast_bundle_is_told_so(tmp_path: Path):
+    settings = Settings(bundle=tmp_path, tier="cascade", accurate=tmp_path / "accurate")
+    with TestClient(create_app(settings)) as client:
+        refused = client.post("/moderate", json={"input": SOUP})
+        assert refused.json()["error"]["message"] == "the model is still loading"
+        assert refused.headers["retry-after"] == "1"
+
+
 def test_the_cascade_as_served(bundle, second: Bundle, tmp_path: Path, quick):
     folder, log = tmp_path / "accurate", tmp_path / "audit.jsonl"
     folder.mkdir()
