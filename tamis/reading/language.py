@@ -30,6 +30,10 @@ END: Final = re.compile("[.!?;\n。！？；।؟]+")
 LATIN: Final = re.compile("[a-zªº\u00c0-\u024f\u0300-\u036f\u1e00-\u1eff\ufb00-\ufb06]+")
 # Letters in another dress, mathematical ones among them, and signs of sound: no script of theirs.
 DRESSED: Final = re.compile("[a-z\u0250-\u02ff\u1d00-\u1dbf\u2070-\u218f\U0001d400-\U0001d7ff]")
+# Code, addresses and sums.
+SIGNS: Final = re.compile(r"[_=<>(){}\[\]/\\|#@$+*0-9]")
+# What has none is an abbreviation, or noise.
+VOWEL: Final = re.compile("[aeiouy]")
 # Scripts that put no space between words; so many of their letters are about a word.
 UNSPACED: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -42,6 +46,13 @@ SYMBOL: Final = 2
 # as well ("die", "war").
 UNKNOWN: Final = 0.7
 SHARED: Final = 0.5
+# Of so few words none may be grammar: commands have two. They are no English where hardly one of
+# them is, and one is no word that is known. An English word that is none of the commonest says
+# little: names and loan words are among them, and words of others by accident ("femme", "mach").
+FEW: Final = 9
+HARDLY: Final = 0.75
+COMMON: Final = 3_000
+RARE: Final = 0.35
 # Words of grammar that names have in English as well ("La Scala", "Leonardo da Vinci"); other words
 # as short are parts of codes.
 ARTICLES: Final = frozenset(
@@ -64,6 +75,8 @@ class Count(NamedTuple):
     english: int = 0
     unknown: int = 0
     shared: int = 0
+    rare: int = 0
+    """Those of the English ones that are none of the commonest."""
 
     @property
     def all(self) -> float:
@@ -80,6 +93,13 @@ class Count(NamedTuple):
             return False
         weight = self.foreign + UNKNOWN * self.unknown + SHARED * self.shared
         return weight > self.english + LEAD
+
+    @property
+    def is_no_english(self) -> bool:
+        """Whether so few words that grammar tells nothing hold hardly an English one."""
+        strange = self.unknown + self.foreign + self.shared
+        english = self.english - (1 - RARE) * self.rare
+        return self.all <= FEW and english < HARDLY and self.unknown > 0 and strange > 1
 
 
 def language(text: str) -> Language:
@@ -100,22 +120,23 @@ def language(text: str) -> Language:
                 foreign = foreign or (count.all >= LEAST and count.foreign + count.shared > 1)
             else:
                 english = english or count.english > LEAST
-    if total.is_foreign:
+    if total.is_foreign or (total.is_no_english and SIGNS.search(text) is None):
         return "mixed" if english else "foreign"
     return "mixed" if foreign else "english"
 
 
 def _count(found: list[str]) -> Count:
     ranks, grammar = words(), _grammar()
-    foreign, english, unknown, shared = 0.0, 0, 0, 0
+    foreign, english, unknown, shared, rare = 0.0, 0, 0, 0, 0
     for word in found:
         if word in grammar:
             if word in ranks:
                 shared += 1
             else:
                 foreign += 1
-        elif word in ranks:
+        elif (rank := ranks.get(word)) is not None:
             english += 1
+            rare += rank > COMMON
         elif word.isascii() or LATIN.fullmatch(word) is not None:
             if len(word) < 2 or (word.isascii() and not word.isalpha()):
                 continue  # part of a code, or of a word that could not be read
@@ -124,14 +145,14 @@ def _count(found: list[str]) -> Count:
             elif word in ARTICLES:
                 shared += 1
             elif word.isascii():
-                unknown += len(word) > 2
+                unknown += len(word) > 2 and VOWEL.search(word) is not None
             elif not known(_bare(word)):
                 foreign += 1
         elif letters := len(UNSPACED.findall(word)):
             foreign += max(1.0, letters / LETTERS)
         elif len(word) > SYMBOL and DRESSED.search(word) is None:
             foreign += 1
-    return Count(foreign, english, unknown, shared)
+    return Count(foreign, english, unknown, shared, rare)
 
 
 @cache
