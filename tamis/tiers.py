@@ -127,7 +127,7 @@ class Bands:
         sentences. ``own`` are the fast bundle's thresholds.
         """
         if second.second is None:
-            return second
+            return replace(second, ruled=first.ruled)
         settled = replace(
             second.second,
             thresholds=self.thresholds(own, second.second.thresholds),
@@ -168,6 +168,7 @@ class Bands:
                 *(one for one in second.evidence if one.category not in marked),
             ),
             second=settled,
+            ruled=first.ruled,
         )
 
     def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:

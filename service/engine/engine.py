@@ -359,9 +359,7 @@ class Engine:
                 found.findings[n] = replace(found.findings[n], missed="deadline")
             return
         for n, finding in zip(unsure, more.findings, strict=True):
-            first = found.findings[n]
-            settled = bands.settle(first, finding, self.bundle.thresholds)
-            found.findings[n] = replace(settled, ruled=first.ruled)
+            found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)
         found.queued += more.queued
         found.tokenize += more.tokenize
         found.pool += more.pool

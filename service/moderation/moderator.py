@@ -32,7 +32,7 @@ from service.moderation.masking import Masked, mask, missing
 from service.moderation.questions import answered, rules_of
 from service.moderation.rules import Rules
 from service.moderation.streams import Streams
-from service.moderation.tiers import SOON, Tiers, Tongues
+from service.moderation.tiers import Tiers, Tongues
 from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.settings import Settings
@@ -281,14 +281,8 @@ class Moderator:
             RequestError: 503 while it is loading.
         """
         if self.engine is None:
-            # A cascade's fast bundle waits for no other.
-            alone = self.tiers.tier == "accurate"
-            raise RequestError(
-                (alone and self.tiers.reason) or "the model is still loading",
-                code="not_ready",
-                status=503,
-                headers=retry_after(SOON.get(self.tiers.state, 1.0) if alone else 1.0),
-            )
+            reason, seconds = self.tiers.wait
+            raise RequestError(reason, code="not_ready", status=503, headers=retry_after(seconds))
         return self.engine
 
     def check_items(self, count: int, param: str = "input") -> None:

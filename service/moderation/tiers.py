@@ -51,6 +51,14 @@ class Tiers:
             return f"the accurate bundle could not be loaded: {self._arrival.failure}"
         return WAITING.get(self._arrival.state) or self.trouble
 
+    @property
+    def wait(self) -> tuple[str, float]:
+        """While nothing answers: what is waited for, and in how many seconds to ask again."""
+        if self.tier == "accurate" and self.reason is not None:
+            return self.reason, SOON.get(self.state, 1.0)
+        # Of a cascade, too: its fast bundle waits for no other.
+        return "the model is still loading", 1.0
+
     async def alone(self, take: Callable[[Path], Awaitable[None]]) -> None:
         """Look for the bundle until cancelled, and serve it when it comes; later ones wait."""
         served = False
