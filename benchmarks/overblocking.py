@@ -40,7 +40,7 @@ PUBLIC: Final = {
     "WizardLM": "wizardlm_test",
 }
 # Groups that are counted apart from the total.
-APART: Final = ("languages",)
+APART: Final = ("languages", "short")
 ALARMING: Final = "alarming"
 HEAD: Final = """# Over-blocking
 
