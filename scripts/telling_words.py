@@ -17,12 +17,12 @@ from typing import Final
 
 from scripts.reading_tables import write_words
 from tamis.reading.lexicon import known, words
-from tamis.reading.misspelt import LEAST, SHORT, candidates, keys, usual
+from tamis.reading.misspelt import LEAST, SHORT, candidates, guess, keys
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import read_rows
 
 FILES: Final = ("annotated/annotated", "train/prompt")
-WORD: Final = re.compile(f"[a-z]{{{LEAST},}}")
+WORD: Final = re.compile(f"[a-z]{{{SHORT},}}")
 BEGINNING: Final = 600
 # A word tells of harm by odds of 3 to 1 in some rows, or of 2 to 1 in so many that it is sure.
 SOME, MANY = 6, 25
@@ -53,7 +53,8 @@ def telling(data: Path, dictionary: set[str]) -> tuple[list[str], Counter[str]]:
     found, rows = counted(data)
     ranks, chosen = words(), []
     for word, n in found[True].items():
-        if (not known(word) and word not in dictionary) or ranks.get(word, USUAL) < USUAL:
+        strange = not known(word) and word not in dictionary
+        if len(word) < LEAST or strange or ranks.get(word, USUAL) < USUAL:
             continue
         odds = (n + 0.5) / rows[True] / ((found[False][word] + 0.5) / rows[False])
         if (n >= SOME and odds > ODDS) or (n >= MANY and odds > SURE):
@@ -67,7 +68,7 @@ def alike(chosen: list[str], dictionary: set[str], harmless: Counter[str]) -> It
     for word in sorted(dictionary | {word for word, n in harmless.items() if n >= TWICE}):
         if known(word) or word in index.words:
             continue
-        if any(candidates(word, index, SHORT)) or usual(word) is not None:
+        if any(candidates(word, index, SHORT)) or guess(word) is not None:
             yield word
 
 

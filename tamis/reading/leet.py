@@ -4,7 +4,7 @@ import re
 from itertools import islice, product
 from typing import Final
 
-from tamis.reading.lexicon import known, telling
+from tamis.reading.lexicon import GRAMMAR, known, telling, words
 from tamis.reading.text import Edit
 
 SIGNS: Final = {
@@ -27,7 +27,7 @@ SIGNS: Final = {
     "£": "l",
 }
 _SIGN: Final = "[" + re.escape("".join(SIGNS)) + "]"
-SUSPICIOUS: Final = re.compile(rf"{_SIGN}[A-Za-z]|[A-Za-z]{_SIGN}{{1,3}}[A-Za-z]")
+SUSPICIOUS: Final = re.compile(rf"{_SIGN}[A-Za-z]|[A-Za-z](?:{_SIGN}{{1,3}}[A-Za-z]|{_SIGN}{{2}})")
 TOKEN: Final = re.compile(rf"(?:[A-Za-z]|{_SIGN})+")
 # A letter behind a sign: "mp3", "team1", "hello!" have none; "@anna" and "$name" are their own.
 INSIDE: Final = re.compile(rf"(?!^[@$]){_SIGN}[A-Za-z]")
@@ -35,6 +35,10 @@ HEX: Final = re.compile(r"[0-9a-fA-F]{6,}")
 # In the company of words in digits, these are words as well; "70" and "15" are found like others.
 LONE: Final = {"4": "a", "1": "i", "@": "a", "!": "i"}
 LETTER: Final = re.compile("[A-Za-z]")
+# A word of four letters stands alone in a text where it is this common, by rank.
+USUAL: Final = 1_500
+# Signs that are enough at the end of a word.
+SIGNED: Final = 3
 # Beyond that a token is a key or an identifier.
 LONGEST: Final = 24
 MOST_CHOICES: Final = 32
@@ -68,16 +72,19 @@ def leet(text: str) -> list[Edit]:
             continue
         if (word := _word(token) if core == token else _word(core) or _word(token)) is not None:
             end = start + len(word)
-            inside = len(word) > 3 and INSIDE.search(token) is not None
+            inside = len(word) > 3 and (INSIDE.search(token) is not None or _mostly(word, token))
             (strong if inside else weak).append(Edit(start, end, word))
         elif LETTER.search(core) is not None and INSIDE.search(core) is not None:
             rest.append(Edit(start, start + len(core), _plain(core)))
         elif LETTER.search(core) is not None and core[0] not in "@$":
             digits.append(Edit(start, start + len(core), _plain(core)))
     if not strong:
-        return []
+        # "7h3" and "4ny" are no names of anything.
+        ranks = words()
+        return [e for e in weak if len(e.text) > 2 and ranks.get(e.text.lower(), GRAMMAR) < GRAMMAR]
     if len(strong) + len(weak) < 2 and len(strong[0].text) < 5:
-        return strong if strong[0].text.lower() in telling() else []
+        usual = words().get(strong[0].text.lower(), USUAL) < USUAL
+        return strong if usual or strong[0].text.lower() in telling() else []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
     return sorted([*strong, *weak, *(rest + digits if sure else [])])
 
@@ -88,6 +95,11 @@ def _word(token: str) -> str | None:
         if known((word := "".join(chosen)).lower()):
             return word
     return None
+
+
+def _mostly(word: str, token: str) -> bool:
+    """Whether more signs end a token than versions and years have: ``cr3473``."""
+    return sum(a != b for a, b in zip(word, token, strict=False)) >= SIGNED
 
 
 def _plain(token: str) -> str:

@@ -2,7 +2,7 @@
 
 Whoever sees a classifier's scores gets past it with one typing error in a word that counts
 (docs/robustness.md). Corrected is what is no word and one slip away from one that stands in
-harmful requests far more often than in others, or from a common one: one text in thirty.
+harmful requests far more often than in others, or from a common one.
 
 ``scripts/telling_words.py`` makes the tables: the words of harm, and those that look like misspelt
 ones and are meant ("heroine").
@@ -11,27 +11,31 @@ ones and are meant ("heroine").
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 from tamis.reading.language import language
-from tamis.reading.lexicon import GRAMMAR, known, table, telling, words
-from tamis.reading.text import Edit
+from tamis.reading.lexicon import ENDINGS, GRAMMAR, known, table, telling, words
+from tamis.reading.text import Edit, cased
+from tamis.reading.torn import SIGN, scrap, torn
 
 WORD: Final = re.compile(r"[A-Za-z]+")
-# A cut is one sign or one space; an apostrophe is spelling.
-CUT: Final = frozenset(" -_.*~|/\\+=^")
-PREFIXES: Final = frozenset(("co", "e", "mis", "non", "pre", "pro", "re", "sub", "un"))
+# Beside letters that are not English, "Świętosława" is no "awa".
+WHOLE: Final = re.compile(r"(?<![^\W\d_])[A-Za-z]+(?![^\W\d_])")
+ADDRESS: Final = re.compile(r"https?://\S+")
 LEAST: Final = 4
-# Of three letters only those of words of grammar are known when they have changed places: "hwo".
+# Three letters are a word of grammar that has two of them in each other's place, or lacks one.
 SHORT: Final = 3
 # Of four letters one that is another leaves too little: "bomb" is not "tomb". So does a first one.
 SURE: Final = 5
-# A name has a capital: only a long word of harm is told from one.
+# A name has a capital: only a long word of harm is told from one, and at a sentence's beginning a
+# common one of five letters.
 LONG: Final = 6
 LONGEST: Final = 20
-# Words of no harm are corrected to by this rank.
+# Words of no harm are corrected to by these ranks; what is longer is told from fewer others.
 COMMON: Final = 8_000
+RARER: Final = 14_000
+# What sentences begin with.
+FIRST: Final = 3_000
 # No slip is told from another language where less of the words than this are English.
 ENGLISH: Final = 0.5
 
@@ -68,63 +72,29 @@ def candidates(word: str, index: Keys, least: int = LEAST) -> Iterator[str]:
 
 def misspelt(text: str) -> list[Edit]:
     """Words as they are spelt."""
-    spelt = WORD.findall(text.lower())
-    odd = {word for word in set(spelt) if word not in words() and _strange(word)}
-    if not odd or not _promising(spelt, odd):
+    if "://" in text:
+        text = ADDRESS.sub(lambda m: " " * len(m[0]), text)
+    found = list((WORD if text.isascii() else WHOLE).finditer(text))
+    spelt = [m[0].lower() for m in found]
+    scraps = {word for word in set(spelt) if scrap(word)}
+    odd = {word for word in scraps if not known(word)}
+    # Most texts end here.
+    if not scraps and SIGN.search(text) is None:
         return []
-    found = list(WORD.finditer(text))
-    strange = [m[0].lower() in odd for m in found]
-    if sum(strange) > (1 - ENGLISH) * len(strange) or language(text) == "foreign":
-        return []
-    said = _joined(text, found, strange)
+    said = torn(text, found, scraps)
     for n, m in enumerate(found):
-        if strange[n] and n not in said:
-            word = slip(m[0].lower())
+        if spelt[n] in odd and n not in said:
+            word = slip(spelt[n])
             if word is not None and not _name(text, m, word):
-                said[n] = Edit(*m.span(), _as(m[0], word))
-    if said:
-        # Three letters are a word of harm without one of its own only in such company.
-        short = ((n, m) for n, m in enumerate(found) if strange[n] and n not in said)
-        for n, m in short:
-            if m[0].islower() and (lost := _lost(m[0])) is not None:
-                said[n] = Edit(*m.span(), lost)
+                said[n] = Edit(*m.span(), cased(m[0], word))
+    foreign = sum(word in odd for word in spelt) > (1 - ENGLISH) * len(spelt)
+    if not said or foreign or language(text) == "foreign":
+        return []
+    # Three letters are a word of harm without one of its own only in such company.
+    for n, m in enumerate(found):
+        if spelt[n] in odd and n not in said and m[0].islower() and (lost := _lost(m[0])):
+            said[n] = Edit(*m.span(), lost)
     return sorted(set(said.values()))
-
-
-def _promising(spelt: list[str], odd: set[str]) -> bool:
-    """Whether there may be a slip to correct; most texts end here."""
-    if any(slip(word) is not None for word in odd):
-        return True
-    at = [n for n, word in enumerate(spelt) if word in odd]
-    return any(_whole("".join(spelt[m : m + 2]), True) for n in at for m in (n - 1, n) if m >= 0)
-
-
-def _joined(text: str, found: list[re.Match[str]], strange: list[bool]) -> dict[int, Edit]:
-    """Words that were cut in two, by the number of either part."""
-    sure: dict[int, Edit] = {}
-    for n, (one, other) in enumerate(pairwise(found)):
-        cut = text[one.end() : other.start()]
-        if n in sure or not (strange[n] or strange[n + 1]) or cut not in CUT:
-            continue
-        joined = (one[0] + other[0]).lower()
-        # "e-mail" and "co-operate" are spelt so; behind an apostrophe no word begins.
-        spelt = cut == "-" and one[0].lower() in PREFIXES
-        own = text[max(one.start() - 1, 0)] not in "'\u2019" and not spelt
-        torn = cut != " " or (strange[n] and (strange[n + 1] or len(one[0]) == 1))
-        if own and _whole(joined, torn):
-            sure[n] = sure[n + 1] = Edit(one.start(), other.end(), _as(one[0], joined))
-    return sure
-
-
-def _strange(word: str) -> bool:
-    return not known(word) and word not in ("a", "i")
-
-
-def _whole(joined: str, torn: bool) -> bool:
-    """Whether two parts make a word of harm, or a common one where they look ``torn``."""
-    if joined in telling():
-        return len(joined) >= LEAST
-    return torn and len(joined) >= SURE and words().get(joined, COMMON) < COMMON
 
 
 def slip(word: str) -> str | None:
@@ -135,12 +105,16 @@ def slip(word: str) -> str | None:
 
 @lru_cache(maxsize=16_384)
 def _slip(word: str) -> str | None:
-    if word in _alike():
-        return None
+    return None if word in _alike() else guess(word)
+
+
+def guess(word: str) -> str | None:
+    """The same, were nothing known of words that only look like misspelt ones."""
     if len(word) == SHORT:
         turned = (word[0] + word[2] + word[1], word[1] + word[0] + word[2])
-        return next((w for w in turned if words().get(w, GRAMMAR) < GRAMMAR), None)
-    return next(candidates(word, _telling()), None) or usual(word)
+        lacking = sorted(candidates(word, _common(), SHORT), key=words().__getitem__)
+        return next((w for w in (*turned, *lacking) if words().get(w, GRAMMAR) < GRAMMAR), None)
+    return next(candidates(word, _telling()), None) or _usual(word) or _ending(word)
 
 
 def _lost(word: str) -> str | None:
@@ -150,9 +124,28 @@ def _lost(word: str) -> str | None:
     return next(candidates(word, _telling(), SHORT), None)
 
 
-def usual(word: str) -> str | None:
+def _usual(word: str) -> str | None:
     """The commonest word that is one slip away, if it is a common one."""
-    return min(candidates(word, _common()), key=words().__getitem__, default=None)
+    found = [*candidates(word, _common()), *_doubled(word)]
+    return min(found, key=words().__getitem__, default=None)
+
+
+def _doubled(word: str) -> Iterator[str]:
+    """The words of grammar, of three letters as well, that have one of them twice: ``annd``."""
+    if len(word) == LEAST:
+        for n in range(1, LEAST):
+            said = word[:n] + word[n + 1 :]
+            if word[n] == word[n - 1] and words().get(said, GRAMMAR) < GRAMMAR:
+                yield said
+
+
+def _ending(word: str) -> str | None:
+    """The same of a word with an ending that no table has: ``negelcting``."""
+    for ending in ENDINGS:
+        stem = word.removesuffix(ending)
+        if stem != word and len(stem) >= SURE and (said := slip(stem)) is not None:
+            return said + ending
+    return None
 
 
 def _near(word: str, other: str) -> bool:
@@ -173,14 +166,8 @@ def _name(text: str, m: re.Match[str], said: str) -> bool:
         return False
     before = text[max(m.start() - 9, 0) : m.start()].rstrip()
     begins = before[-1:] in ("", ".", "!", "?", ":", '"', "'") and not m[0].isupper()
-    return not text.isupper() and not (begins and said in telling())
-
-
-def _as(like: str, said: str) -> str:
-    """In the capitals of what stood there."""
-    if like.isupper() and len(like) > 1:
-        return said.upper()
-    return said.capitalize() if like[0].isupper() else said
+    usual = said in telling() or (words().get(said, FIRST) < FIRST and len(m[0]) >= SURE)
+    return not text.isupper() and not (begins and usual)
 
 
 @cache
@@ -190,8 +177,12 @@ def _telling() -> Keys:
 
 @cache
 def _common() -> Keys:
-    """Some 60,000 keys; 40 ms once, 9 MB."""
-    return keys(w for w, rank in words().items() if rank < COMMON and len(w) >= LEAST)
+    """Some 100,000 keys; 70 ms once, 15 MB."""
+    return keys(
+        word
+        for word, rank in words().items()
+        if len(word) >= LEAST and rank < (RARER if len(word) > LONG else COMMON)
+    )
 
 
 @cache

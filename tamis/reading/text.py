@@ -63,3 +63,10 @@ class Text:
             return edit.start, edit.end
         at = edit.end + into - len(edit.text)
         return at, at + 1
+
+
+def cased(like: str, said: str) -> str:
+    """A word in the capitals of what stood in its place."""
+    if like.isupper() and len(like) > 1:
+        return said.upper()
+    return said.capitalize() if like[0].isupper() else said
