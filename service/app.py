@@ -57,9 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             stack.push_async_callback(_cancel, tasks)
             lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
             _spawn(tasks, _load(moderator, lifecycle))
-            _spawn(tasks, moderator.watch())
-            _spawn(tasks, moderator.watch_rules())
-            _spawn(tasks, moderator.tend())
+            _spawn(tasks, moderator.serving.watch())
+            _spawn(tasks, moderator.serving.watch_rules())
+            _spawn(tasks, moderator.serving.tend())
             _spawn(tasks, moderator.reasoning.watch())
             if settings.reload_seconds:
                 _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))
@@ -128,7 +128,7 @@ def _complete(
 
 async def _load(moderator: Moderator, lifecycle: Lifecycle) -> None:
     try:
-        await moderator.load()
+        await moderator.serving.load()
     except Exception as error:
         # Alive but never ready: an orchestrator shows the reason instead of restarting blindly.
         lifecycle.failure = str(error)

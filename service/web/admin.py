@@ -33,31 +33,31 @@ async def ready(request: Request) -> JSONResponse:
     assert isinstance(lifecycle, Lifecycle)
     if lifecycle.leaving:
         return JSONResponse({"status": "leaving", "reason": "asked to stop"}, 503)
-    tiers = moderator.tiers
+    tiers = moderator.serving.tiers
     tier: dict[str, str] = {"tier": tiers.tier}
     if tiers.tier != "fast":
         tier["accurate"] = tiers.state
-    if moderator.engine is None:
+    if moderator.serving.engine is None:
         status = "loading" if lifecycle.failure is None else "failed"
         reason = lifecycle.failure or tiers.reason
         return JSONResponse({"status": status, "reason": reason} | tier, 503)
-    if (crew := moderator.loader.crew) is not None:
+    if (crew := moderator.serving.loader.crew) is not None:
         tier["workers"] = f"{crew.alive} of {crew.wanted}"
         if not crew.alive:
             reason = "no inference worker is alive"
             return JSONResponse({"status": "failed", "reason": reason} | tier, 503)
     if tiers.reason is not None:  # the fast one answers alone
         tier["reason"] = tiers.reason
-    elif moderator.tongues.reason is not None:
-        tier["reason"] = moderator.tongues.reason
-    elif moderator.rules.reason is not None:
-        tier["reason"] = moderator.rules.reason
+    elif moderator.serving.tongues.reason is not None:
+        tier["reason"] = moderator.serving.tongues.reason
+    elif moderator.serving.rules.reason is not None:
+        tier["reason"] = moderator.serving.rules.reason
     ready = {
         "status": "ready",
-        "model": moderator.engine.bundle.name,
-        "multilingual": moderator.tongues.state,
-        "policy_encoder": moderator.rules.state,
-        "policy_encoder_accurate": moderator.rules.accurate,
+        "model": moderator.serving.engine.bundle.name,
+        "multilingual": moderator.serving.tongues.state,
+        "policy_encoder": moderator.serving.rules.state,
+        "policy_encoder_accurate": moderator.serving.rules.accurate,
         "reasoner": moderator.reasoning.state,
     }
     if (rulings := moderator.rulings) is not None:

@@ -257,7 +257,7 @@ def test_no_answer_within_the_deadline_is_late():
 async def test_the_client_that_awaits_does_the_same(bundle):
     app = create_app(Settings(bundle=bundle.path, feedback=""))
     async with app.router.lifespan_context(app):
-        while app.state.moderator.engine is None:
+        while app.state.moderator.serving.engine is None:
             await _pause()
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         async with http, AsyncClient(URL, http=http) as client:

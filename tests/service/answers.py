@@ -20,7 +20,7 @@ from service.access import new_key
 from service.app import create_app
 from service.dialects.perspective import ANALYZE
 from service.engine.scheduler import OverloadedError, Scheduler
-from service.moderation.moderator import Moderator
+from service.moderation.serving import Serving
 from service.settings import Settings
 from tests.service.test_app import wait_until_ready
 from tests.service.test_streams import events
@@ -132,7 +132,7 @@ def table(bundle: Path, folder: Path) -> list[str]:
     (folder / "keys.yml").write_text(yaml.safe_dump([new_key("somebody")[1]]))
     with ExitStack() as stack:
         keyed = stack.enter_context(running(Settings(**usual, keys=folder / "keys.yml")))
-        stack.enter_context(patch.object(Moderator, "_load", unread))
+        stack.enter_context(patch.object(Serving, "_load", unread))
         loading = stack.enter_context(running(Settings(**usual), ready=False))
         for name, wire in ROWS.items():
             found[name] += [asked(client, wire, KIND) for client in (keyed, loading)]

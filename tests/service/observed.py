@@ -21,7 +21,7 @@ def running(settings: Settings) -> Iterator[TestClient]:
     """The application, ready; everything observed is written when the block has ended."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         # Not by asking, which would be logged as long as it fails.
-        until(lambda: client.app.state.moderator.engine is not None)
+        until(lambda: client.app.state.moderator.serving.engine is not None)
         yield client
 
 

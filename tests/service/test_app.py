@@ -281,9 +281,9 @@ async def test_a_client_who_leaves_stops_the_work(settings):
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         moderator: Moderator = app.state.moderator
-        while moderator.engine is None:
+        while moderator.serving.engine is None:
             await asyncio.sleep(0.01)
-        scheduler = moderator.engine.scheduler
+        scheduler = moderator.serving.engine.scheduler
         body = json.dumps({"input": ["The garden was calm. " * 900] * 4}).encode()
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         sent: list[Message] = []

@@ -126,7 +126,7 @@ def test_a_policy_that_does_not_exist_is_named(client, wire: Wire):
 @EVERY
 def test_a_service_that_loads_says_so(settings, wire: Wire, monkeypatch):
     monkeypatch.setattr(
-        "service.moderation.moderator.Moderator._load", lambda _: (_ for _ in ()).throw(OSError)
+        "service.moderation.serving.Serving._load", lambda _: (_ for _ in ()).throw(OSError)
     )
     with TestClient(create_app(settings)) as client:
         answer = client.post(wire.path, json=wire.body(KIND))

@@ -239,7 +239,7 @@ def test_no_text_is_masked_otherwise_before_its_holdback(text):
 
 def test_an_answer_that_comes_again_is_read_once(client, monkeypatch):
     """Each is judged to its end, since any may be the last; full windows are not run again."""
-    monkeypatch.setattr(client.app.state.moderator.engine, "cache", None)
+    monkeypatch.setattr(client.app.state.moderator.serving.engine, "cache", None)
     text = written(6_000, seed=9)
     windows = []
     for length in (*range(300, 6_000, 300), 6_000):
@@ -263,7 +263,7 @@ def test_an_answer_that_comes_again_is_read_once(client, monkeypatch):
 def test_an_answer_that_comes_again_is_judged_in_the_light_of_all_before(
     client, judged, monkeypatch
 ):
-    monkeypatch.setattr(client.app.state.moderator.engine, "cache", None)
+    monkeypatch.setattr(client.app.state.moderator.serving.engine, "cache", None)
     text = written(3_000, seed=5)
     body = {"input_type": "response", "litellm_call_id": "pond"}
 

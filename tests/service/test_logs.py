@@ -179,9 +179,9 @@ def test_probes_are_logged_only_when_they_fail(settings, caplog, tmp_path):
             assert client.get(path).status_code == 200
         assert accessed(caplog) == []
         moderator = client.app.state.moderator
-        kept, moderator.engine = moderator.engine, None
+        kept, moderator.serving.engine = moderator.serving.engine, None
         assert client.get("/health/ready").status_code == 503
-        moderator.engine = kept
+        moderator.serving.engine = kept
     assert [line["status"] for line in accessed(caplog)] == [503]
 
 

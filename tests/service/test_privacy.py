@@ -119,7 +119,7 @@ def test_no_text_is_in_logs_audit_records_spans_or_metrics(
         exercise(client, monkeypatch)
         # What observes on trial fails, too, and the loop reports it.
         with monkeypatch.context() as patch:
-            patch.setattr("service.moderation.moderator.decide", exploding(2))
+            patch.setattr("service.moderation.trials.decide", exploding)
             assert client.post("/moderate", json={"input": RUDE}).status_code == 200
         metrics = client.get("/metrics").text
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())
@@ -137,16 +137,6 @@ def test_no_text_is_in_logs_audit_records_spans_or_metrics(
         assert "goose" not in written
 
 
-def exploding(good: int):
-    """``decide`` that works so many times, and then fails on a text."""
-    from service.moderation.moderator import decide
-
-    left = [good]
-
-    def wrapped(findings, *more):
-        left[0] -= 1
-        if left[0] < 1:
-            raise ValueError(f"no {RUDE} {findings}")
-        return decide(findings, *more)
-
-    return wrapped
+def exploding(findings, *_):
+    """A ``decide`` that fails on a text."""
+    raise ValueError(f"no {RUDE} {findings}")

@@ -182,7 +182,7 @@ def test_what_is_written_otherwise_is_read_as_it_is_alone(client, name):
 def test_the_last_verdict_has_a_second_opinion_where_one_is_wanted(bundle, tmp_path):
     second = write_second(bundle, tmp_path / "second")
     for client in served(Settings(bundle=bundle.path, feedback="")):
-        engine = client.app.state.moderator.engine
+        engine = client.app.state.moderator.serving.engine
         engine.consult(load_bands(second.path), load_classifier(second), Pace(2_000, 128))
         text = f"{GOOSE} " * 3
         early = send(client, "goose", text, kind="text")
@@ -355,7 +355,7 @@ def test_estimates_of_memory_are_not_too_low(client):
 
 def test_the_estimate_of_a_stream_without_a_finding_is_not_too_low(client):
     """Such are those of gateways, whose texts are judged to their end each time."""
-    classifier = client.app.state.moderator.engine.classifier
+    classifier = client.app.state.moderator.serving.engine.classifier
     (window,) = classifier.encode(plain(written(300))).windows
     scored = [("a", one) for one in classifier.score([window])]
     gc.collect()
@@ -397,7 +397,7 @@ def test_words_are_waited_for_unless_there_are_none():
 
 
 def test_a_memory_answers_for_what_it_has_read_only(client):
-    engine = client.app.state.moderator.engine
+    engine = client.app.state.moderator.serving.engine
     classifier = engine.classifier
     memory = Memory()
     from tamis.content import response
@@ -555,7 +555,7 @@ def test_two_hundred_streams_at_once_end_as_their_texts_would(client):
     assert len(left) == len(range(0, 200, 7))
     # A worker tells how much is left after it has told the caller.
     assert eventually(lambda: "tamis_queued_tokens 0.0" in client.get("/metrics").text)
-    assert client.app.state.moderator.engine.scheduler.queued_tokens == 0
+    assert client.app.state.moderator.serving.engine.scheduler.queued_tokens == 0
 
 
 def test_over_a_socket_verdicts_come_before_the_text_has_ended(bundle):

@@ -13,7 +13,7 @@ from service.access import new_key
 from service.app import create_app
 from service.engine.reasoner import reasoner as engine
 from service.engine.reasoner.reasoner import Reasoner, go_on
-from service.moderation.moderator import DEADLINE
+from service.moderation.limits import DEADLINE
 from service.settings import Settings
 from tamis.reasoner import protocol
 from tests.encoders import write_encoder

@@ -359,15 +359,15 @@ class running_until_failed:  # noqa: N801
 
 
 def test_as_served(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("service.moderation.moderator.TEND", 0.05)
+    monkeypatch.setattr("service.moderation.serving.TEND", 0.05)
     with running(Settings(bundle=bundle.path, workers=1)) as client:
-        crew = client.app.state.moderator.loader.crew
+        crew = client.app.state.moderator.serving.loader.crew
         ready = client.get("/health/ready").json()
         assert (ready["status"], ready["workers"]) == ("ready", "2 of 2")
         body = {"input": [SOUP, {"text": GOOSE}, LONG], "explain": "evidence"}
         first = client.post("/moderate", json=body).json()["results"]
         os.kill(crew.pids[0], signal.SIGKILL)
-        client.app.state.moderator.engine.cache = None
+        client.app.state.moderator.serving.engine.cache = None
         again = client.post("/moderate", json=body).json()["results"]
         assert [r["score"] for r in again] == [r["score"] for r in first]
         until(lambda: sample(client.get("/metrics").text, "tamis_worker_restarts_total") == 1)
