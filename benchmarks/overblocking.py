@@ -23,10 +23,11 @@ from service.engine.cascade import Cascade
 from tamis import bundle as bundles
 from tamis.cli.common import Judging, add_tier, load_classifier, load_tier, multilingual_of
 from tamis.content import Content, plain, prompt, response
+from tamis.deciding import decide
 from tamis.policy import default_policy
 from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.tiers import DEFAULT
-from tamis.verdict import UNSAFE, Provenance, Verdict, decide
+from tamis.verdict import UNSAFE, Provenance, Verdict
 
 ROOT: Final = Path(__file__).parents[1]
 ROWS: Final = ROOT / "tests" / "data" / "benign"

@@ -17,9 +17,10 @@ from typing import Any, Final, Literal, get_args
 
 from tamis.bundle import QUESTIONS, Bundle, BundleError, default_bundle, models, thresholds_of
 from tamis.content import Question
+from tamis.deciding import asked_of
 from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
-from tamis.verdict import Finding, Role, Second, asked_of
+from tamis.verdict import Finding, Role, Second
 
 Tier = Literal["fast", "accurate", "cascade"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)

@@ -53,7 +53,7 @@ RULES: Final = (
     Rule("serialise", "json/"),
     Rule("observe", "service/observing/"),
     Rule("observe", "prometheus_client/"),
-    Rule("verdict", "tamis/verdict.py"),
+    Rule("verdict", "tamis/deciding.py"),
     Rule("verdict", "service/moderation/moderator.py", ("_judged", "decide_on")),
     Rule("verdict", "service/moderation/trials.py"),
     Rule("wait for a leaver", "service/moderation/disconnect.py"),

@@ -19,8 +19,9 @@ from benchmarks.record import Record, Row
 from service.engine.classifier import Classifier, load_classifier
 from tamis import bundle as bundles
 from tamis.content import EARLIER, LIGHT, Content, Message, behind, conversation, last_asked, said
+from tamis.deciding import decide
 from tamis.policy import default_policy
-from tamis.verdict import FieldVerdict, Provenance, decide
+from tamis.verdict import FieldVerdict, Provenance
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import parse_row, read_rows
 

@@ -26,9 +26,10 @@ from service.engine.runtime import CpuRuntime
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
 from tamis.content import prompt
+from tamis.deciding import decide
 from tamis.policy import default_policy
 from tamis.reading import Reading, Text, read
-from tamis.verdict import Provenance, Verdict, decide
+from tamis.verdict import Provenance, Verdict
 
 # Codes write up to nine characters for one: longer rows would measure windows, not reading.
 SHORTEST: Final = 20

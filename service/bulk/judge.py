@@ -13,8 +13,9 @@ from service.engine.classifier import Classifier
 from service.engine.languages import Languages
 from service.engine.ruled import WithRules
 from tamis.content import Content
+from tamis.deciding import decide, withhold
 from tamis.policy import Policy
-from tamis.verdict import Finding, Provenance, Verdict, decide, withhold
+from tamis.verdict import Finding, Provenance, Verdict
 
 # Rows under way for each thread: enough that a long text at the head, which all verdicts behind it
 # wait for, rarely leaves the other threads without work; and the same in characters.

@@ -11,7 +11,8 @@ from service.engine.memory import Memory, Work
 from service.engine.priority import PATIENT, stand_back
 from tamis.bundle import Bundle
 from tamis.content import Content
-from tamis.verdict import Finding, Second, louder
+from tamis.deciding import louder
+from tamis.verdict import Finding, Second
 
 
 class Served(Protocol):

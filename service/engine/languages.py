@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from service.engine.classifier import Classifier
 from tamis.content import Content
+from tamis.deciding import louder
 from tamis.tiers import second_of
-from tamis.verdict import Finding, louder
+from tamis.verdict import Finding
 
 
 class Languages:

@@ -28,10 +28,11 @@ from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import policy as policies
 from tamis.content import Content
+from tamis.deciding import Breach
 from tamis.reasoner import bundle as reasoners
 from tamis.reasoner.protocol import GuidelineError
 from tamis.taxonomy import ATTACK, taxonomy
-from tamis.verdict import Breach, Verdict
+from tamis.verdict import Verdict
 
 logger = logging.getLogger("tamis.service")
 

@@ -31,9 +31,10 @@ from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import Content, NotThereError, Side, judged
+from tamis.deciding import breach, decide, withhold
 from tamis.policy import MaskRule, Policy
 from tamis.reasoner.protocol import Guideline
-from tamis.verdict import Evidence, Finding, Provenance, Verdict, breach, decide, withhold
+from tamis.verdict import Evidence, Finding, Provenance, Verdict
 
 POLICY: Final = "x-tamis-policy"
 # Characters from which on masking would hold up the event loop: some five milliseconds.

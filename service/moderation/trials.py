@@ -11,8 +11,9 @@ from service.errors import frames
 from service.moderation.serving import Serving
 from service.observing.metrics import Metrics
 from tamis.content import Content
+from tamis.deciding import decide
 from tamis.policy import Policy
-from tamis.verdict import Finding, Verdict, decide
+from tamis.verdict import Finding, Verdict
 
 logger = logging.getLogger("tamis.service")
 

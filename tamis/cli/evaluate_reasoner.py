@@ -18,9 +18,9 @@ from tamis.cli.common import (
     whole,
 )
 from tamis.content import Content
+from tamis.deciding import decide
 from tamis.reasoner import bundle as reasoners
 from tamis.reasoner.protocol import Answer, as_text, verdict
-from tamis.verdict import decide
 
 # Texts of either label a taxonomy: of the reasoner's older rows, and of those beside them.
 FEW_TEXTS: Final = 20

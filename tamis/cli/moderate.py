@@ -19,7 +19,8 @@ from tamis.cli.common import (
     with_rules,
 )
 from tamis.content import NotThereError, exchange, judged, prompt
-from tamis.verdict import Action, FieldVerdict, Verdict, decide
+from tamis.deciding import decide
+from tamis.verdict import Action, FieldVerdict, Verdict
 
 
 def add_to(commands: Commands) -> None:

@@ -135,8 +135,9 @@ def test_examples_are_judged_as_the_page_shows_them(bundle):
     """The page's first impression: an insult is flagged, a recipe is not."""
     from service.engine.classifier import load_classifier
     from tamis.content import plain, prompt
+    from tamis.deciding import decide
     from tamis.policy import default_policy
-    from tamis.verdict import Provenance, decide
+    from tamis.verdict import Provenance
 
     script = (ROOT / "service/playground/assets/examples.js").read_text(encoding="utf-8")
     texts = dict(re.findall(r'name: "([^"]+)".*?first:\s*"([^"]+)"', script, flags=re.DOTALL))

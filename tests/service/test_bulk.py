@@ -32,8 +32,9 @@ from service.engine.classifier import Classifier
 from tamis import bundle as bundles
 from tamis import cli, content
 from tamis.content import Content
+from tamis.deciding import decide
 from tamis.policy import default_policy
-from tamis.verdict import Finding, Provenance, decide
+from tamis.verdict import Finding, Provenance
 
 GOOSE = "You stupid goose, I will come and beat you up."
 ROWS: list[Any] = [

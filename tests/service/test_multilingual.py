@@ -25,9 +25,10 @@ from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, load
 from tamis.cli import main
 from tamis.content import Content, exchange, plain, prompt
+from tamis.deciding import decide, louder
 from tamis.policy import default_policy
 from tamis.tiers import load_bands, second_of
-from tamis.verdict import Finding, Provenance, decide, louder
+from tamis.verdict import Finding, Provenance
 from tests.service.observed import post, running, until, verdicts_of
 from tests.service.test_operation import sample
 from tests.service.tiers import GOOSE, SOUP, write_second

@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.dialects import azure, crosswalk, mistral, openai
 from service.settings import Settings
+from tamis.deciding import decide
 from tamis.policy import Policy, Thresholds, default_policy
-from tamis.verdict import CategoryScore, Finding, Provenance, Verdict, decide
+from tamis.verdict import CategoryScore, Finding, Provenance, Verdict
 from tests.service.test_app import wait_until_ready
 from tests.service.wire import KIND, RUDE, user
 

@@ -25,10 +25,11 @@ from tamis import rules
 from tamis.bundle import MANIFEST, Bundle, BundleError
 from tamis.cli import main
 from tamis.content import exchange, plain, prompt
+from tamis.deciding import decide
 from tamis.policy import default_policy
 from tamis.reasoner.protocol import Guideline
 from tamis.tiers import BANDS, load_bands, second_of
-from tamis.verdict import Provenance, decide
+from tamis.verdict import Provenance
 from tests.encoders import write_encoder
 from tests.service.observed import post, running, until, verdicts_of
 from tests.service.test_operation import sample

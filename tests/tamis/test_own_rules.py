@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tamis.deciding import breach, decide
 from tamis.policy import Policy, PolicyError, Thresholds, check_unscored, load_policies
 from tamis.reasoner.protocol import Guideline
-from tamis.verdict import Action, Finding, Provenance, Ruled, Second, Severity, breach, decide
+from tamis.verdict import Action, Finding, Provenance, Ruled, Second, Severity
 
 OWN = {name: Thresholds(0.5, 0.9) for name in ("prompt", "response", "toxicity", "attack", "hate")}
 WHO = Provenance("m", "f", "p", "v")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tamis.bundle import BundleError
+from tamis.deciding import decide
 from tamis.policy import CalibratedThresholds, Thresholds, default_policy
 from tamis.tiers import Band, Bands, Weighing, load_bands
-from tamis.verdict import Evidence, Finding, Provenance, Second, decide
+from tamis.verdict import Evidence, Finding, Provenance, Second
 from tests.service.tiers import write_bands
 
 OWN = {name: Thresholds(0.3, 0.6) for name in ("prompt", "hate", "self-harm", "attack")}

@@ -1,7 +1,8 @@
 import pytest
 
+from tamis.deciding import decide, withhold
 from tamis.policy import CalibratedThresholds, Policy, Thresholds, default_policy
-from tamis.verdict import Action, Evidence, Finding, Provenance, Severity, decide, withhold
+from tamis.verdict import Action, Evidence, Finding, Provenance, Severity
 
 OWN = {
     name: Thresholds(0.5, 0.9)

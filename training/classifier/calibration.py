@@ -222,7 +222,7 @@ def limits(
 def _as_answered(
     name: str, p: np.ndarray, logits: np.ndarray, found: Mapping[str, Calibration]
 ) -> np.ndarray:
-    """P(unsafe) as a verdict has it, which bounds answers': ``tamis.verdict.as_answered``."""
+    """P(unsafe) as a verdict has it, which bounds answers': ``tamis.deciding.as_answered``."""
     refusal = found.get(REFUSAL)
     if name != "response" or refusal is None:
         return p

@@ -21,10 +21,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tamis.deciding import as_answered
 from tamis.policy import Thresholds
 from tamis.taxonomy import ATTACK, DOCUMENT, REFUSAL, SEVERITY, TOXICITY
 from tamis.tiers import OVERALL, Bands, Weighing, logit
-from tamis.verdict import Finding, Second, as_answered
+from tamis.verdict import Finding, Second
 from training.classifier.calibration import fit_logistic, limits
 from training.classifier.thresholds import TARGETS, Chosen, Name, Scored, Target
 from training.datasets import mixing

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tamis.deciding import decide
 from tamis.policy import Policy, Thresholds
 from tamis.taxonomy import DOCUMENT, REFUSAL
-from tamis.verdict import Finding, Provenance, Severity, Verdict, decide
+from tamis.verdict import Finding, Provenance, Severity, Verdict
 from training.datasets import mixing
 from training.datasets.registry import source_of
 from training.datasets.schema import Row

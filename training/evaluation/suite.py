@@ -11,9 +11,10 @@ import numpy as np
 
 from tamis import content
 from tamis.content import Content
+from tamis.deciding import decide
 from tamis.policy import Policy, Thresholds
 from tamis.taxonomy import ATTACK
-from tamis.verdict import Finding, Provenance, Verdict, decide
+from tamis.verdict import Finding, Provenance, Verdict
 from training.datasets.registry import QUESTION_OF, Source, sources
 from training.datasets.schema import Row, data_files, read_rows
 from training.evaluation import metrics

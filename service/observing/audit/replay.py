@@ -21,8 +21,9 @@ from service.observing.audit.record import (
     outcome_json,
 )
 from tamis.content import OTHERS, Message, behind, last_asked
+from tamis.deciding import decide
 from tamis.policy import Policy
-from tamis.verdict import Finding, Provenance, decide
+from tamis.verdict import Finding, Provenance
 
 Again = Callable[[Mapping[str, Any], str, Policy], Finding | None]
 """Judges a recorded content again, by the fingerprint of the bundle that was asked first and a
