@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service.dialects.answers import VERDICTS
 from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
-from service.engine.engine import STAGES, Timings
+from service.engine.timings import STAGES, Timings
 from service.errors import RequestError
 from service.moderation.explaining import explanation_json
 from service.moderation.masking import Masked

@@ -1,16 +1,14 @@
 """The asynchronous engine: contents in, findings and stage times out."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import Final, Literal, TypeAlias, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar, cast
 
-from service.engine.cache import Cache, quoting
+from service.engine.cache import Cache
+from service.engine.flights import Flights, Lookup
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
 from service.engine.pairs import PairTask, Rulings, run_pairs
@@ -18,6 +16,7 @@ from service.engine.policy_encoder import Encoder, RuleScore
 from service.engine.priority import PATIENT, stand_back
 from service.engine.runtime import available_threads, has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
+from service.engine.timings import Timings
 from service.engine.warmup import Pace
 from tamis.bundle import Bundle
 from tamis.content import Content
@@ -34,7 +33,6 @@ RESERVE: Final = 0.05
 PROMPT: Final = 512
 
 R = TypeVar("R")
-Lookup = Literal["hit", "miss", "joined"]
 
 
 class EngineEvents(Events):
@@ -45,25 +43,6 @@ class EngineEvents(Events):
 
     def ruled(self, scores: Sequence[RuleScore], seconds: float, held: int) -> None:
         """Contents were judged by rules, in so much time; ``held`` bytes of rules are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Milliseconds by stage.
-
-    ``queue`` is the wait until the first window started, ``tokenize`` the sum over the contents,
-    ``postprocess`` that of pooling and evidence, ``infer`` the time from start to the last window's
-    end without them (a long text's windows may wait for others' in between).
-    """
-
-    queue: float
-    tokenize: float
-    infer: float
-    postprocess: float
-    total: float
-
-
-STAGES: Final = tuple(stage.name for stage in fields(Timings))
 
 
 Task: TypeAlias = WindowTask | PairTask
@@ -126,8 +105,8 @@ class Engine:
         self._second: Model | None = None
         self._other: Model | None = None
         self.cache = Cache(cache_bytes) if cache_bytes else None
-        self._flights: dict[bytes, asyncio.Future[Finding | None]] = {}
         self._events = events or EngineEvents()
+        self._flights = Flights(self._read, self._events.looked_up)
         self._hands = hands or InProcess()
         self._mine = threading.local()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
@@ -321,7 +300,7 @@ class Engine:
             queued = await self._read(readings, deadline, extra)
             found = [reading.finding for reading in readings]
         else:
-            found, queued = await self._remembered(readings, deadline, self.cache, extra)
+            found, queued = await self._flights.judge(readings, deadline, self.cache, extra)
         return _judged(found, readings, queued, time.perf_counter())
 
     async def _consulted(
@@ -364,82 +343,6 @@ class Engine:
         found.tokenize += more.tokenize
         found.pool += more.pool
         found.found = more.found
-
-    async def _remembered(
-        self, readings: Sequence[Reading], deadline: float | None, cache: Cache, extra: bool
-    ) -> tuple[list[Finding], float]:
-        """Findings from memory, from an equal text being judged right now, or from a run.
-
-        Returns also seconds queued.
-        """
-        loop = asyncio.get_running_loop()
-        until = None if deadline is None else time.perf_counter() + deadline
-        found: dict[int, Finding] = {}
-        queued = 0.0
-        keys = [cache.key(each.content, each.evidence, each.asked) for each in readings]
-        while len(found) < len(readings):
-            own: dict[bytes, int] = {}
-            joined: dict[int, asyncio.Future[Finding | None]] = {}
-            for n, (key, reading) in enumerate(zip(keys, readings, strict=True)):
-                if n in found:
-                    continue
-                if hit := cache.get(key, reading.content):
-                    found[n] = hit
-                    self._events.looked_up("hit")
-                elif key in self._flights:
-                    joined[n] = self._flights[key]
-                    self._events.looked_up("joined")
-                else:
-                    self._flights[key] = loop.create_future()
-                    own[key] = n
-                    self._events.looked_up("miss")
-            left = None if until is None else until - time.perf_counter()
-            if own:
-                queued += await self._lead(own, readings, found, left, cache, extra)
-                left = None if until is None else until - time.perf_counter()
-            for n, flight in joined.items():
-                try:
-                    async with asyncio.timeout(left):
-                        landed = await asyncio.shield(flight)
-                except TimeoutError:
-                    raise DeadlineError from None
-                # None: its leader was refused or left. Then this caller leads, in the next round.
-                if landed is not None:
-                    found[n] = quoting(landed, readings[n].content)
-        return [found[n] for n in range(len(readings))], queued
-
-    async def _lead(
-        self,
-        own: dict[bytes, int],
-        readings: Sequence[Reading],
-        found: dict[int, Finding],
-        deadline: float | None,
-        cache: Cache,
-        extra: bool,
-    ) -> float:
-        """Judge what nobody judges yet, for all who wait for it: they wait for no other text."""
-        loop = asyncio.get_running_loop()
-        flights = {n: self._flights[key] for key, n in own.items()}
-
-        def land(key: bytes, n: int) -> None:
-            if not flights[n].done():
-                cache.put(key, readings[n].finding)
-                flights[n].set_result(readings[n].finding)
-
-        for key, n in own.items():
-            if len(own) > 1:
-                readings[n].told = partial(_soon, loop, partial(land, key, n))
-        try:
-            queued = await self._read([readings[n] for n in own.values()], deadline, extra)
-            for key, n in own.items():
-                found[n] = readings[n].finding
-                land(key, n)
-        finally:
-            for key, n in own.items():
-                self._flights.pop(key)
-                if not flights[n].done():
-                    flights[n].set_result(None)
-        return queued
 
     async def _read(
         self, readings: Sequence[Reading], deadline: float | None, extra: bool
@@ -502,12 +405,6 @@ class Engine:
         self._characters = fade * self._characters + characters
         self._tokens = fade * self._tokens + tokens
         return more
-
-
-def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
-    """From a thread: do something on a loop, unless that has ended meanwhile."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(do)
 
 
 def _judged(

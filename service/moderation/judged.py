@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.engine.engine import Timings
+from service.engine.timings import Timings
 from tamis.verdict import Finding, Verdict
 
 

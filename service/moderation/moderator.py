@@ -12,10 +12,11 @@ from starlette.types import Scope
 
 from service.access import credentials
 from service.configuration import Configuration
-from service.engine.engine import Engine, Timings
+from service.engine.engine import Engine
 from service.engine.memory import Memory, Work
 from service.engine.pairs import Rulings
 from service.engine.reasoner.reasoner import Explanation
+from service.engine.timings import Timings
 from service.errors import RequestError
 from service.moderation import limits
 from service.moderation.disconnect import UntilDisconnect

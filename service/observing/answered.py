@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from service.engine.engine import Timings
+from service.engine.timings import Timings
 from service.observing.context import Trace
 from tamis.bundle import Bundle
 from tamis.content import Content

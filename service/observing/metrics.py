@@ -9,12 +9,14 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from service.engine.engine import STAGES, EngineEvents, Lookup, Timings
+from service.engine.engine import EngineEvents
+from service.engine.flights import Lookup
 from service.engine.policy_encoder import RuleScore
 from service.engine.reasoner.queue import ExplainerEvents
 from service.engine.reasoner.reasoner import Explanation, Status
 from service.engine.runtime import ProviderError
 from service.engine.scheduler import Loss
+from service.engine.timings import STAGES, Timings
 from service.engine.workers.crew import CrewEvents
 from service.observing.answered import Answered
 from tamis.bundle import BundleError

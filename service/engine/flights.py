@@ -1,0 +1,113 @@
+"""Texts that are being judged right now: whoever asks for an equal one waits for the same run."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Literal, TypeAlias
+
+from service.engine.cache import Cache, quoting
+from service.engine.judging import Reading
+from service.engine.scheduler import DeadlineError
+from tamis.verdict import Finding
+
+Lookup = Literal["hit", "miss", "joined"]
+Read: TypeAlias = Callable[[Sequence[Reading], float | None, bool], Awaitable[float]]
+"""Runs what is asked, in so many seconds or without a limit; returns seconds queued."""
+
+
+class Flights:
+    """What is being judged, by the key under which it will be remembered."""
+
+    def __init__(self, read: Read, tell: Callable[[Lookup], None]) -> None:
+        self._read, self._tell = read, tell
+        self._flying: dict[bytes, asyncio.Future[Finding | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    async def judge(
+        self, readings: Sequence[Reading], deadline: float | None, cache: Cache, extra: bool
+    ) -> tuple[list[Finding], float]:
+        """Findings from memory, from an equal text being judged right now, or from a run.
+
+        Returns also seconds queued. ``extra`` as for the scheduler.
+
+        Raises:
+            DeadlineError: where somebody else's run takes too long; and as the run.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if deadline is None else time.perf_counter() + deadline
+        found: dict[int, Finding] = {}
+        queued = 0.0
+        keys = [cache.key(each.content, each.evidence, each.asked) for each in readings]
+        while len(found) < len(readings):
+            own: dict[bytes, int] = {}
+            joined: dict[int, asyncio.Future[Finding | None]] = {}
+            for n, (key, reading) in enumerate(zip(keys, readings, strict=True)):
+                if n in found:
+                    continue
+                if hit := cache.get(key, reading.content):
+                    found[n] = hit
+                    self._tell("hit")
+                elif key in self._flying:
+                    joined[n] = self._flying[key]
+                    self._tell("joined")
+                else:
+                    self._flying[key] = loop.create_future()
+                    own[key] = n
+                    self._tell("miss")
+            left = None if until is None else until - time.perf_counter()
+            if own:
+                queued += await self._lead(own, readings, found, left, cache, extra)
+                left = None if until is None else until - time.perf_counter()
+            for n, flight in joined.items():
+                try:
+                    async with asyncio.timeout(left):
+                        landed = await asyncio.shield(flight)
+                except TimeoutError:
+                    raise DeadlineError from None
+                # None: its leader was refused or left. Then this caller leads, in the next round.
+                if landed is not None:
+                    found[n] = quoting(landed, readings[n].content)
+        return [found[n] for n in range(len(readings))], queued
+
+    async def _lead(
+        self,
+        own: dict[bytes, int],
+        readings: Sequence[Reading],
+        found: dict[int, Finding],
+        deadline: float | None,
+        cache: Cache,
+        extra: bool,
+    ) -> float:
+        """Judge what nobody judges yet, for all who wait for it: they wait for no other text."""
+        loop = asyncio.get_running_loop()
+        flights = {n: self._flying[key] for key, n in own.items()}
+
+        def land(key: bytes, n: int) -> None:
+            if not flights[n].done():
+                cache.put(key, readings[n].finding)
+                flights[n].set_result(readings[n].finding)
+
+        for key, n in own.items():
+            if len(own) > 1:
+                readings[n].told = partial(_soon, loop, partial(land, key, n))
+        try:
+            queued = await self._read([readings[n] for n in own.values()], deadline, extra)
+            for key, n in own.items():
+                found[n] = readings[n].finding
+                land(key, n)
+        finally:
+            for key, n in own.items():
+                self._flying.pop(key)
+                if not flights[n].done():
+                    flights[n].set_result(None)
+        return queued
+
+
+def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
+    """From a thread: do something on a loop, unless that has ended meanwhile."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(do)
