@@ -35,9 +35,9 @@ from tamis.verdict import Provenance, Verdict
 SHORTEST: Final = 20
 LONGEST: Final = 160
 BUDGET: Final = 200
-ATTACKED: Final = 24
+ATTACKED: Final = 30
 # Another draw than those that the rules were revised on.
-SEED: Final = 2612
+SEED: Final = 3011
 # The aims: so much of recall kept, with so little more of false alarms.
 KEPT: Final = 0.95
 ADDED: Final = 0.01
