@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         """An empty variable means none, not the current folder."""
         return None if given in NONE else given
 
+    @field_validator("feedback", mode="before")
+    @classmethod
+    def _no_store(cls, given: object) -> object:
+        return "" if given in NONE else given
+
     @model_validator(mode="after")
     def _who_judges_rules_is_chosen(self) -> Self:
         given = self.model_fields_set

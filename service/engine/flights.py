@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Reading
+from service.engine.queue import MARGIN
 from service.engine.scheduler import DeadlineError
 from tamis.verdict import Finding
 
@@ -60,9 +61,16 @@ class Flights:
                     self._tell("miss")
             left = None if until is None else until - time.perf_counter()
             if own:
-                queued += await self._lead(own, readings, found, left, cache, extra)
-                left = None if until is None else until - time.perf_counter()
+                try:
+                    queued += await self._lead(own, readings, found, left, cache, extra)
+                except DeadlineError as error:
+                    needed = error.needed
+                    if needed is None or deadline is None or needed > MARGIN * deadline:
+                        raise
+                    # What is long enough but for the wait is late, and not too short.
+                    raise DeadlineError from None
             for n, flight in joined.items():
+                left = None if until is None else until - time.perf_counter()
                 try:
                     async with asyncio.timeout(left):
                         landed = await asyncio.shield(flight)

@@ -131,9 +131,8 @@ async def test_a_text_seen_before_is_not_judged_again(make: Make):
     engine = make(cache_bytes=1 << 20, events=Heard())
     insult = content.plain(TEXTS[1])
     (first,), _ = await engine.judge([(insult, content.prompt(TEXTS[1]))], evidence=True)
-    (again,), timings = await engine.judge([(insult,)], evidence=True)
+    (again,), _ = await engine.judge([(insult,)], evidence=True)
     assert again == [first[0]]
-    assert timings.infer < 1
     assert heard == ["miss", "miss", "hit"]
 
 

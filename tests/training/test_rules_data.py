@@ -16,7 +16,7 @@ from tests.training.rules_world import named, write_clubs
 from training.datasets.schema import SchemaError
 from training.reasoner.cases import Pool
 from training.reasoner.policies import Category
-from training.rules import drawing
+from training.rules import drawing, organisations
 from training.rules.banks import Bank
 from training.rules.batching import batches
 from training.rules.data import Data, genuine
@@ -81,6 +81,9 @@ def test_what_was_written_for_training_never_tests(tmp_path: Path):
     (pool,) = read_organisations([tmp_path])
     assert [case.content.text for case in pool.unsafe["c"]] == ["text 0", "text 1", "text 2"]
     assert {part_of(f"ours/{n}") for n in range(200)} == {"train", "dev"}
+    written = read_organisations([Path(organisations.__file__).parent / "written"])
+    assert len(written) > 300
+    assert "test" not in {part_of(name_of(pool)) for pool in written}
 
 
 def test_a_text_of_an_organisation_is_judged_as_its_kind(clubs: Path):

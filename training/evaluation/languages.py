@@ -31,7 +31,7 @@ verdict's `model` says who judged, and a field's `model` where another bundle ju
 made, found and turned off: [operations](operations.md#languages).
 
 - Told by words, sentence by sentence (`tamis/reading/language.py`): letters of other scripts, words
-  of grammar of 37 languages that English has not (Hindi in Latin letters among them), and marks
+  of grammar of 37 languages, and of Hindi in Latin letters, that English has not, and marks
   that no English word has, against a lexicon of 21,000 English words. Unknown words count for the
   foreign side, but never by themselves: names, identifiers, code, noise and empty texts stay with
   the tier's own bundle, which was taught on them.
@@ -46,11 +46,10 @@ made, found and turned off: [operations](operations.md#languages).
   English rows, pieces per word of the English tokenizer find 42 % of the 820 rows in other
   languages with Latin letters, and under 1 % of those hold a piece that it does not know.
 - Where it ends: texts of a few words that are all in both languages, slang and spelling of one's
-  own, languages in Latin letters that share no grammar with the 37.
+  own, languages in Latin letters that share no grammar with these.
 """
 UNMARKED: Final = """
-Rows that do not. Those that are not read as English here were read by their beginnings (366, before
-the last small change of the rules): all but some 70, 0.1 % of the rows, are in another language or
+Rows that do not. Those that are not read as English here were read by their beginnings (366): all but some 70, 0.1 % of the rows, are in another language or
 hold a sentence in one, which nobody marked; the others are slang, lists of hashtags, and names:
 """
 SLICE: Final = (500, 650)

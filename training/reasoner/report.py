@@ -158,7 +158,7 @@ def _about(folder: Path, runs: Mapping[str, Run]) -> str:
         texts = f"{about['mode']}, up to {about['most']} texts of either label a taxonomy"
         lines.append(f"| {title} | {' | '.join(trained)} | {texts}, {about['date']} |")
     shipped = runs.get(RUNS["served"])
-    said = f"Shipped: `{shipped['about']['adapter']}`." if shipped else ""
+    said = f"Measured: `{shipped['about']['adapter']}`." if shipped else ""
     return "\n".join([*lines, "", *([said, ""] if said else []), _examples(folder)])
 
 
