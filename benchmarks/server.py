@@ -54,6 +54,8 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
         while self.health() is None:
+            if (code := self._process.poll()) is not None:
+                raise RuntimeError(f"the server ended with {code} before it was ready")
             time.sleep(0.01)
         self.start_seconds = time.perf_counter() - began
         return self

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from service.engine.classifier import Classifier, load_classifier
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from training.classifier.trainer import Recipe
 
 
+# A core that is held up for a fifth of a second is no fault of what is tested.
+hypothesis.settings.register_profile("tamis", deadline=None)
+hypothesis.settings.load_profile("tamis")
 # Tests that want one of these name it; others must not load one that was built in this tree.
 for companion in ("TAMIS_REASONER", "TAMIS_MULTILINGUAL", "TAMIS_POLICY_ENCODER"):
     os.environ[companion] = ""

@@ -75,13 +75,13 @@ class Serving:
         """Serve a bundle, and beside it the multilingual one and the encoder that are there."""
         try:
             engine = await run_in_threadpool(self._load, path)
+            await self.tongues.join(engine)
+            await self.rules.join(engine)
+            if self.loader.crew is not None:
+                await run_in_threadpool(self.loader.crew.tend)
         except Exception as error:
             self._metrics.failed(error)
             raise
-        await self.tongues.join(engine)
-        await self.rules.join(engine)
-        if self.loader.crew is not None:
-            await run_in_threadpool(self.loader.crew.tend)
         self.engine, bundle = engine, engine.bundle
         self._metrics.ready.set(1)
         self._started.set()

@@ -52,22 +52,20 @@ class Trials:
         flat = [content for item in contents for content in item]
         found = [finding for item in findings for finding in item]
         who = verdicts[0].provenance.policy, shadow.name, len(verdicts)
-        rulings = self._serving.rulings
-        if rulings is None or not self._serving.rules.fits(flat, shadow.rules):
-            self._metrics.untried(*who)
-            return
         try:
+            rulings = self._serving.rulings
+            if rulings is None or not self._serving.rules.fits(flat, shadow.rules):
+                self._metrics.untried(*who)
+                return
             await rulings.add(found, flat, shadow.rules, time.perf_counter())
+            ruled = iter(found)
+            self._tried(shadow, [[next(ruled) for _ in item] for item in findings], verdicts)
         except OverloadedError:
             self._metrics.untried(*who)
-            return
         except Exception as error:
             # Not left to the loop, whose report would quote the arguments.
             where = type(error).__name__, frames(error)
             logger.error("the trial of %s: %s\n%s", shadow.name, *where)
-            return
-        ruled = iter(found)
-        self._tried(shadow, [[next(ruled) for _ in item] for item in findings], verdicts)
 
     def _tried(
         self, shadow: Policy, findings: Sequence[Sequence[Finding]], verdicts: Sequence[Verdict]

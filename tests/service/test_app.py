@@ -63,6 +63,7 @@ def test_an_insult_is_flagged_with_evidence(client):
     answer = moderate(client, input={"text": text}, explain="evidence")
     assert answer["flagged"]
     assert answer["categories"]["toxicity"]["flagged"]
+    assert answer["evidence"]
     for span in answer["evidence"]:
         assert text[span["start"] : span["end"]] == span["text"]
         assert span["field"] == "text"
@@ -281,8 +282,9 @@ async def test_a_client_who_leaves_stops_the_work(settings):
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         moderator: Moderator = app.state.moderator
-        while moderator.serving.engine is None:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while moderator.serving.engine is None:
+                await asyncio.sleep(0.01)
         scheduler = moderator.serving.engine.scheduler
         body = json.dumps({"input": ["The garden was calm. " * 900] * 4}).encode()
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -404,10 +406,11 @@ def test_openai_dialect_refuses_by_field(client, body, param):
 def test_a_broken_bundle_is_alive_but_never_ready(settings, tmp_path):
     settings.bundle = tmp_path
     with TestClient(create_app(settings)) as client:
-        for _ in range(50):
+        for _ in range(200):
             answer = client.get("/health/ready")
             if answer.json()["status"] == "failed":
                 break
+            time.sleep(0.05)
         assert answer.status_code == 503
         assert "no bundle at" in answer.json()["reason"]
         assert 'tamis_load_failed{reason="bundle"} 1.0' in client.get("/metrics").text

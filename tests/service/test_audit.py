@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +31,7 @@ from service.observing.spool import RefusedError, Spool, SpoolEvents
 from service.settings import Settings
 from tamis.policy import Policy, default_policy
 from tests import postgres
+from tests.processes import running as started
 from tests.service.observed import INSULT, lines_of, post, running, until, verdicts_of
 
 POLICY = {"name": "mine", "categories": {"toxicity": {"flag": 0.1, "block": 0.2}}}
@@ -452,16 +454,13 @@ def port() -> int:
     return free_port()
 
 
-def serving(port: int, path: Path, *more: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def serving(port: int, path: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     env = {"TAMIS_AUDIT": str(path), "TAMIS_PORT": str(port), "TAMIS_LINGER_SECONDS": "0"}
     command = [sys.executable, "-m", "tamis", "serve", *more]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | env)
-    try:
+    with started(command, stderr=subprocess.DEVNULL, env=os.environ | env) as process:
         until(lambda: process.poll() is None and asked(port, "/health/ready"))
-    except BaseException:
-        process.terminate()  # or it would outlive the tests
-        raise
-    return process
+        yield process
 
 
 def asked(port: int, path: str, body: bytes | None = None) -> bool:
@@ -483,7 +482,7 @@ def flood(port: int, threads: int) -> Iterator[int]:
                 return
             answered[n] += 1
 
-    running = [threading.Thread(target=one, args=(n,)) for n in range(threads)]
+    running = [threading.Thread(target=one, args=(n,), daemon=True) for n in range(threads)]
     for thread in running:
         thread.start()
     try:

@@ -190,14 +190,6 @@ def test_an_answer_that_goes_on_behind_its_refusal_is_no_refusal(knowing):
     assert declining.refusal >= own.block > own.flag - 1e-9 > going_on.refusal
 
 
-def test_a_bundle_without_the_heads_says_as_much(shipped, bundle):
-    if "refusal" in bundle.thresholds:
-        pytest.skip("the shipped bundle knows refusals")
-    answer = moderate(shipped, input=DECLINED)
-    assert answer["fields"]["response"]["refusal"] is None
-    assert {field["severity"] for field in answer["fields"].values()} <= {"safe", "unsafe"}
-
-
 def test_a_policy_that_only_scores_withholds_each_fields_action(client):
     answer = moderate(client, input=DECLINED, policy=PLAIN | {"mode": "score"})
     fields = answer["fields"]

@@ -48,13 +48,16 @@ async def test_a_deadline_is_one_for_all_that_is_joined(classifier):
 
 
 async def test_who_has_to_lead_late_is_late(classifier):
-    async def read(asked: Sequence[Reading], deadline: float | None, extra: bool) -> float:
-        if deadline is None:
-            await asyncio.sleep(0.1)
-            raise asyncio.CancelledError
-        raise DeadlineError(needed=needed)
-
     for needed, told in ((0.01, None), (5.0, 5.0)):
+
+        async def read(
+            asked: Sequence[Reading], deadline: float | None, extra: bool, needed: float = needed
+        ) -> float:
+            if deadline is None:
+                await asyncio.sleep(0.1)
+                raise asyncio.CancelledError
+            raise DeadlineError(needed=needed)
+
         flights, cache = flights_of(read)
         leader = asyncio.create_task(flights.judge(readings(classifier, "tea"), None, cache, False))
         await asyncio.sleep(0)

@@ -3,7 +3,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from service.observing.metrics import Metrics
 from service.observing.tracing import Ids
 from service.web.lifecycle import Lifecycle
 from service.web.middleware import Envelope
+from tests.processes import running as started
 from tests.service.observed import INSULT, post, running, until
 
 SECRET = "zebra-canary-4c1"
@@ -307,7 +307,7 @@ def test_the_real_command_logs_json_without_a_terminal_and_nothing_is_lost(tmp_p
     out = tmp_path / "stderr"
     with (
         out.open("wb") as stderr,
-        subprocess.Popen(
+        started(
             [sys.executable, "-m", "tamis", "serve"], stderr=stderr, env=os.environ | settings
         ) as process,
     ):

@@ -152,7 +152,7 @@ def test_evidence_is_hidden_where_the_policy_asks(client):
     masked = answer["masked"]["text"]
     assert answer["evidence"] == []
     assert masked["spans"]
-    assert "goose" not in masked["text"]
+    assert "idiot" not in masked["text"]
     assert "[TOXICITY]" in masked["text"] or "[UNSAFE]" in masked["text"]
     calm = moderate(client, input={"text": "What a lovely garden."}, policy=policy(evidence=True))
     assert calm["masked"]["text"] == {"text": "What a lovely garden.", "spans": []}

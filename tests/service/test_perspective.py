@@ -199,7 +199,7 @@ TOXICITY: dict[str, Any] = {"TOXICITY": {}}
 def test_what_cannot_be_said_is_refused_by_name(client, body, message, kind):
     error = refused(client, **body)
     assert message in error["message"]
-    assert "goose" not in error["message"]
+    assert RUDE not in error["message"]
     (details,) = error["details"]
     assert details["errorType"] == kind
     assert details["@type"].endswith("commentanalyzer.v1alpha1.Error")

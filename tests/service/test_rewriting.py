@@ -23,6 +23,7 @@ POLICIES = {
         "categories": {"toxicity": {"flag": 0.2, "block": 1.0}},
         "mask": {"evidence": True},
     },
+    "stopping": {"overall": {"flag": 0.2, "block": 0.2}, "mask": {"pii": ["email"]}},
     "trying": {"mode": "score", "overall": {}, "mask": {"pii": ["email"]}},
 }
 CHAT = [
@@ -160,11 +161,13 @@ def test_evidence_is_masked_where_it_stands(client):
 
 
 def test_what_is_blocked_is_not_sent_on_at_all(client):
-    said = portkey(client, "hiding", {"messages": user(f"{RUDE} {RUDE}")})
-    policy = {"x-tamis-policy": "default"}
-    refused = post(client, "/request", {"body": {"messages": user(RUDE)}}, **policy)["action"]
+    sent, policy = {"messages": user(f"{RUDE} {MAIL}")}, {"x-tamis-policy": "stopping"}
+    said = portkey(client, "stopping", sent)
+    assert said["verdict"] is False
     assert "transformedData" not in said
+    refused = post(client, "/request", {"body": sent}, **policy)["action"]
     assert refused["status_code"] == 403
+    assert isinstance(refused["body"], str)
 
 
 def test_agentgateway_masks_by_shape(client):

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.engine.classifier import Classifier
 from service.engine.engine import Engine
+from service.engine.pairs import Rulings
 from service.engine.policy_encoder import PAIR_BYTES, Encoder, Logits
 from service.engine.priority import PATIENT
 from service.engine.queue import MARGIN, DeadlineError
@@ -422,6 +423,19 @@ def test_a_shadow_that_would_take_too_long_is_counted_as_untried(client):
     pytest.fail("nothing was counted")
 
 
+def test_a_trial_that_fails_is_logged_without_the_text(client, monkeypatch, caplog):
+    async def broken(*_: object) -> None:
+        raise RuntimeError(f"no {BUY}")
+
+    monkeypatch.setattr(Rulings, "add", broken)
+    ask(client, input=BUY, policy="trial")
+    end = time.monotonic() + 30
+    while "the trial of bank: RuntimeError" not in caplog.text and time.monotonic() < end:
+        time.sleep(0.02)
+    assert "the trial of bank: RuntimeError" in caplog.text
+    assert BUY not in caplog.text
+
+
 def test_streams_are_judged_by_rules(client):
     url, body = "/moderate/stream/call-1", {"kind": "text", "policy": BANK}
     first = client.post(url, json=body | {"text": "You should go on and on "}).json()
@@ -434,7 +448,7 @@ def test_streams_are_judged_by_rules(client):
     said = client.post(
         url, json=body | {"text": "You should go on and on to buy shares.", "policy": other}
     )
-    assert said.json()["categories"].get("tea", {"score": 0})["score"] < FLAG
+    assert said.json()["categories"]["tea"]["score"] < FLAG
     last = client.post(
         url, json=body | {"text": "You should go on and on to buy shares.", "final": True}
     ).json()
@@ -472,13 +486,16 @@ def test_too_much_to_read_is_refused_before_it_is_read(client):
     assert "over the limit of 20000" in error["message"]
 
 
-def test_a_deadline_that_rules_cannot_hold_is_refused(client):
+def test_a_deadline_that_rules_cannot_hold_is_refused(client, monkeypatch):
+    async def slow(*_: object, **__: object) -> None:
+        raise DeadlineError(2.5)
+
+    monkeypatch.setattr(Rulings, "add", slow)
     answer = client.post(
-        "/moderate",
-        json={"input": "tea " * 2_000, "policy": BANK},
-        headers={"x-request-timeout-ms": "1"},
+        "/moderate", json={"input": "tea", "policy": BANK}, headers={"x-request-timeout-ms": "2000"}
     )
-    assert answer.status_code in (400, 429, 504)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "deadline_too_short"
 
 
 def test_metrics_and_health(client):

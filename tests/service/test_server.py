@@ -19,6 +19,7 @@ from benchmarks.server import free_port
 from service import server as serving
 from service.access import KeysError
 from service.settings import Settings
+from tests.processes import running
 
 OPTIONAL = [n for n, f in Settings.model_fields.items() if type(None) in get_args(f.annotation)]
 
@@ -35,10 +36,11 @@ def server(address: str) -> Iterator[subprocess.Popen[bytes]]:
     command += ["--multilingual", "off"]
     # Where there is none, it would be looked for.
     chosen = {"TAMIS_LINGER_SECONDS": "0", "TAMIS_MULTILINGUAL": "nowhere"}
-    with subprocess.Popen(command, env=os.environ | chosen) as process:
+    with running(command, env=os.environ | chosen) as process:
         wait_for(address, "tamis_ready", 2)
         yield process
         process.terminate()
+        process.wait(30)
 
 
 def get(url: str) -> str:
@@ -144,7 +146,8 @@ def test_addresses_of_websockets_are_not_logged(monkeypatch: pytest.MonkeyPatch)
 
 
 def wait_for(address: str, name: str, expected: float) -> None:
-    for _ in range(300):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         if value(address, name) == expected:
             return
         time.sleep(0.05)

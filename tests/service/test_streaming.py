@@ -224,8 +224,9 @@ async def test_a_client_who_leaves_ends_the_work(
     app = create_app(Settings(bundle=bundle.path, reasoner=tiny_reasoner, reasoner_seconds=600))
     async with app.router.lifespan_context(app):
         moderator = app.state.moderator
-        while moderator.serving.engine is None or moderator.reasoning.explainer is None:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while moderator.serving.engine is None or moderator.reasoning.explainer is None:
+                await asyncio.sleep(0.01)
         body = json.dumps({"input": "x", "explain": "reason", "stream": True}).encode()
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         sent: list[bytes] = []

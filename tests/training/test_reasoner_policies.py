@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from tamis.reasoner.protocol import Format, answer, as_text, guidelines, parse
 from tests.conftest import write_rows
@@ -316,6 +315,7 @@ def test_preparing_parts_held_out_rows_and_reports_no_text(rows_folder: Path, tm
     held = {e.id for e in read_examples(tmp_path / "held-out.jsonl.gz")}
     rows = {s.row.id: s.row for s in read_sourced([rows_folder], "all")}
     assert trained
+    assert held
     assert not any(is_held_out(rows[i.split("/")[1]]) for i in trained if "invented" not in i)
     assert all(is_held_out(rows[i.split("/")[1]]) for i in held if "invented" not in i)
     assert not any(i.startswith("figstep") for i in trained | held)
@@ -327,9 +327,3 @@ def test_preparing_parts_held_out_rows_and_reports_no_text(rows_folder: Path, tm
     assert prepare([rows_folder], tmp_path, settings, explain, given=LIBRARY) == json.loads(said)
     with pytest.raises(ValueError, match="other settings"):
         prepare([rows_folder], tmp_path, Settings(groups=61), explain, given=LIBRARY)
-
-
-def test_the_data_files_are_plain_yaml():
-    folder = Path(traces.__file__).parent
-    for name in ("taxonomies.yaml", "invented.yaml", "bank.yaml"):
-        assert yaml.safe_load((folder / name).read_text(encoding="utf-8"))

@@ -49,8 +49,9 @@ made, found and turned off: [operations](operations.md#languages).
   own, languages in Latin letters that share no grammar with these.
 """
 UNMARKED: Final = """
-Rows that do not. Those that are not read as English here were read by their beginnings (366): all but some 70, 0.1 % of the rows, are in another language or
-hold a sentence in one, which nobody marked; the others are slang, lists of hashtags, and names:
+Rows that do not. Those that are not read as English here were read by their beginnings (366): all
+but some 70, 0.1 % of the rows, are in another language or hold a sentence in one, which nobody
+marked; the others are slang, lists of hashtags, and names:
 """
 SLICE: Final = (500, 650)
 TIMED: Final = 300
