@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     moderator = Moderator(settings, Metrics())
-    lifecycle = Lifecycle(settings.linger_seconds, settings.drain_seconds, moderator.leave)
+    lifecycle = Lifecycle(settings.linger_seconds, settings.drain_seconds, moderator.serving.leave)
     observers = Observers(settings, moderator.metrics)
     aside = None if settings.admin_port is None else Starlette()
 

@@ -116,7 +116,12 @@ class Configuration:
         """Reload when files have changed and stand still; by looking, since links are swapped."""
         while True:
             await asyncio.sleep(seconds)
-            found = await asyncio.to_thread(self._signature)
+            try:
+                found = await asyncio.to_thread(self._signature)
+            except OSError as error:
+                # Of a folder that is being swapped, or over a network: the next look may succeed.
+                logger.warning("policies and keys cannot be looked at: %s", error.strerror)
+                continue
             still, self._seen = found == self._seen, found
             if still and found != self._applied:
                 with suppress(PolicyError, KeysError):  # logged and counted

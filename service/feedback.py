@@ -1,6 +1,8 @@
 """Keeping corrections: the store behind the route, and what happens where it fails."""
 
+import asyncio
 import logging
+from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -12,15 +14,29 @@ from tamis.corrections.store import Store, StoreError, open_store
 
 logger = logging.getLogger("tamis.service")
 
+# Corrections that are stored at the same time.
+AT_ONCE: Final = 4
+
 
 class Feedback:
     """The application's store of corrections; opened when the first one comes."""
 
     def __init__(self, location: str, metrics: Metrics) -> None:
-        """``location`` is a path or a Postgres URL; empty where nothing is to be kept."""
+        """``location`` is a path or a Postgres URL; empty where nothing is to be kept.
+
+        Raises:
+            ValueError: where it can be no store.
+        """
+        try:
+            if location:
+                open_store(location)
+        except StoreError as error:
+            raise ValueError(f"TAMIS_FEEDBACK: {error}") from None
         self._location = location
         self._metrics = metrics
         self._fault: str | None = None
+        # A database that does not answer must not take the threads that others need.
+        self._few = asyncio.Semaphore(AT_ONCE)
 
     def check(self) -> None:
         """Refuse corrections where they are not wanted.
@@ -40,7 +56,8 @@ class Feedback:
             RequestError: 503 where the store cannot be used; the reason is logged, once.
         """
         try:
-            await run_in_threadpool(lambda: self._store().save(correction))
+            async with self._few:
+                await run_in_threadpool(lambda: self._store().save(correction))
         except StoreError as error:
             if str(error) != self._fault:
                 self._fault = str(error)

@@ -197,6 +197,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _administration_has_a_port_of_its_own(self) -> Self:
+        if self.admin_port is not None and self.admin_port == self.port:
+            raise ValueError("admin_port: must be another one than port")
+        return self
+
+    @model_validator(mode="after")
     def _workers_are_on_the_cpu(self) -> Self:
         if self.provider != "cpu" and self.workers not in (0, "auto"):
             raise ValueError(f"workers: {self.workers} of them cannot share a GPU; leave it at 0")

@@ -1,6 +1,7 @@
 """Azure's blocklists, as its client keeps them: ``/contentsafety/text/blocklists…``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Request
@@ -65,8 +66,17 @@ REMOVE: Final = TypeAdapter(RemoveRequest)
 async def all_lists(request: Request) -> JSONResponse:
     """Every list."""
     lists = _lists(request)
-    found = await _done(lambda: [lists.get(name) for name in lists.names()])
-    return JSONResponse({"value": [_list_json(one) for one in found]})
+
+    def found() -> Iterator[Blocklist]:
+        for name in lists.names():
+            # One that was deleted meanwhile, or whose file is damaged, is not all of them.
+            with suppress(NoBlocklistError):
+                try:
+                    yield lists.get(name)
+                except DamagedBlocklistError:
+                    yield Blocklist(name)
+
+    return JSONResponse({"value": [_list_json(one) for one in await _done(lambda: [*found()])]})
 
 
 @router.post(f"{LIST}:addOrUpdateBlocklistItems", openapi_extra=documented(ADD))

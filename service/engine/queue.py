@@ -18,7 +18,7 @@ SLOWEST: Final = 10
 # How far one task can overshoot its request's fair share: a full window.
 STEP: Final = 256
 
-Refusal = Literal["capacity", "deadline"]
+Refusal = Literal["capacity", "deadline", "reasoner"]
 Settle = Callable[[Exception | None], None]
 
 

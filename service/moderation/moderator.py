@@ -383,13 +383,9 @@ class Moderator:
     def _refusals(self, deadline: float | None) -> AbstractContextManager[None]:
         return limits.refusals(self.metrics, deadline)
 
-    def leave(self) -> None:
-        """Be not ready, and answer on."""
-        self.metrics.ready.set(0)
-
     def close(self) -> None:
         """Finish what is queued."""
-        self.leave()
+        self.serving.leave()
         self.reasoning.close()
         self.serving.close()
 

@@ -34,6 +34,7 @@ class Serving:
         self.tiers = Tiers(settings, metrics, self.loader)
         self.tongues = Tongues(settings, metrics, self.loader)
         self.rules = Rules(settings, metrics)
+        self.leaving = False
         self._started = asyncio.Event()
 
     async def load(self) -> None:
@@ -70,6 +71,8 @@ class Serving:
                 await run_in_threadpool(crew.tend)
             except (OSError, LostError) as error:
                 logger.error("no inference worker can be made: %s", error)
+            if not self.leaving:
+                self._metrics.ready.set(float(crew.alive > 0))
 
     async def _start(self, path: Path) -> None:
         """Serve a bundle, and beside it the multilingual one and the encoder that are there."""
@@ -135,6 +138,11 @@ class Serving:
     def busy(self) -> bool:
         """Whether texts wait to be judged."""
         return self.engine is not None and self.engine.scheduler.queued_tokens > 0
+
+    def leave(self) -> None:
+        """Be not ready, and answer on."""
+        self.leaving = True
+        self._metrics.ready.set(0)
 
     def close(self) -> None:
         """Finish what is queued."""

@@ -104,7 +104,7 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[None]:
     # Every process of several listens, and whichever answers knows the metrics of all.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=True) as own:
-        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
         server = _Aside(config)
         serving = asyncio.create_task(server.serve([own]))
         try:

@@ -34,7 +34,7 @@ STATUSES = (200, 400, 401, 413, 429, 499, 500, 503, 504)
 POSSIBLE: dict[str, set[str]] = {
     "outcome": {outcome(status) for status in STATUSES},
     "route": set(ROUTES),
-    "reason": {"capacity", "deadline", "too_short", *REFUSALS.values()},
+    "reason": {"capacity", "deadline", "too_short", "reasoner", *REFUSALS.values()},
     "action": {"allow", "flag", "block"},
     "shadow_action": {"allow", "flag", "block"},
     "result": {"hit", "joined", "miss", "applied", "refused", "judged", "held"},

@@ -117,6 +117,19 @@ CASES: dict[str, tuple[Series, int, set[str]]] = {
         {"TamisNoneReady"},
     ),
     "one is not ready": (GOOD | pod("b") | always("tamis_ready", 0, "b"), 10, {"TamisPodNotReady"}),
+    "one is restarted before it is ready, again and again": (
+        GOOD
+        | pod("b")
+        | always("tamis_load_failed", 0, "b", reason="provider")
+        | {
+            f"tamis_ready{{{labels('b')}}}": " ".join(["0", "0", "_", "_", "_", "_"] * 5),
+            f"tamis_load_failed{{{labels('b', reason='provider')}}}": " ".join(
+                ["1", "1", "_", "_", "_", "_"] * 5
+            ),
+        },
+        25,
+        {"TamisProviderMismatch", "TamisPodNotReady"},
+    ),
     "one leaves": (
         GOOD | pod("b") | {f"tamis_ready{{{labels('b')}}}": "1x5 0x3 _x20"},
         10,

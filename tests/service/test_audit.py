@@ -449,6 +449,14 @@ def test_without_an_audit_log_its_metrics_are_zero(settings):
         assert 'tamis_audit_records_total{result="written"} 0.0' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:secret@h/d", "Postgresql://u@h/d"])
+def test_a_url_that_is_none_of_postgres_is_no_path(settings, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="TAMIS_AUDIT: must be a path or a postgresql:// URL"):
+        create_app(settings.model_copy(update={"audit": url}))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def port() -> int:
     return free_port()

@@ -184,6 +184,12 @@ def test_a_damaged_list_is_named_and_can_be_put_right(client, folder, damaged):
     assert answer.status_code == 503
     assert "blocklist 'a' cannot be read" in answer.json()["error"]["message"]
     ask(client, "GET", "/a", 503)
+    ask(client, "PATCH", "/b", 201, json={"description": "whole"})
+    assert ask(client, "GET", "")["value"] == [
+        {"blocklistName": "a", "description": None},
+        {"blocklistName": "b", "description": "whole"},
+    ]
+    ask(client, "DELETE", "/b", 204)
     ask(client, "DELETE", "/a", 204)
     ask(client, "PATCH", "/a", 201, json={})
     assert client.post(ANALYZE, json=body).status_code == 200

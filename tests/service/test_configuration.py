@@ -1,5 +1,7 @@
 import asyncio
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -134,6 +136,28 @@ async def test_watching_sees_a_swapped_link_and_waits_until_it_stands_still(
             await asyncio.sleep(0.01)
     watch.cancel()
     assert configuration.policies["lax"].categories["toxicity"].flag == 0.7
+
+
+async def test_a_look_that_fails_is_not_the_last_one(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    metrics, looks = Metrics(), iter([OSError(errno.ESTALE, "Stale file handle")])
+    look = Configuration._signature
+
+    def stale(configuration: Configuration) -> Any:
+        if (error := next(looks, None)) is not None:
+            raise error
+        return look(configuration)
+
+    configuration = Configuration(settings, metrics)
+    monkeypatch.setattr(Configuration, "_signature", stale)
+    watch = asyncio.create_task(configuration.watch(0.02))
+    (folder / "lax.yaml").chmod(0o640)
+    async with asyncio.timeout(10):
+        while not value(metrics, 'tamis_config_reloads_total{result="applied"}'):
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    assert "policies and keys cannot be looked at: Stale file handle" in caplog.text
 
 
 async def test_watching_sees_that_a_file_may_be_read_by_now(settings: Settings, folder: Path):

@@ -228,6 +228,16 @@ def test_text_is_in_the_store_and_nowhere_else(client, place, caplog):
     assert kept(place, good.json()).content.context == CANARY
 
 
+@pytest.mark.parametrize("place", ["mysql://u@h/d", "corrections.jsonl.gz"])
+def test_what_can_be_no_store_is_refused_at_the_start(settings, place):
+    with pytest.raises(ValueError, match="TAMIS_FEEDBACK: "):
+        create_app(settings.model_copy(update={"feedback": place}))
+
+
+def test_off_stores_nothing():
+    assert Settings(feedback="off").feedback == ""
+
+
 def test_an_overloaded_service_says_when_to_come_back(client, place, monkeypatch):
     async def full(*_: object, **__: object) -> None:
         raise OverloadedError("capacity", 2.5)

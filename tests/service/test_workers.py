@@ -381,9 +381,16 @@ def test_as_served(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
 
         monkeypatch.setattr(crews, "LONGEST_PAUSE", 30.0)
         monkeypatch.setattr(crew, "tend", lambda: None)
-        for seat in crew._seats.values():
-            with seat.lock:
-                crew._bury(seat)
+
+        def none_ready() -> bool:
+            # A look that had begun before may bring one back.
+            for seat in crew._seats.values():
+                with seat.lock:
+                    if seat.worker is not None:
+                        crew._bury(seat)
+            return sample(client.get("/metrics").text, "tamis_ready") == 0
+
+        until(none_ready)
         refused = client.get("/health/ready")
         assert refused.status_code == 503
         assert "no inference worker" in refused.json()["reason"]

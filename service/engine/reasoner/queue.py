@@ -118,7 +118,7 @@ class Explainer:
         job = _Job(work, loop, loop.create_future(), arrived + patience)
         with self._lock:
             if self._waiting > self._max_waiting and not admitted:
-                raise OverloadedError("capacity", self._usual * self._waiting)
+                raise OverloadedError("reasoner", self._usual * self._waiting)
             self._waiting += 1
         self._events.waiting(self._waiting)
         self._jobs.put(job)

@@ -34,7 +34,7 @@ class Audit:
 
     def __init__(self, sink: Sink[Entry], events: AuditCounters | None = None) -> None:
         self._spool = Spool("audit", sink, max_bytes=MAX_BYTES, collect=COLLECT, events=events)
-        self._writer = secrets.token_hex(4)
+        self._writer = secrets.token_hex(16)
         self._numbers = count(1)
 
     def start(self) -> None:
@@ -76,6 +76,9 @@ def open_audit(settings: Settings, events: AuditCounters) -> Audit | None:
     if settings.audit is None:
         return None
     if not settings.audit.startswith(POSTGRES):
+        if "://" in settings.audit:
+            # Taken for a path, its password would be a folder's name.
+            raise ValueError("TAMIS_AUDIT: must be a path or a postgresql:// URL")
         path = Path(settings.audit).expanduser()
         return Audit(Files(path, settings.audit_max_bytes, settings.audit_keep), events)
     try:
