@@ -72,6 +72,7 @@ class Trials:
     ) -> None:
         if (engine := self._serving.engine) is None:
             return
+        # Whoever speaks for the first item: the metrics count by policies alone.
         own, thresholds = verdicts[0].provenance, engine.bundle.thresholds
         provenance = replace(own, policy=shadow.name, policy_version=shadow.version)
         trial = [decide(found, shadow, thresholds, provenance) for found in findings]

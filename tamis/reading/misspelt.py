@@ -1,4 +1,4 @@
-"""Words with a slip of the pen in them: ``exlposive``, ``expl osive``, ``explosve``.
+"""Words with a slip of the pen in them: ``exlposive``, ``explosve``, ``annd``.
 
 Whoever sees a classifier's scores gets past it with one typing error in a word that counts
 (docs/robustness.md). Corrected is what is no word and one slip away from one that stands in
@@ -131,7 +131,7 @@ def _usual(word: str) -> str | None:
 
 
 def _doubled(word: str) -> Iterator[str]:
-    """The words of grammar, of three letters as well, that have one of them twice: ``annd``."""
+    """The words of grammar that have one of their three letters twice: ``annd``."""
     if len(word) == LEAST:
         for n in range(1, LEAST):
             said = word[:n] + word[n + 1 :]

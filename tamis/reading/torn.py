@@ -18,10 +18,11 @@ COMMON: Final = 8_000
 SCRAP: Final = 5
 # What two words that a sign parts are together: "web-site", and not "long-term".
 COMMONEST: Final = 3_000
-# Of a word of harm two halves are enough; of a common one so many letters, or more where one half
-# is a word as well; and of a word of grammar ("t-he", "wh at") as many as it has.
+# Letters of the whole: of a word of harm or of grammar ("wh at"; with a sign, "t-he", one less),
 LEAST: Final = 4
+# of a common word whose halves are none, or have a sign between them,
 SURE: Final = 5
+# of any other; and beyond the last one it is no word.
 LONG: Final = 6
 LONGEST: Final = 20
 
@@ -72,7 +73,7 @@ def _together(one: str, other: str, scraps: int, sign: bool) -> bool:
 
 
 def scrap(part: str) -> bool:
-    """Whether it is no word, or one that is rarer than the part of a word that it may be."""
+    """Whether it is no word, or a short one that is rarer than parts of words are: ``ing``."""
     if part in ("a", "i"):
         return False
     return not known(part) or (len(part) <= SCRAP and words().get(part, 0) >= COMMON)

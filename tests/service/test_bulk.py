@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk import local
-from service.bulk.job import Job, JobError
+from service.bulk.job import Job
 from service.bulk.journal import Journal, JournalError, State, remove
 from service.bulk.judge import Judge
 from service.bulk.progress import Progress
@@ -739,14 +739,6 @@ def test_a_stopped_judge_hands_on_a_beginning_without_a_gap(classifier: Classifi
         numbers = [row.number for row, _ in judge.run(feed(), stopped.is_set)]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) < 41
-
-
-def test_a_failing_row_stops_the_job_with_its_number(tmp_path: Path):
-    source = tmp_path / "in.jsonl"
-    source.write_text('"one"\n5\n', encoding="utf-8")
-    job = Job(str(source), str(tmp_path / "out.jsonl"), default_policy(), on_error="fail")
-    with pytest.raises(JobError, match="row 1: the row must be a text"):
-        local.run(job)
 
 
 def test_texts_over_the_limit_are_errors_and_not_cut(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Parts, and the job on Ray: the actor's class always, the cluster where Ray is installed."""
 
 import dataclasses
+import gzip
 import json
 import shutil
 import signal
@@ -123,6 +124,9 @@ def test_parts_together_are_what_one_machine_writes(tmp_path: Path, suffix: str)
         assert rows == pq.read_table(whole).to_pylist()
     elif suffix == ".jsonl":
         assert b"".join(path.read_bytes() for path in written) == whole.read_bytes()
+    else:
+        unpacked = b"".join(gzip.decompress(path.read_bytes()) for path in written)
+        assert unpacked == gzip.decompress(whole.read_bytes())
     assert {path.name for path in out.iterdir()} == {"_done", *(path.name for path in written)}
     assert len(list((out / "_done").iterdir())) == len(parts)
 

@@ -396,7 +396,7 @@ def test_a_time_that_is_none_is_refused(named, capsys):
     assert "--since: invalid" in capsys.readouterr().err
 
 
-def test_a_log_is_read_in_constant_memory_by_number(log):
+def test_a_log_is_read_by_number(log):
     found = Log([str(log)])
     numbers = [recorded.raw["number"] for recorded in found.verdicts()]
     assert numbers == list(range(1, 17))
