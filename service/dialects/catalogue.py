@@ -43,7 +43,8 @@ def policy_json(
 
     ``own`` are the categories that the policy alone has, and the encoder judges, where there is
     one; their thresholds are those of prompts. ``defined`` are those whose definition is its own,
-    and not the taxonomy's. ``overall`` has thresholds for each of the questions: of a prompt, a
+    and not the taxonomy's. ``given`` are the thresholds that a policy itself says: the others are
+    the bundle's, and another bundle that judges has its own. ``overall`` has thresholds for each of the questions: of a prompt, a
     response, and a plain text.
 
     Whoever edits a policy begins with this: what is not here is lost to them.
@@ -56,7 +57,9 @@ def policy_json(
     for name, rule in policy.categories.items():
         held = asdict(rule.resolve(own[name])) if name in own else {"flag": None, "block": None}
         definition = rule.definition or taxonomy().definition(name)
-        categories[name] = {"definition": definition, **held}
+        said = ("flag", rule.flag), ("block", rule.block)
+        given = {which: value for which, value in said if value is not None}
+        categories[name] = {"definition": definition, **held, "given": given}
     overall = policy.overall
     return {
         "name": policy.name,

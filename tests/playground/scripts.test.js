@@ -105,12 +105,12 @@ const usual = {
   deadline_ms: null,
   overall: byQuestion,
   categories: {
-    hate: { flag: 0.4, block: 0.9, definition: "" },
-    toxicity: { flag: 0.3, block: 0.8, definition: "" },
-    weapons: { flag: null, block: null, definition: "" },
+    hate: { flag: 0.4, block: 0.9, definition: "", given: {} },
+    toxicity: { flag: 0.3, block: 0.8, definition: "", given: { flag: 0.3 } },
+    weapons: { flag: null, block: null, definition: "", given: {} },
   },
 };
-const bare = { ...usual, name: "bare", mode: "score", overall: null, categories: { hate: { flag: 0.2, block: 0.5 } } };
+const bare = { ...usual, name: "bare", mode: "score", overall: null, categories: { hate: { flag: 0.2, block: 0.5, given: { flag: 0.2, block: 0.5 } } } };
 
 test("a draft that nobody touched decides as its policy", () => {
   const draft = draftOf(usual, [usual, bare], "prompt");
@@ -118,13 +118,18 @@ test("a draft that nobody touched decides as its policy", () => {
   // The overall thresholds differ by question: written as one pair they would not mean the same.
   assert.deepEqual(written(draft).overall, {});
   assert.deepEqual(written(draft).categories.weapons, {});
-  assert.deepEqual(written(draft).categories.hate, { flag: 0.4, block: 0.9 });
+  // Another bundle than the first has thresholds of its own, which these would replace.
+  assert.deepEqual(written(draft).categories.hate, {});
+  assert.deepEqual(written(draft).categories.toxicity, { flag: 0.3 });
   const strict = { ...usual, overall: Object.fromEntries(Object.entries(byQuestion).map(([q, o]) => [q, { ...o, flag: 0.2 }])) };
   assert.deepEqual(written(draftOf(strict, [strict], "prompt")).overall, { flag: 0.2 });
 });
 
 test("what is edited is written, and flag never exceeds block", () => {
   const draft = draftOf(usual, [usual, bare], "toxicity");
+  setLimit(draft.categories.hate, "flag", 0.5);
+  assert.deepEqual(written(draft).categories.hate, { flag: 0.5 });
+  assert.deepEqual(written(draft).categories.weapons, {});
   setLimit(draft.categories.hate, "flag", 0.95);
   assert.deepEqual(written(draft).categories.hate, { flag: 0.95, block: 0.95 });
   setLimit(draft.categories.hate, "block", 0.1);
@@ -170,14 +175,14 @@ test("categories of a policy's own stay its own, and keep their definitions", ()
 });
 
 test("a definition in the policy's own words goes along, the taxonomy's does not", () => {
-  const rude = { flag: 0.4, block: 0.9, definition: "Rude to guests." };
+  const rude = { flag: 0.4, block: 0.9, definition: "Rude to guests.", given: { block: 0.9 } };
   const inn = { ...bare, name: "inn", own: [], defined: ["toxicity"], categories: { toxicity: rude, hate: usual.categories.hate } };
   const { categories } = written(draftOf(inn, [usual, inn], "prompt"));
-  assert.deepEqual(categories, { toxicity: { definition: "Rude to guests.", flag: 0.4, block: 0.9 }, hate: { flag: 0.4, block: 0.9 } });
+  assert.deepEqual(categories, { toxicity: { definition: "Rude to guests.", block: 0.9 }, hate: {} });
   // A rule that is lent comes with the words that are shown.
   const draft = draftOf({ ...bare, own: [], defined: [] }, [inn], "prompt");
   draft.categories.toxicity.on = true;
-  assert.deepEqual(written(draft).categories.toxicity, { definition: "Rude to guests.", flag: 0.4, block: 0.9 });
+  assert.deepEqual(written(draft).categories.toxicity, { definition: "Rude to guests.", block: 0.9 });
 });
 
 test("a policy on trial is for files, not for requests", () => {
@@ -193,7 +198,7 @@ test("categories of a policy's own have thresholds where somebody scores them", 
   const draft = draftOf(bank, [bank], "prompt");
   setLimit(draft.categories["loan promises"], "flag", 0.3);
   assert.equal(isEdited(draft), true);
-  assert.deepEqual(written(draft).categories, { "loan promises": { definition: rule.definition, flag: 0.3, block: 0.9 } });
+  assert.deepEqual(written(draft).categories, { "loan promises": { definition: rule.definition, flag: 0.3 } });
 });
 
 test("a policy as YAML", () => {
@@ -205,8 +210,8 @@ test("a policy as YAML", () => {
       'description: "Every category, at the bundle\'s own thresholds."',
       "overall: {}",
       "categories:",
-      "  hate: {flag: 0.4, block: 0.9}",
-      "  toxicity: {flag: 0.3, block: 0.8}",
+      "  hate: {}",
+      "  toxicity: {flag: 0.3}",
       "  weapons: {}",
       "",
     ].join("\n"),

@@ -28,7 +28,9 @@ export function scores(verdict, limits) {
   const unsafe = isUnsafe(verdict);
   return named
     .map(([name, { score, threshold, flagged }]) => {
-      const { block = null, own = false } = limits?.categories[name] ?? {};
+      const { flag = null, own = false, ...known } = limits?.categories[name] ?? {};
+      // Another bundle judged by thresholds of its own, of which the verdict tells the first.
+      const block = flag !== null && Math.abs(flag - threshold) < 1e-4 ? (known.block ?? null) : null;
       // Where the policy only scores nothing is flagged, and it has to be told from the scores.
       const counts = verdict.withheld ? unsafe || own || INDEPENDENT.has(name) : flagged;
       let state = "allow";

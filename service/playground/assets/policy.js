@@ -1,5 +1,5 @@
 // Policies as the page edits them. A draft is a policy in which every category of the service has a
-// rule, switched on or off, with its thresholds written out.
+// rule, switched on or off, with the thresholds that hold for it.
 
 /** The questions that the items of a mode ask, the first one first. */
 export const QUESTIONS = {
@@ -51,10 +51,12 @@ export const asksSomething = ({ overall, categories }) =>
 
 /** Set one threshold of a rule and let the other one give way: flag never exceeds block. */
 export function setLimit(rule, which, value) {
+  const before = { flag: rule.flag, block: rule.block };
   rule[which] = Math.min(1, Math.max(0.0001, value));
   if (which === "flag") rule.block = Math.max(rule.block, rule.flag);
   else rule.flag = Math.min(rule.flag, rule.block);
-  rule.edited = true;
+  rule.edited = { ...rule.edited, [which]: true };
+  for (const each of ["flag", "block"]) if (rule[each] !== before[each]) rule.edited[each] = true;
 }
 
 /** The draft as a policy that a request can carry. */
@@ -73,7 +75,10 @@ export function written({ base, overall, categories }) {
     if (!rule.on) continue;
     // The taxonomy's definition stays its own to improve.
     const said = rule.defined ? { definition: rule.definition } : {};
-    out.categories[name] = rule.taught ? { ...said, ...limits(rule) } : said;
+    // What nobody set stays the bundle's: another one may judge, and has thresholds of its own.
+    const set = { ...rule.given };
+    for (const which of ["flag", "block"]) if (rule.edited?.[which]) set[which] = rule[which];
+    out.categories[name] = rule.taught ? { ...said, ...set } : said;
   }
   return out;
 }
