@@ -24,12 +24,12 @@ BASE64_WORDS: Final = re.compile(
 )
 BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
-    r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\s:,-]{0,2}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
+    r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\W_]{0,3}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
 )
 # A letter each, or many in a row; never two ways to read the same digits, which double with each.
 _BITS: Final = r"(?:[01]{14,}|[01]{7,8})(?![0-9])"
-BINARY: Final = re.compile(rf"(?<![0-9]){_BITS}(?:[\s,]{{1,2}}{_BITS})*")
-NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\s,;-]{1,2}[0-9]{1,3}){4,}(?![0-9])")
+BINARY: Final = re.compile(rf"(?<![0-9]){_BITS}(?:[\W_]{{1,3}}{_BITS})*")
+NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\W_]{1,3}[0-9]{1,3}){4,}(?![0-9])")
 # It may end before whatever parts its letters: what does not is read again from each of them.
 MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?![^\s/|])")
 # A line that may be a code of its own.
@@ -39,6 +39,9 @@ CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 MIXED: Final = re.compile("[A-Z][a-z0-9]*[A-Z]")
 DIGIT: Final = re.compile("[0-9]")
 DOTTED: Final = re.compile(r"[.·•\-–—−_] ?[.·•\-–—−_]")
+# Of a code so much may be none: a number that stands before it, a byte that was put in.
+NOISE: Final = 20
+FEW: Final = 3
 _URL: Final = str.maketrans("-_", "+/")
 DOTS: Final = str.maketrans("·•–—−_", "..----")
 CODES: Final = {
@@ -128,14 +131,16 @@ def binaries(segment: str) -> Iterator[str]:
     bits = re.sub("[^01]", "", segment)
     for size in (8, 7):
         if len(bits) % size == 0:
-            yield from _text(bytes, [int(bits[n : n + size], 2) for n in range(0, len(bits), size)])
+            codes = [int(bits[n : n + size], 2) for n in range(0, len(bits), size)]
+            yield from _text(bytes, codes, FEW)
 
 
 def decimals(segment: str) -> Iterator[str]:
     """Codes of characters, decimal or octal."""
     parts = re.findall("[0-9]+", segment)
-    if all(int(part) <= 127 for part in parts):
-        yield from _text(bytes, [int(part) for part in parts])
+    codes = [int(part) for part in parts if int(part) <= 127]
+    if len(parts) - len(codes) <= max(FEW, len(parts) // NOISE):
+        yield from _text(bytes, codes, FEW)
     if all(len(part) == 3 and "8" not in part and "9" not in part for part in parts):
         yield from _text(bytes, [int(part, 8) & 255 for part in parts])
 
@@ -205,12 +210,13 @@ def _read(text: str, m: re.Match[str], code: Encoding, deeper: Deeper) -> Edit |
     return None
 
 
-def _text(decode: Callable[[Any], bytes], segment: Any) -> Iterator[str]:
-    """The text of decoded bytes, UTF-8 or UTF-16, where they are one."""
+def _text(decode: Callable[[Any], bytes], segment: Any, noise: int = 1) -> Iterator[str]:
+    """The text of decoded bytes, UTF-8 or UTF-16, where they are one, but for a little noise."""
     try:
         blob = decode(segment)
-        said = blob.decode("utf-16-le" if b"\0" in blob[:8] and len(blob) % 2 == 0 else "utf-8")
     except (ValueError, binascii.Error):
         return
-    if said and CONTROL.search(said) is None:
+    kind = "utf-16-le" if b"\0" in blob[:8] and len(blob) % 2 == 0 else "utf-8"
+    said = CONTROL.sub("", blob.decode(kind, errors="ignore"))
+    if said and len(blob) - len(said.encode(kind)) <= max(noise, len(blob) // NOISE):
         yield said

@@ -8,8 +8,12 @@ from urllib.parse import unquote
 
 from tamis.reading.text import Edit
 
-ENTITIES: Final = re.compile(r"(?:&(?:#\d{2,7};?|#[xX][0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
-PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+ENTITIES: Final = re.compile(r"(?:&(?:#0*\d{2,7};?|#[xX]0*[0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
+PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2}|%u[0-9a-fA-F]{4})+")
+# Mails have two of them for a letter that is not English.
+QUOTED: Final = re.compile(r"(?:=[0-9A-F]{2}){3,}")
+WIDE: Final = re.compile("%u([0-9a-fA-F]{4})")
+OCTAL: Final = re.compile(r"(?:\\[0-7]{3})+")
 BACKSLASH: Final = re.compile(
     r"(?:\\u[0-9a-fA-F]{4}|\\u\{[0-9a-fA-F]{1,6}\}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2})+"
 )
@@ -27,7 +31,9 @@ def entities(text: str) -> list[Edit]:
 
 def percent(text: str) -> list[Edit]:
     """``%49%67`` → ``Ig``, and words with ``%20`` between them; not the escapes of a URL."""
-    found = [Edit(*m.span(), unquote(m[0], errors="replace")) for m in PERCENT.finditer(text)]
+    found = [Edit(*m.span(), _unquoted(m[0])) for m in PERCENT.finditer(text)]
+    found += [Edit(*m.span(), _unquoted(m[0].replace("=", "%"))) for m in QUOTED.finditer(text)]
+    found.sort()
     if not found:
         return []
     if "://" in text:
@@ -44,6 +50,15 @@ def backslashes(text: str) -> list[Edit]:
     return _enough(found)
 
 
+def octals(text: str) -> list[Edit]:
+    r"""``\111\147`` → ``Ig``."""
+    codes = (
+        (m, bytes(int(part, 8) & 255 for part in m[0][1:].split("\\")))
+        for m in OCTAL.finditer(text)
+    )
+    return _enough([Edit(*m.span(), blob.decode(errors="replace")) for m, blob in codes])
+
+
 def points(text: str) -> list[Edit]:
     """``U+0049 U+0067`` → ``Ig``."""
     found = [Edit(*m.span(), _chars(m[0].replace("U+", " "))) for m in POINTS.finditer(text)]
@@ -53,9 +68,11 @@ def points(text: str) -> list[Edit]:
 ESCAPES: Final[dict[str, Callable[[str], list[Edit]]]] = {
     "html_entities": entities,
     "percent": percent,
-    "unicode_escapes": lambda text: sorted([*backslashes(text), *points(text)]),
+    "unicode_escapes": lambda text: sorted([*backslashes(text), *octals(text), *points(text)]),
 }
-SUSPICIOUS: Final = re.compile(r"&#|%[0-9a-fA-F]{2}|\\[uUx]|U\+[0-9a-fA-F]{4}")
+SUSPICIOUS: Final = re.compile(
+    r"&#|%u?[0-9a-fA-F]{2}|=[0-9A-F]{2}=[0-9A-F]{2}=|\\(?:[uUx]|[0-7]{3})|U\+[0-9a-fA-F]{4}"
+)
 
 
 def _chars(numbers: str) -> str:
@@ -63,6 +80,11 @@ def _chars(numbers: str) -> str:
     return "".join(
         chr(v) if v <= 0x10FFFF and not 0xD800 <= v < 0xE000 else "\ufffd" for v in values
     )
+
+
+def _unquoted(said: str) -> str:
+    wide = WIDE.sub(lambda m: _chars(m[1]), said)
+    return unquote(wide, errors="replace")
 
 
 def _letters(said: str) -> int:

@@ -26,9 +26,14 @@ SUSPICIOUS: Final = re.compile(f"[{INVISIBLE}]")
 TAGS: Final = re.compile("[\U000e0001-\U000e007f]+")
 # The flags of England, Scotland, Wales and their like are a black flag and tags.
 FLAG: Final = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f")
-# One selector behind an emoji or an ideograph is what they are for; two in a row are not.
-SELECTORS: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2,}")
-BITS: Final = re.compile("[\u180e\u200b-\u200f\u2060-\u2064\ufeff]{8,}")
+# One selector behind an emoji or an ideograph is what they are for; two in a row are not, nor one
+# for ideographs behind a Latin letter.
+SELECTORS: Final = re.compile(
+    "[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2,}|(?<=[!-~])[\U000e0100-\U000e01ef]"
+)
+BITS: Final = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]{4,}")
+# In all, however they are spread.
+FEWEST: Final = 16
 # A run of so many says something, if only to who knows how to read it.
 MANY: Final = 64
 
@@ -108,7 +113,7 @@ def _selectors(text: str) -> Hidden | None:
 def _bits(text: str) -> Hidden | None:
     """Two characters as 0 and 1, eight or seven to a letter."""
     runs = [found.span() for found in BITS.finditer(text)]
-    if not runs:
+    if sum(end - start for start, end in runs) < FEWEST:
         return None
     signs = "".join(text[start:end] for start, end in runs)
     common = [sign for sign, _ in Counter(signs).most_common(2)]

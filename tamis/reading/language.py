@@ -11,6 +11,7 @@ words (names, identifiers, code, noise) is left to the body that knows English.
 import gzip
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from operator import add
@@ -111,18 +112,41 @@ def language(text: str) -> Language:
     total = Count()
     english = foreign = False
     word = ASCII if text.isascii() else WORD
-    for sentence in END.split(text):
-        found = word.findall(sentence.lower())
-        for start in range(0, len(found), LONGEST):
-            count = _count(found[start : start + LONGEST])
-            total = Count(*map(add, total, count))
-            if count.is_foreign:
-                foreign = foreign or (count.all >= LEAST and count.foreign + count.shared > 1)
-            else:
-                english = english or count.english > LEAST
+    for piece in _pieces(word.findall(part) for part in END.split(text.lower())):
+        count = _count(piece)
+        total = Count(*map(add, total, count))
+        if count.is_foreign:
+            foreign = foreign or (count.all >= LEAST and count.foreign + count.shared > 1)
+        else:
+            english = english or count.english > LEAST
+            foreign = foreign or (count.foreign >= LEAST and _holds_foreign(piece))
     if total.is_foreign or (total.is_no_english and SIGNS.search(text) is None):
         return "mixed" if english else "foreign"
     return "mixed" if foreign else "english"
+
+
+def _pieces(sentences: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Sentences' words, of long ones in pieces; of those of one or two words several together."""
+    short: list[str] = []
+    for found in sentences:
+        if len(found) < LEAST:
+            short += found
+            if len(short) < LONGEST:
+                continue
+            found, short = short, []
+        yield from (found[at : at + LONGEST] for at in range(0, len(found), LONGEST))
+    yield short
+
+
+def _holds_foreign(piece: Sequence[str]) -> bool:
+    """Whether some words in a row of a sentence that is English are of another script."""
+    row = 0.0
+    for word in piece:
+        latin = word.isascii() or LATIN.fullmatch(word) is not None
+        row = 0.0 if latin else row + _count([word]).foreign
+        if row >= LEAST:
+            return True
+    return False
 
 
 def _count(found: list[str]) -> Count:

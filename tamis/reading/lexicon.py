@@ -79,8 +79,9 @@ def _costs() -> dict[str, float]:
     return costs | {"a": 5.5, "i": 5.5}
 
 
-def segment(letters: str) -> list[str] | None:
-    """The likeliest English words in a run of letters without spaces; None where it is no English.
+def segment(letters: str, unknown: float = 0.1) -> list[str] | None:
+    """The likeliest English words in a run of letters without spaces; None where it is no English:
+    where more than a share of it is ``unknown``.
 
     Costs of unigrams, as in Norvig's "Natural Language Corpus Data" (2009); linear in the letters.
     """
@@ -105,7 +106,7 @@ def segment(letters: str) -> list[str] | None:
         end, alone = start, end - start == 1
     found = [letters[start:end] for start, end in reversed(spans)]
     strange = sum(len(word) for word in found if word.lower() not in costs)
-    if strange > 0.1 * len(text) or len(text) < 3 * len(found):
+    if strange > unknown * len(text) or len(text) < 3 * len(found):
         return None
     return found
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from tamis.reading.language import language
 from tamis.reading.lexicon import ENDINGS, GRAMMAR, known, table, telling, words
-from tamis.reading.text import Edit, cased
+from tamis.reading.text import Edit, Text, cased
 from tamis.reading.torn import SIGN, scrap, torn
 
 WORD: Final = re.compile(r"[A-Za-z]+")
@@ -36,8 +36,12 @@ COMMON: Final = 8_000
 RARER: Final = 14_000
 # What sentences begin with.
 FIRST: Final = 3_000
+# Of fewer words none tells what another one is to be.
+FEWEST: Final = 3
 # No slip is told from another language where less of the words than this are English.
 ENGLISH: Final = 0.5
+# Nor from a text that is not English as it stands, with more of them left.
+LEFT: Final = 0.15
 
 
 class Keys(NamedTuple):
@@ -79,7 +83,7 @@ def misspelt(text: str) -> list[Edit]:
     scraps = {word for word in set(spelt) if scrap(word)}
     odd = {word for word in scraps if not known(word)}
     # Most texts end here.
-    if not scraps and SIGN.search(text) is None:
+    if len(spelt) < FEWEST or (not scraps and SIGN.search(text) is None):
         return []
     said = torn(text, found, scraps)
     for n, m in enumerate(found):
@@ -87,8 +91,16 @@ def misspelt(text: str) -> list[Edit]:
             word = slip(spelt[n])
             if word is not None and not _name(text, m, word):
                 said[n] = Edit(*m.span(), cased(m[0], word))
-    foreign = sum(word in odd for word in spelt) > (1 - ENGLISH) * len(spelt)
-    if not said or foreign or language(text) == "foreign":
+    if not said:
+        return []
+    # Told by what it reads then: slips in most words are still English, where few are left.
+    left = sum(word in odd and n not in said for n, word in enumerate(spelt))
+    if left > (1 - ENGLISH) * len(spelt) and 2 * len(said) < left:
+        return []
+    mended = Text(text).edit(sorted(set(said.values()))).text
+    if language(mended) == "foreign":
+        return []
+    if left > LEFT * len(spelt) and language(text) == "foreign":
         return []
     # Three letters are a word of harm without one of its own only in such company.
     for n, m in enumerate(found):

@@ -28,8 +28,11 @@ PARTS: Final = re.compile(
 )
 USUAL: Final = str.maketrans("", "", "-.")
 BETWEEN: Final = re.compile(r"<!--.*?-->|<[^<>]*>|[^A-Za-z]+", re.DOTALL)
-# The longest tag that is usual in a word: in a longer one, or a comment, somebody may talk.
-TAG: Final = len("</strong>")
+# Tags that are usual in words: in any other one, or a comment, somebody may talk.
+MARKUP: Final = re.compile(
+    "a|abbr|b|big|br|cite|code|del|dfn|em|font|hr|i|img|ins|kbd|li|mark|ol|p|pre|q|s|samp|small"
+    "|span|strike|strong|sub|sup|td|th|tr|tt|u|ul|var|wbr"
+)
 GLUED: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
 )
@@ -43,6 +46,8 @@ REPEATED: Final = re.compile(r"([A-Za-z])\1\1")
 ALIKE: Final = re.compile(r"([A-Za-z])\1*")
 WORD: Final = re.compile(r"[A-Za-z]+")
 RUN: Final = re.compile(r"([A-Za-z])\1{2,}")
+# Of so many letters such a share may be of no word.
+ENOUGH, MUCH = 30, 0.2
 # However long they are drawn out, words have no more letters.
 LONGEST: Final = 60
 
@@ -72,7 +77,9 @@ def _spelled(joined: str) -> str | None:
     """Letters as words: as they are grouped, or else as they can be cut."""
     if prose(joined) >= PROSE:
         return joined
-    words = segment("".join(LETTERS.findall(joined)))
+    letters = "".join(LETTERS.findall(joined))
+    # What stands before and behind is not always part of it.
+    words = segment(letters) or (segment(letters, MUCH) if len(letters) >= ENOUGH else None)
     return None if words is None else " ".join(words)
 
 
@@ -82,12 +89,13 @@ def separated(text: str) -> list[Edit]:
         return []
     found: list[Edit] = []
     marked: list[Edit] = []
+    heard: list[list[str]] = []
     cuts = 0.0
     for m in PARTS.finditer(text):
         parts = BETWEEN.split(m[0])
         joined = "".join(parts)
-        aside = [cut.strip("<!-/> ") for cut in BETWEEN.findall(m[0]) if len(cut) > TAG]
-        edit = Edit(*m.span(), " ".join([joined, *aside]))
+        heard.append([cut for cut in BETWEEN.findall(m[0]) if _talks(cut)])
+        edit = Edit(*m.span(), joined)
         if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
             found.append(edit)
             # One hyphen is spelling, one dot is code: "e-mail", "re.match".
@@ -95,8 +103,20 @@ def separated(text: str) -> list[Edit]:
             cuts += 0.5 if usual else len(parts) - 1
         elif "<" in m[0] or "*" in m[0]:
             marked.append(edit)
+    if cuts <= 1:
+        return []
     # Who has cut some words has cut the strange ones too.
-    return sorted([*found, *(marked if len(found) > 1 else [])]) if cuts > 1 else []
+    done = sorted([*found, *(marked if len(found) > 1 else [])])
+    # What was said within words is one text of its own.
+    if aside := " ".join(cut.strip("<!-/> ") for cuts_of_one in heard for cut in cuts_of_one):
+        done[-1] = done[-1]._replace(text=f"{done[-1].text}. {aside}")
+    return done
+
+
+def _talks(cut: str) -> bool:
+    """Whether what stands between two parts of a word says something."""
+    said = cut.strip("<!-/> ").lower()
+    return cut.startswith("<") and any(map(str.isalpha, said)) and MARKUP.fullmatch(said) is None
 
 
 def glued(text: str) -> list[Edit]:
