@@ -135,10 +135,10 @@ def exchange(request: str, answer: str) -> tuple[Content, ...]:
 def conversation(messages: Sequence[Message], earlier: Sequence[str] = ()) -> tuple[Content, ...]:
     """The latest exchange of a conversation, in the light of the turns before it.
 
-    That is its last user message, and what came back: answers, and as documents, in the light of
-    the user's message alone, what tools were asked and what they said. Earlier turns were judged
-    when they were the latest; judging them again would block a conversation for ever on one old
-    turn.
+    That is its last user message, those that stand directly before it, and what came back: answers,
+    and as documents, in the light of the last user message alone, what tools were asked and what
+    they said. Earlier turns were judged when they were the latest; judging them again would block
+    a conversation for ever on one old turn. What was not answered has not been.
 
     Args:
         messages: turns, in order.
@@ -146,11 +146,17 @@ def conversation(messages: Sequence[Message], earlier: Sequence[str] = ()) -> tu
     """
     at = _last_asked(messages)
     asked = Asked() if at is None else _asked(messages, at, earlier)
-    latest = range(at or 0, len(messages))
+    first = 0 if at is None else _unanswered(messages, at)
+    latest = (i for i in range(first, len(messages)) if i >= (at or 0) or _is_user(messages[i]))
     found = [content for i in latest for content in _came_back(i, messages[i], asked)]
-    if at is not None:
-        found.insert(0, prompt(asked.request, _field(at), asked.earlier))
-    return tuple(found)
+    if at is None:
+        return tuple(found)
+    prompts = []
+    for i in range(first, at + 1):
+        if i == at or (_is_user(messages[i]) and messages[i].content.strip()):
+            one = _asked(messages, i, earlier)
+            prompts.append(prompt(one.request, _field(i), one.earlier))
+    return (*prompts, *found)
 
 
 def said(messages: Sequence[Message]) -> list[str]:
@@ -201,6 +207,20 @@ def _last_asked(messages: Sequence[Message]) -> int | None:
     """The last message of a user; a blank one asks nothing, unless there is no other."""
     asked = [i for i, message in enumerate(messages) if _is_user(message)]
     return max((i for i in asked if messages[i].content.strip()), default=max(asked, default=None))
+
+
+def _unanswered(messages: Sequence[Message], at: int) -> int:
+    """Where the messages begin that nobody has answered before the last one of a user."""
+    while at and not _answers(messages[at - 1]):
+        at -= 1
+    return at
+
+
+def _answers(message: Message) -> bool:
+    """Whether the model said or asked something, or a tool that it asked did."""
+    if _is_user(message) or message.role in OPERATORS:
+        return False
+    return bool(message.content.strip() or message.tools)
 
 
 def _asked(messages: Sequence[Message], at: int, earlier: Sequence[str] = ()) -> Asked:

@@ -44,8 +44,8 @@ def policy_json(
     ``own`` are the categories that the policy alone has, and the encoder judges, where there is
     one; their thresholds are those of prompts. ``defined`` are those whose definition is its own,
     and not the taxonomy's. ``given`` are the thresholds that a policy itself says: the others are
-    the bundle's, and another bundle that judges has its own. ``overall`` has thresholds for each of the questions: of a prompt, a
-    response, and a plain text.
+    the bundle's, and another bundle that judges has its own. ``overall`` has thresholds for each of
+    the questions: of a prompt, a response, and a plain text.
 
     Whoever edits a policy begins with this: what is not here is lost to them.
     """

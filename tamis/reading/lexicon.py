@@ -80,9 +80,9 @@ def _costs() -> dict[str, float]:
 
 
 def segment(letters: str, unknown: float = 0.1) -> list[str] | None:
-    """The likeliest English words in a run of letters without spaces; None where it is no English:
-    where more than a share of it is ``unknown``.
+    """The likeliest English words in a run of letters without spaces; None where it is no English.
 
+    That is where more than a share of it is ``unknown``.
     Costs of unigrams, as in Norvig's "Natural Language Corpus Data" (2009); linear in the letters.
     """
     costs, text = _costs(), letters.lower()

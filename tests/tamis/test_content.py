@@ -44,6 +44,26 @@ def test_a_conversation_is_judged_by_its_latest_exchange_in_the_light_of_the_oth
     assert last_asked(turns) == Asked("new question", ("old question", "old answer"))
 
 
+def test_what_nobody_has_answered_is_judged_with_the_last_message():
+    turns = [
+        Message("user", "old question"),
+        Message("assistant", "old answer"),
+        Message("user", "first half", (("content[1]", "page"),)),
+        Message("assistant", " "),
+        Message("system", "rule"),
+        Message("user", "  "),
+        Message("user", "second half"),
+    ]
+    first, second, page = conversation(turns)
+    assert (first.text, first.field) == ("first half", "messages[2].content")
+    assert first.context == "old question\nold answer"
+    assert (second.text, second.field) == ("second half", "messages[6].content")
+    assert second.context == "old question\nold answer\nfirst half"
+    assert (page.question, page.text, page.field) == ("attack", "page", "messages[2].content[1]")
+    asked = Message("assistant", "", (("tool_calls[0].function.arguments", '{"q": 1}'),))
+    assert [one.text for one in conversation([*turns[:3], asked, *turns[5:]])] == ["second half"]
+
+
 def test_earlier_turns_are_read_in_their_order_and_only_where_somebody_spoke():
     turns = [
         Message("user", "one"),
@@ -57,9 +77,9 @@ def test_earlier_turns_are_read_in_their_order_and_only_where_somebody_spoke():
         Message("user", " "),
         Message("user", "four"),
     ]
-    asked = conversation(turns)[-1]
+    _, asked, _ = conversation(turns)
     assert (asked.text, asked.context) == ("four", "one\ntwo\nthree")
-    swapped = conversation([*turns[2:3], *turns[:2], *turns[3:]])[-1]
+    _, swapped, _ = conversation([*turns[2:3], *turns[:2], *turns[3:]])
     assert swapped.context == "two\none\nthree"
     assert said(turns[:4]) == ["one", "two", ""]
 
