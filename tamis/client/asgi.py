@@ -9,7 +9,7 @@ app.add_middleware(
 """
 
 import json
-from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 from tamis.client.client import AsyncClient, Policy
@@ -103,11 +103,14 @@ class ModerationMiddleware:
     async def _judge(self, scope: Scope, body: bytes) -> tuple[int, str, str] | None:
         """Why a request does not pass: status, code, message; None where it does."""
         try:
-            item = self._item(json.loads(body))
+            item: Any = self._item(json.loads(body))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return UNREADABLE
         if item is None:
             return None
+        if not isinstance(item, str | Mapping):
+            # A list would be judged as a batch, whose answer is none of one item, and pass unread.
+            return UNREADABLE
         try:
             found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
         except ApiError as error:

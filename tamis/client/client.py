@@ -47,6 +47,17 @@ def _moderate(
     return Call("/moderate", body, read)
 
 
+def _one(item: object) -> Any:
+    """An item; what a list is answered with has no verdict of its own.
+
+    Raises:
+        TypeError: where it is none.
+    """
+    if not isinstance(item, str | Mapping):
+        raise TypeError(f"an item is a text or a mapping, not a {type(item).__name__}")
+    return item
+
+
 def _results(answer: Any) -> list[Moderation]:
     return [moderation_of(one) for one in answer["results"]]
 
@@ -135,9 +146,10 @@ class Client(_Caller):
 
         Raises:
             ApiError: where the service refuses; UnreachableError, LateError: where it does not
-                answer, or not in time.
+                answer, or not in time; TypeError: where the item is none, as a list of them.
         """
-        return self._ask(_moderate(item, policy, judge, explain, moderation_of), deadline)
+        call = _moderate(_one(item), policy, judge, explain, moderation_of)
+        return self._ask(call, deadline)
 
     def moderate_many(
         self,
@@ -208,7 +220,8 @@ class AsyncClient(_Caller):
         deadline: float | None = None,
     ) -> Moderation:
         """See ``Client.moderate``."""
-        return await self._ask(_moderate(item, policy, judge, explain, moderation_of), deadline)
+        call = _moderate(_one(item), policy, judge, explain, moderation_of)
+        return await self._ask(call, deadline)
 
     async def moderate_many(
         self,

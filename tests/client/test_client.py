@@ -173,6 +173,14 @@ def test_what_is_no_verdict_is_an_error_of_the_clients_own(answer, waits):
         client.moderate_many(["hello"])
 
 
+@pytest.mark.parametrize("item", [["hi"], [], 5, None])
+def test_what_is_no_item_is_not_sent(item):
+    client, asked = answering(ok())
+    with pytest.raises(TypeError, match="a text or a mapping"):
+        client.moderate(item)
+    assert asked == []
+
+
 def test_a_key_is_sent_as_it_is_meant_and_never_quoted():
     asked: list[httpx.Request] = []
     for key in ("key-1", "key-1\n", "", None):
@@ -316,13 +324,8 @@ def guarded(handle: Handler, **more: Any) -> TestClient:
     client = AsyncClient(
         URL, http=httpx.AsyncClient(transport=httpx.MockTransport(handle)), retries=0
     )
-    app.add_middleware(
-        ModerationMiddleware,
-        client=client,
-        paths={"/chat"},
-        item=lambda body: None if body.get("quiet") else {"prompt": body["question"]},
-        **more,
-    )
+    given = {"item": lambda body: None if body.get("quiet") else {"prompt": body["question"]}}
+    app.add_middleware(ModerationMiddleware, client=client, paths={"/chat"}, **given | more)
     return TestClient(app)
 
 
@@ -394,6 +397,16 @@ def test_middleware_fails_closed_or_open_as_told(status):
 def test_middleware_does_not_let_a_text_through_that_is_refused_for_its_length():
     app = guarded(lambda _: busy(400), fail_open=True)
     assert app.post("/chat", json={"question": "x"}).status_code == 400
+
+
+@pytest.mark.parametrize("question", [["a goose"], [], [{"prompt": "a goose"}], 5, False])
+def test_middleware_does_not_let_a_list_through_as_a_batch(question):
+    def batch(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"id": "mod-1", "results": [VERDICT]})
+
+    app = guarded(batch, fail_open=True, item=lambda body: body["question"])
+    answer = app.post("/chat", json={"question": question})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
 def test_middleware_does_not_blame_a_text_for_the_policy():
