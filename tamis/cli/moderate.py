@@ -19,7 +19,7 @@ from tamis.cli.common import (
     with_rules,
 )
 from tamis.content import NotThereError, exchange, judged, prompt
-from tamis.deciding import decide
+from tamis.deciding import decide, withhold
 from tamis.verdict import Action, FieldVerdict, Verdict
 
 
@@ -67,6 +67,8 @@ def _moderate(args: argparse.Namespace) -> int:
     findings = [classifier.judge(content, evidence=True) for content in contents]
     own = classifier.bundle.thresholds
     verdict = decide(findings, policy, own, provenance_of(classifier, policy))
+    if policy.mode == "score":
+        verdict = withhold(verdict)
     if args.json:
         print(json.dumps(verdict_json(verdict, None, None), indent=2, ensure_ascii=False))
     else:
@@ -79,20 +81,29 @@ def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _acts(found: Verdict | FieldVerdict) -> tuple[Action, str]:
+    """What the policy does, or would do, and that it does not."""
+    if found.withheld in (None, Action.ALLOW):
+        return found.action, ""
+    return found.withheld, " withheld"
+
+
 def _field(name: str, field: FieldVerdict) -> str:
     declines = ", declines" if field.refusal is not None and field.refusal.flagged else ""
     by = "" if field.provenance is None else f", by {field.provenance.model}"
-    return f"  {name:<15}{field.score:5.2f}  {field.action}, {field.severity}{declines}{by}"
+    action = "".join(_acts(field))
+    return f"  {name:<15}{field.score:5.2f}  {action}, {field.severity}{declines}{by}"
 
 
 def _readable(verdict: Verdict) -> str:
     """A verdict for people: the action, a bar for each score, and the words that decided."""
-    colour = {Action.ALLOW: "32", Action.FLAG: "33", Action.BLOCK: "31"}[verdict.action]
-    action = verdict.action.value.upper()
+    acts, withheld = _acts(verdict)
+    colour = {Action.ALLOW: "32", Action.FLAG: "33", Action.BLOCK: "31"}[acts]
+    action = acts.value.upper()
     if sys.stdout.isatty():
         action = f"\x1b[1;{colour}m{action}\x1b[0m"
     limit = "" if verdict.threshold is None else f" (flag from {verdict.threshold:.2f})"
-    lines = [f"{action}  {verdict.severity}, unsafe {verdict.score:.2f}{limit}", ""]
+    lines = [f"{action}{withheld}  {verdict.severity}, unsafe {verdict.score:.2f}{limit}", ""]
     if len(verdict.fields) > 1:
         lines += [*(_field(name, field) for name, field in verdict.fields.items()), ""]
     scores = dict(verdict.categories)

@@ -48,6 +48,20 @@ def test_moderate_judges_one_side_alone(capsys, graded_bundle):
     assert "has no response to judge; give it with --response" in capsys.readouterr().err
 
 
+def test_a_policy_that_only_scores_does_not_act(capsys, tmp_path: Path, graded_bundle):
+    policy = tmp_path / "watch.yaml"
+    policy.write_text("name: watch\nmode: score\noverall: {}\n")
+    steal = ["moderate", "how to steal cookie 5", "--bundle", str(graded_bundle.path)]
+    command = [*steal, "--response", "take cookie 5 at night", "--policy", str(policy)]
+    assert main([*command, "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["action"], verdict["withheld"], verdict["flagged"]) == ("allow", "block", False)
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("BLOCK withheld  unsafe, unsafe ")
+    assert "  block withheld, unsafe" in said
+
+
 def test_faults_are_one_line(capsys, tmp_path: Path):
     assert main(["moderate", "x", "--bundle", str(tmp_path)]) == 1
     assert "no bundle at" in capsys.readouterr().err
