@@ -53,6 +53,9 @@ SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     _open_closed()
+    if hasattr(sys.stdout, "reconfigure"):
+        # A bar that an old code page has not must not cost the verdict beside it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)

@@ -1,6 +1,7 @@
 """``tamis moderate``: judge one text, or the rows of a file."""
 
 import argparse
+import codecs
 import json
 import sys
 from pathlib import Path
@@ -70,7 +71,9 @@ def _moderate(args: argparse.Namespace) -> int:
     if policy.mode == "score":
         verdict = withhold(verdict)
     if args.json:
-        print(json.dumps(verdict_json(verdict, None, None), indent=2, ensure_ascii=False))
+        # JSON escapes what the output's encoding has not; what replaces it there is no JSON.
+        whole = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        print(json.dumps(verdict_json(verdict, None, None), indent=2, ensure_ascii=not whole))
     else:
         print(_readable(verdict))
     return 0

@@ -35,6 +35,20 @@ def test_moderate_prints_json_and_reads_standard_input(capsys, monkeypatch):
     assert (verdict["action"], verdict["windows"]) == ("allow", 2)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf8"])
+def test_a_verdict_is_printed_in_any_encoding(monkeypatch, graded_bundle, encoding):
+    word = "ｓｔｅａｌ"  # Letters that are read, and of few encodings.
+    command = ["moderate", f"how to {word} cookie 5", "--bundle", str(graded_bundle.path)]
+    for option, wanted in ((), b"BLOCK"), (("--json",), b"{"):
+        out = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding=encoding))
+        assert main([*command, *option]) == 0
+        said = out.getvalue()
+        assert said.startswith(wanted)
+        assert (b"\xe2\x96\x88" in said) == (encoding == "utf8" and not option)
+    assert json.loads(said.decode(encoding))["evidence"][0]["text"] == word
+
+
 def test_moderate_judges_one_side_alone(capsys, graded_bundle):
     steal, declined = "how to steal cookie 5", "sorry I can not help with cookie 5"
     command = ["moderate", steal, "--bundle", str(graded_bundle.path), "--response", declined]
