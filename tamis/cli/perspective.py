@@ -7,7 +7,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -93,7 +93,7 @@ def _stored(path: Path) -> Iterator[tuple[str, Mapping[str, float]]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         csv.field_size_limit(MAX_COLUMN)
         rows: Iterator[dict[str, Any]]
-        rows = csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)
+        rows = csv.DictReader(lines) if path.suffix == ".csv" else _json_of(lines)
         for number in count(1):
             try:
                 found = _row(next(rows))
@@ -105,6 +105,11 @@ def _stored(path: Path) -> Iterator[tuple[str, Mapping[str, float]]]:
                 what = f"{path.name}: row {number}: {type(error).__name__}{which}"
                 raise CommandError(f"{what}; wanted: text and scores by attribute") from None
             yield found
+
+
+def _json_of(lines: Iterable[str]) -> Iterator[Any]:
+    """Blank lines, as editors and ``cat`` leave them, are no rows."""
+    return map(json.loads, filter(str.strip, lines))
 
 
 def _row(row: dict[str, Any]) -> tuple[str, dict[str, float]]:

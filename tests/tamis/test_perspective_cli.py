@@ -50,6 +50,14 @@ def test_tables_of_spreadsheets_and_long_texts_are_read(
     assert asked == ["two\nlines, one text", LONG] * 2
 
 
+def test_blank_lines_are_no_rows(tmp_path: Path, asked: list[str]):
+    lines = tmp_path / "kept.jsonl"
+    rows = [{"text": text, "scores": {"TOXICITY": 0.5}} for text in ("a pond", "a garden")]
+    lines.write_text("\n\n \n".join(map(json.dumps, rows)) + "\n\n")
+    assert compare(lines) == 0
+    assert asked == ["a pond", "a garden"]
+
+
 @pytest.mark.parametrize(
     "row",
     [
