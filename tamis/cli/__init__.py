@@ -47,6 +47,7 @@ EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
 # What compressed files raise that end early or are damaged: neither is an OSError or a ValueError.
 DAMAGED = (EOFError, zlib.error)
 BROKEN_PIPE = 128 + 13
+INTERRUPTED = 128 + 2
 SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who read has had enough (`| head`): end quietly, and leave nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         needed = "cpu" if args.command in SERVING else "training"
         extra = EXTRAS.get(str(error.name).partition(".")[0], needed)

@@ -3,7 +3,15 @@
 import argparse
 import functools
 
-from tamis.cli.common import CommandError, given, multilingual_of, policy_of, settings_of, whole
+from tamis.cli.common import (
+    CommandError,
+    check_tier,
+    given,
+    multilingual_of,
+    policy_of,
+    settings_of,
+    whole,
+)
 
 # Options that make no sense without a file.
 OPTIONS = (
@@ -60,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("moderate: give a text or --input, not both")
     if stray := given(args, ("response", "json")):
         raise CommandError(f"{stray[0]}: goes with a text, not with --input")
+    check_tier(args.tier, args.bundle, args.accurate)
     fields = ("prompt", "response", "messages", "text", "id")
     columns = {name: column for name in fields if (column := getattr(args, f"{name}_field"))}
     settings = settings_of({})
@@ -71,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         tier=args.tier or "fast",
         accurate_path=args.accurate,
         multilingual_path=multilingual_of(args.multilingual),
-        columns=Columns(**columns, keep=tuple(args.keep.split(",")) if args.keep else ()),
+        columns=Columns(**columns, keep=_names(args.keep or "")),
         only=args.judge,
         evidence=args.explain == "evidence",
         threads=args.threads,
@@ -92,3 +101,8 @@ def run(args: argparse.Namespace) -> int:
 
     where = cluster.Cluster(args.ray or None, args.workers, args.part_rows or cluster.PART_ROWS)
     return cluster.run(job, where)
+
+
+def _names(given: str) -> tuple[str, ...]:
+    """Columns with a comma between them, and a blank where somebody put one."""
+    return tuple(name.strip() for name in given.split(",")) if given else ()

@@ -14,7 +14,7 @@ from tamis.reasoner import bundle as reasoners
 from tamis.reasoner.protocol import GuidelineError
 from tamis.rules import WHERE as ENCODER
 from tamis.rules import policy_encoder_there
-from tamis.tiers import ACCURATE, MULTILINGUAL, OFF, TIERS, Tier, load_bands
+from tamis.tiers import ACCURATE, MULTILINGUAL, NONE, TIERS, Tier, load_bands
 from tamis.verdict import Provenance
 
 if TYPE_CHECKING:
@@ -122,9 +122,19 @@ def add_tier(parser: argparse.ArgumentParser) -> None:
 def multilingual_of(given: str | None) -> Path | None:
     """The bundle for other languages: the one that is named, else the one that is there, if any."""
     if given is not None:
-        return None if given == OFF else Path(given)
+        return None if given in NONE else Path(given)
     there = MULTILINGUAL.wanted and (MULTILINGUAL.folder / MANIFEST).is_file()
     return MULTILINGUAL.folder if there else None
+
+
+def check_tier(tier: Tier | None, bundle: Path | None, accurate: Path | None) -> None:
+    """Whether the bundle that was named is asked at all.
+
+    Raises:
+        CommandError: where another one would judge in its place without a word.
+    """
+    if tier == "accurate" and bundle is not None and accurate is None:
+        raise CommandError("--bundle: the accurate tier's bundle is named with --accurate")
 
 
 def load_tier(
@@ -138,7 +148,9 @@ def load_tier(
 
     Raises:
         BundleError: where a bundle or the bands of the cascade cannot be used.
+        CommandError: as ``check_tier``.
     """
+    check_tier(tier, bundle, accurate)
     from service.engine.cascade import Cascade
     from service.engine.languages import Languages
 

@@ -122,7 +122,7 @@ def test_no_text_is_written_nor_said_unless_asked_for(
     everything = out.read_text() + Path(f"{out}.job.json").read_text() + said.out + said.err
     for word in ("goose", "lentil", "heron", "garden", "secret", "shop"):
         assert word not in everything
-    more = ("--keep", "text,source", "--explain", "evidence")
+    more = ("--keep", "text, source", "--explain", "evidence")
     assert moderate("--input", source, "--output", tmp_path / "more.jsonl", *more) == 2
     first = lines(tmp_path / "more.jsonl")[0]
     assert first["kept"] == {"text": GOOSE, "source": "shop"}
@@ -274,6 +274,8 @@ def test_options_that_contradict_each_other(tmp_path: Path, capsys: pytest.Captu
     for arguments, message in {
         ("hello", "--input", source): "a text or --input, not both",
         (): "give a text, or a file with --input",
+        ("hello", "--tier", "accurate", "--bundle", tmp_path): "is named with --accurate",
+        ("--input", source, "--tier", "accurate", "--bundle", tmp_path): "is named with --accurate",
         ("hello", "--keep", "a"): "--keep: goes with --input",
         ("hello", "--ray"): "--ray: goes with --input",
         ("--input", source, "--json"): "--json: goes with a text",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tamis.cli import main
+from tamis.cli.common import multilingual_of
 from tests.conftest import row, write_rows
 
 
@@ -74,6 +75,21 @@ def test_a_policy_that_only_scores_does_not_act(capsys, tmp_path: Path, graded_b
     said = capsys.readouterr().out
     assert said.startswith("BLOCK withheld  unsafe, unsafe ")
     assert "  block withheld, unsafe" in said
+
+
+def test_an_interrupt_ends_a_command_quietly(capsys, monkeypatch):
+    class Keyboard:
+        def read(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    assert main(["moderate", "-"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given", ["", "off"])
+def test_no_bundle_for_other_languages(given):
+    assert multilingual_of(given) is None
 
 
 def test_faults_are_one_line(capsys, tmp_path: Path):
