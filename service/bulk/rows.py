@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from service.dialects.halves import mended
 from service.dialects.native import ITEM_SHAPES, TAGS, Item, contents_of
 from service.errors import from_validation
 from tamis.content import Content, NotThereError, Side, judged
@@ -169,7 +170,11 @@ def _value(raw: Raw) -> Any:
     if not payload.strip():
         raise RowError(None, "the line is empty")
     try:
-        return from_json(payload, allow_inf_nan=False)
+        try:
+            return from_json(payload, allow_inf_nan=False)
+        except ValueError:
+            # Half of a surrogate pair is read as requests read it.
+            return from_json(mended(payload), allow_inf_nan=False)
     except ValueError as error:
         raise RowError(None, f"the line is not JSON: {error}") from None
 

@@ -59,6 +59,13 @@ def test_null_is_an_absent_column():
     assert read(row).contents == (content.prompt("a"),)
 
 
+def test_half_of_a_surrogate_pair_is_read_as_requests_read_it():
+    row = read(rb'{"id": "p1", "text": "a \ud83d pond, \ud83d\ude00"}')
+    assert (row.id, row.error) == ("p1", None)
+    assert row.contents == (content.plain("a \ufffd pond, \U0001f600"),)
+    assert read(rb'"\ud800 pond"').contents == (content.prompt("\ufffd pond", "text"),)
+
+
 @pytest.mark.parametrize(
     ("value", "field", "message"),
     [
@@ -66,7 +73,7 @@ def test_null_is_an_absent_column():
         (b"", None, "the line is empty"),
         (b'"caf\xe9"', None, "the line is not JSON"),
         (b'{"prompt": "secret", "x": NaN}', None, "the line is not JSON"),
-        (b'"\\ud800 secret"', None, "the line is not JSON"),
+        (b'"\\ud80 secret"', None, "the line is not JSON"),
         ([1], None, "the row must be a text"),
         ({"secret": 1}, None, "none of the columns prompt, response, messages, text"),
         ({"prompt": "secret", "text": "secret"}, None, "both 'prompt' and 'text'"),
