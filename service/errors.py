@@ -86,17 +86,29 @@ def from_validation(error: ValidationError, tags: frozenset[str] = frozenset()) 
 
     ``tags`` are names of union branches, which pydantic puts in the path and callers do not know.
     """
-    first: Any = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    found: Any = error.errors(include_input=False, include_url=False, include_context=False)
+    first = found[0]
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {first['msg']}", code="invalid_json")
+    extra = first["type"] == "extra_forbidden"
+    if first["loc"] and first["loc"][-1] in tags and not extra:
+        # All branches of a union say what they miss: the one that was meant came furthest.
+        of = first["loc"][:-1]
+        first = max((one for one in found if one["loc"][: len(of)] == of), key=_reached)
     param = ""
     before = None
-    for part in first["loc"]:
+    for at, part in enumerate(first["loc"], 1):
         if isinstance(part, int):
             param += f"[{part}]"
         # A field may be named as the branch that it is of: {"type": "text", "text": …}.
-        elif part not in tags or part == before:
+        # Another one may have the name of a branch and be unknown.
+        elif part not in tags or part == before or (extra and at == len(first["loc"])):
             param += f".{part}" if param else part
         before = part
     where = param or "body"
     return RequestError(f"{where}: {first['msg']}", param=param or None)
+
+
+def _reached(fault: Any) -> tuple[int, bool]:
+    """How far a branch of a union came: how deep, and whether it was of the type that is there."""
+    return len(fault["loc"]), not fault["type"].endswith("_type")

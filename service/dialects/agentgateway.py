@@ -37,7 +37,7 @@ class OnResponse(Loose):
 
 REQUEST: Final = TypeAdapter(OnRequest)
 RESPONSE: Final = TypeAdapter(OnResponse)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message"})
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 
 
 @router.judges("/request", REQUEST, GUARD)

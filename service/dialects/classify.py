@@ -45,7 +45,7 @@ class PredictRequest(Loose):
 
 CLASSIFY: Final = TypeAdapter(ClassifyRequest)
 PREDICT: Final = TypeAdapter(PredictRequest)
-TAGS: Final = frozenset({"str", "list[str]", "list[constrained-list]", "constrained-list"})
+TAGS: Final = frozenset({"str", "list[str]", "list[list[str]]"})
 
 
 @router.judges("/classify", CLASSIFY)

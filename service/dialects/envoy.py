@@ -24,7 +24,7 @@ router = Dialect(hook=True)
 
 PARTIAL: Final = "x-envoy-auth-partial-body"
 BODY: Final = TypeAdapter(ChatRequest)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message"})
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 PATH: Final = "/ext-authz/{path:path}"
 # Envoy asks by the method of the request that it holds.
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -122,7 +122,7 @@ Input = Annotated[
 ]
 TAGS: Final = frozenset(
     {"string", "exchange", "prompt-only", "conversation", "from-outside", "plain"}
-    | {"batch", "single"}
+    | {"batch", "single", "str", "dict[str,any]"}
 )
 
 

@@ -48,7 +48,7 @@ class HookRequest(Loose):
 
 
 BODY: Final = TypeAdapter(HookRequest)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message"})
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 
 
 @router.judges("/portkey", BODY, WEBHOOK)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.halves import validated
-from service.dialects.native import Message, Strict, turn_of, verdict_json
+from service.dialects.native import TAGS, Message, Strict, turn_of, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
@@ -95,7 +95,7 @@ async def follow(request: Request) -> JSONResponse:
         raise RequestError(
             "name: must be 1 to 128 letters, digits and _.:-", param="name"
         ) from None
-    body = await body_of(request, BODY)
+    body = await body_of(request, BODY, TAGS)
     policy = moderator.policy(request, body.policy)
     what = _content(body, body.text)
     followed = await moderator.streams.follow(request, name, what, policy, body.final)
@@ -203,7 +203,7 @@ def _parsed(kind: TypeAdapter[Any], line: bytes) -> Any:
     try:
         return validated(kind, line)
     except ValidationError as error:
-        raise from_validation(error) from None
+        raise from_validation(error, TAGS) from None
 
 
 def _content(about: About, text: str) -> Content:

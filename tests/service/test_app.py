@@ -129,6 +129,11 @@ REFUSED = [
         "policy",
         "from 1 to 3600000",
     ),
+    ({"input": "x", "policy": 5}, "policy", "valid string"),
+    # Names of a union's branches, where they are a caller's.
+    ({"input": "x", "batch": 1}, "batch", "not permitted"),
+    ({"input": {"text": "x", "string": 1}}, "input.string", "not permitted"),
+    ({"input": ["x", {"text": "x", "single": 1}]}, "input[1].single", "not permitted"),
     ({"input": "x", "explain": "everything"}, "explain", "'evidence'"),
     ([], None, "object"),
 ]

@@ -133,6 +133,8 @@ def test_explanations_on_request(client):
         ({"questions": [{"type": "predicate", "instructions": "x" * 700}]}, "questions[0]"),
         ({"input": []}, "input"),
         ({"input": [{"content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "foo"}]}, "input[0].type"),
+        ({"input": 5}, "input"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
             "input[0].content[0]",

@@ -144,6 +144,7 @@ REFUSED = [
     ({"input": "x"}, "label", "is missing"),
     ({"input": "x", "label": "bad"}, "label", "'safe' or 'unsafe'"),
     ({"input": "x", "lable": "safe"}, "lable", "not permitted"),
+    ({"input": "x", "label": "safe", "single": 1}, "single", "not permitted"),
     ({"input": " ", "label": "safe"}, "input", "blank"),
     ({"input": "x" * 2_001, "label": "safe"}, "input", "over the limit of 2000"),
     (

@@ -265,6 +265,37 @@ def test_detectors_judge_the_last_message_or_the_answer_alone(client, judged):
     ]
 
 
+CHAT_OF_5 = user([{"type": "text", "text": 5}])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/request", {"body": {"input": CHAT_OF_5}}, "body.input[0].content[0].text"),
+        ("/request", {"body": {"messages": user(5)}}, "body.messages[0].content"),
+        ("/request", {"body": {"input": ["x", 5]}}, "body.input[1]"),
+        ("/request", {"body": {"prompt": {"variables": 5}}}, "body.prompt.variables"),
+        (ENVOY, {"messages": CHAT_OF_5}, "messages[0].content[0].text"),
+        (ENVOY, {"prompt": {"variables": 5}}, "prompt.variables"),
+        (
+            "/portkey",
+            {"eventType": "beforeRequestHook", "request": {"json": {"prompt": {"variables": 5}}}},
+            "request.json.prompt.variables",
+        ),
+        ("/v1/chat/completions", {"messages": CHAT_OF_5}, "messages[0].content[0].text"),
+        ("/v1/chat/moderations", {"input": CHAT_OF_5}, "input[0].content[0].text"),
+        ("/predict", {"inputs": [["x"] * 3]}, "inputs[0]"),
+        ("/predict", {"inputs": 5}, "inputs"),
+    ],
+)
+def test_of_several_forms_the_one_that_was_meant_is_at_fault(client, path, body, param):
+    answer = client.post(path, json=body)
+    said = answer.json().get("error", answer.json())
+    assert answer.status_code in (400, 422)
+    assert said.get("param", param) == param
+    assert said["message"].startswith(f"{param}: ")
+
+
 # ---- classifiers
 
 

@@ -429,6 +429,7 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
         ("a", {"text": "", "messages": [{"content": "x"}]}, "messages[0].role"),
         ("a", {"text": "tea " * 6_000}, "text"),
         ("a", {"text": "", "policy": "none"}, "policy"),
+        ("a", {"text": "", "policy": 5}, "policy"),
         ("a", {"text": "", "x": 1}, "x"),
     ],
 )
