@@ -1,9 +1,13 @@
 // What the page computes, without a browser. Run by test_scripts.py.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 
-import { Refusal, call, parsed, storeKey, stream } from "./api.js";
+import { Refusal, asCurl, call, parsed, storeKey, stream } from "./api.js";
 import { ceiling } from "./chart.js";
 import { Events, eventsOf } from "./events.js";
 import { explain, figures, list, scores } from "./explain.js";
@@ -412,6 +416,25 @@ test("a key that no header can hold is a wrong key, not a lost connection", asyn
   storeKey("tamis_1");
   assert.equal((await call("policies")).text, "{}");
   storeKey(null);
+});
+
+test("a command line sends what was sent, however long it is", (context) => {
+  // Says what curl would have sent; a command, so that the system's limit holds.
+  const folder = mkdtempSync(join(tmpdir(), "curl-"));
+  const script = '#!/bin/sh\nfor last; do :; done\n[ "$last" = @- ] && exec cat\nprintf %s "$last"\n';
+  writeFileSync(join(folder, "curl"), script, { mode: 0o700 });
+  globalThis.document = { baseURI: "http://localhost:8000/" };
+  context.after(() => {
+    rmSync(folder, { recursive: true });
+    delete globalThis.document;
+  });
+  const env = { PATH: `${folder}:${process.env.PATH}` };
+  for (const size of [9, 40_000, 200_000]) {
+    const body = { input: `It's\nTAMIS\n${"é".repeat(size)}` };
+    const { stdout, stderr } = spawnSync("/bin/sh", { input: `${asCurl("moderate", body)}\n`, env, encoding: "utf8" });
+    assert.equal(stderr, "");
+    assert.deepEqual(JSON.parse(stdout), body);
+  }
 });
 
 test("an explanation is told with what stands of it", () => {

@@ -56,12 +56,16 @@ def test_scripts(folder: Path):
     assert re.search(r"\bpass [1-9]", said), said
 
 
-def test_a_policy_that_was_edited_is_otherwise_what_it_was(folder: Path, bundle: Bundle):
+@pytest.mark.parametrize("about", [FULL.description, "for\x7f the\x85 shop\u2028, \uffff: #1 🪿"])
+def test_a_policy_that_was_edited_is_otherwise_what_it_was(
+    folder: Path, bundle: Bundle, about: str
+):
     encoder = rules.load(write_encoder(folder / "encoder"))
-    offered = json.dumps(policy_json(FULL, bundle, encoder))
+    given = replace(FULL, description=about)
+    offered = json.dumps(policy_json(given, bundle, encoder))
     said = json.loads(node(folder, "--input-type=module", "--eval", EDIT, offered))
     toxicity = Rule(0.5, 0.75, FULL.categories["toxicity"].definition)
-    wanted = replace(FULL, name="full-edited", categories=FULL.categories | {"toxicity": toxicity})
+    wanted = replace(given, name="full-edited", categories=FULL.categories | {"toxicity": toxicity})
     assert said["edited"]
     # Only policies that the service offers have others on trial.
     assert Policy.parse(said["sent"]) == replace(wanted, shadow=None)

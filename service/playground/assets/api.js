@@ -3,6 +3,8 @@
 import { eventsOf } from "./events.js";
 
 const KEY = "tamis-key";
+// Linux takes 128 KiB for one argument of a command.
+const LONGEST_ARGUMENT = 100_000;
 let inMemory = null; // Where storage is forbidden.
 
 /** The API key that was given in this tab, or null. */
@@ -98,7 +100,11 @@ export function asCurl(path, body) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const lines = [`curl -s ${quoted(new URL(path, document.baseURI).href)}`];
   if (storedKey() !== null) lines.push(`-H "Authorization: Bearer $TAMIS_KEY"`);
-  lines.push(`-H 'content-type: application/json'`, `-d ${quoted(JSON.stringify(body))}`);
+  const json = JSON.stringify(body);
+  const long = new TextEncoder().encode(json).length > LONGEST_ARGUMENT;
+  // JSON of one line cannot hold the line that ends it.
+  const data = long ? `--data-binary @- <<'TAMIS'\n${json}\nTAMIS` : `-d ${quoted(json)}`;
+  lines.push(`-H 'content-type: application/json'`, data);
   return lines.join(" \\\n  ");
 }
 

@@ -149,9 +149,13 @@ function flow(value) {
   return `{${Object.entries(value).map(([name, one]) => `${name}: ${flow(one)}`).join(", ")}}`;
 }
 
+// What JSON leaves as it is, and YAML refuses, or reads as the end of a line.
+const UNPRINTABLE = /[\x7f-\x9f\u2028\u2029\ufffe\uffff]/g;
+const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+
 /** Plain where YAML cannot mistake it for anything else, or else quoted as JSON does. */
 function scalar(value) {
   if (typeof value !== "string") return String(value);
   const plain = /^[A-Za-z][\w-]*$/.test(value) && !/^(true|false|null|yes|no|on|off|y|n)$/i.test(value);
-  return plain ? value : JSON.stringify(value);
+  return plain ? value : JSON.stringify(value).replace(UNPRINTABLE, escaped);
 }
