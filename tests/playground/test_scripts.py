@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node")
 def folder(tmp_path: Path) -> Path:
     # Node takes .js for modules where a package says so; browsers go by the type attribute.
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    for path in (*ASSETS.glob("*.js"), HERE / "scripts.test.js"):
+    for path in (*ASSETS.glob("*.js"), ASSETS / "index.html", *HERE.glob("*.js")):
         shutil.copy(path, tmp_path)
     return tmp_path
 
@@ -51,8 +51,9 @@ def node(folder: Path, *arguments: str) -> str:
     return run.stdout
 
 
-def test_scripts(folder: Path):
-    said = node(folder, "--test", "scripts.test.js")
+@pytest.mark.parametrize("tests", ["scripts.test.js", "page.test.js"])
+def test_scripts(folder: Path, tests: str):
+    said = node(folder, "--test", tests)
     assert re.search(r"\bpass [1-9]", said), said
 
 

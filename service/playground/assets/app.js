@@ -53,7 +53,9 @@ const problem = new Problem(() => judging.now());
 async function ask(signal) {
   const item = input.item();
   const questions = input.judge ?? QUESTIONS[input.mode];
-  const policy = isEditing() ? written(state.draft) : byId("policy").value;
+  // Until the policies are known, the key's own: whichever were named would stand in its place.
+  const named = state.draft ? byId("policy").value : undefined;
+  const policy = isEditing() ? written(state.draft) : named;
   const limits = state.draft && inForce(state.draft);
   const body = { input: item, policy, explain: "evidence" };
   if (input.judge) body.judge = input.judge;
@@ -136,11 +138,14 @@ async function loadPolicies() {
     const { text } = await call("policies");
     const { default: usual, policies } = parsed(text);
     state.policies = policies;
+    // Another key may have come in the middle of an edit.
+    const kept = policies.find(({ name }) => name === state.draft?.base.name);
+    const chosen = kept?.name ?? usual;
     byId("policy").replaceChildren(
-      ...policies.map(({ name }) => el("option", { value: name, selected: name === usual }, name)),
+      ...policies.map(({ name }) => el("option", { value: name, selected: name === chosen }, name)),
     );
     byId("edit").disabled = false;
-    choose(usual);
+    if (!kept) choose(usual);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     if (error.status === 401) askForKey(storedKey() !== null);
@@ -172,12 +177,23 @@ function choose(name) {
 }
 
 function drawEditor() {
-  state.edits = editor(byId("editor"), state.draft, edited, () => {
+  state.edits = editor(byId("editor"), state.draft, drafted, () => {
     choose(byId("policy").value);
     byId("edit").focus();
     if (canAsk()) judging.now();
   });
   showScores();
+}
+
+/** The draft has changed: its verdict is wanted, where it asks anything. */
+function drafted() {
+  edited();
+  if (canAsk()) {
+    judging.soon(DRAGGING_PAUSE);
+    return;
+  }
+  judging.stop();
+  settled();
 }
 
 function edited() {
@@ -241,7 +257,6 @@ byId("policy").addEventListener("change", () => {
 });
 byId("edit").disabled = true;
 byId("edit").addEventListener("click", () => openEditor(byId("editor").hidden));
-byId("editor").addEventListener("input", () => canAsk() && judging.soon(DRAGGING_PAUSE));
 byId("key-form").addEventListener("submit", () => {
   const key = byId("key").value.trim();
   if (!key) return;
