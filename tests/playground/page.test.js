@@ -104,3 +104,30 @@ test("another key leaves edits alone, where it has their policy", async (context
   assert.equal(byId("policy").value, "usual");
   assert.equal(byId("edited").hidden, true);
 });
+
+test("a refusal that comes again is not put there again, and takes no focus away", async (context) => {
+  const busy = [429, { error: { message: "the service is at capacity" } }];
+  const answers = { moderate: busy };
+  const { asked, pause } = await open(context, answers);
+  byId("first").enter("a calm pond");
+  await pause();
+  const shown = byId("problem").firstElementChild;
+  const again = shown.querySelector("button");
+  again.focus();
+  again.click();
+  await settle();
+  assert.equal(asked.length, 2);
+  assert.equal(byId("problem").firstElementChild, shown);
+  assert.equal(document.activeElement, again);
+  answers.moderate = [503, { error: { message: "the model is being loaded" } }];
+  again.click();
+  await settle();
+  assert.match(byId("problem").textContent, /^Not ready yetThe model is being loaded\./);
+  const other = byId("problem").querySelector("button");
+  assert.notEqual(other, again);
+  assert.equal(document.activeElement, other);
+  byId("live-typing").checked = false;
+  byId("first").enter("a calm pond, a heron");
+  assert.equal(byId("problem").textContent, "");
+  assert.equal(document.activeElement, byId("judge"));
+});

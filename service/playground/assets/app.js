@@ -41,7 +41,7 @@ const judging = new Judging(ask, {
     show(judged);
   },
   refused(refusal) {
-    settled();
+    verdictCard().setAttribute("aria-busy", "false");
     problem.show(refusal);
     input.blame(refusal.param);
     if (refusal.status === 0) status("gone", "cannot be reached");

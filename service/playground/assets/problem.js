@@ -17,6 +17,8 @@ const PATIENCE = { 0: 5_000, 429: 2_000, 503: 1_000 };
 export class Problem {
   #again;
   #timer = null;
+  #shown = null;
+  #count = null;
 
   /** @param {() => void} again what to do when the time has come, or the button is pressed. */
   constructor(again) {
@@ -25,38 +27,61 @@ export class Problem {
   }
 
   clear() {
-    clearInterval(this.#timer);
-    this.#timer = null;
-    byId("problem").replaceChildren();
+    this.#stop();
+    this.#shown = null;
+    this.#replace();
   }
 
   /** @param {Refusal} refusal */
   show(refusal) {
-    this.clear();
+    this.#stop();
+    const title = TITLES[refusal.status] ?? "Not accepted";
     const wait = refusal.retryAfter ?? PATIENCE[refusal.status] ?? null;
-    const count = el("p", { class: "note countdown", "aria-hidden": "true" });
+    const shown = JSON.stringify([title, refusal.message, refusal.param, wait !== null]);
+    // Put there anew, the same would be read out again at every try.
+    if (shown !== this.#shown) this.#draw(title, refusal, wait !== null);
+    this.#shown = shown;
+    if (wait !== null) this.#countDown(wait);
+  }
+
+  #draw(title, { message, param }, again) {
+    this.#count = el("p", { class: "note countdown", "aria-hidden": "true" });
     const retry = el("button", { type: "button", class: "quiet", onclick: () => this.#retry() }, "Try again now");
-    byId("problem").replaceChildren(
+    this.#replace(
       el("div", { class: "problem" },
-        el("p", {}, el("strong", {}, TITLES[refusal.status] ?? "Not accepted")),
-        el("p", {}, sentence(refusal.message)),
-        refusal.param && el("p", { class: "note" }, "field ", el("code", {}, refusal.param)),
-        wait !== null && el("div", { class: "bar" }, retry, count)),
+        el("p", {}, el("strong", {}, title)),
+        el("p", {}, sentence(message)),
+        param && el("p", { class: "note" }, "field ", el("code", {}, param)),
+        again && el("div", { class: "bar" }, retry, this.#count)),
     );
-    if (wait === null) return;
+  }
+
+  /** Whoever was at the button is at the next one, or where one asks again by hand. */
+  #replace(...box) {
+    const place = byId("problem");
+    const inside = place.contains(document.activeElement);
+    place.replaceChildren(...box);
+    if (inside) (place.querySelector("button") ?? byId("judge")).focus();
+  }
+
+  #countDown(wait) {
     const until = performance.now() + wait;
     const tick = () => {
       const left = until - performance.now();
       if (left <= 0) this.#retry();
-      else count.textContent = `or by itself in ${Math.ceil(left / 1000)} s`;
+      else this.#count.textContent = `or by itself in ${Math.ceil(left / 1000)} s`;
     };
     tick();
     this.#timer = setInterval(tick, 250);
   }
 
-  #retry() {
+  #stop() {
     clearInterval(this.#timer);
     this.#timer = null;
+  }
+
+  #retry() {
+    this.#stop();
     this.#again();
   }
 }
