@@ -105,6 +105,20 @@ test("another key leaves edits alone, where it has their policy", async (context
   assert.equal(byId("edited").hidden, true);
 });
 
+test("a threshold that is typed moves the other one no further than it must", async (context) => {
+  await open(context);
+  const [flag, block] = numbers(0);
+  block.focus();
+  for (const typed of ["0", "0.", "0.7", "0.75"]) block.enter(typed);
+  assert.deepEqual([flag.value, block.value], ["0.72", "0.75"]);
+  block.enter("0.5");
+  assert.deepEqual([flag.value, block.value], ["0.5", "0.5"]);
+  flag.focus();
+  flag.enter("0.9");
+  flag.enter("0.4");
+  assert.deepEqual([flag.value, block.value], ["0.4", "0.5"]);
+});
+
 test("a refusal that comes again is not put there again, and takes no focus away", async (context) => {
   const busy = [429, { error: { message: "the service is at capacity" } }];
   const answers = { moderate: busy };

@@ -1,7 +1,7 @@
 // The policy editor: for each category whether it counts, and from which scores on.
 
 import { el, styled, copyButton } from "./dom.js";
-import { asksSomething, filed, setLimit, yaml } from "./policy.js";
+import { asksSomething, filed, remembered, setLimit, yaml } from "./policy.js";
 
 /**
  * Draw the editor of a draft into `place`.
@@ -61,9 +61,13 @@ function row(name, rule, definition, update) {
     }
   };
   for (const { which, input } of inputs) {
+    // What gives way gives way to where it ends, not to what is typed or passed on the way there.
+    let back = null;
+    input.addEventListener(input.type === "range" ? "pointerdown" : "focus", () => (back = remembered(rule)));
     input.addEventListener("input", () => {
       const value = input.valueAsNumber;
       if (!(value > 0 && value <= 1)) return;
+      back?.();
       setLimit(rule, which, value);
       show();
       update();

@@ -59,6 +59,12 @@ export function setLimit(rule, which, value) {
   for (const each of ["flag", "block"]) if (rule[each] !== before[each]) rule.edited[each] = true;
 }
 
+/** The way back to a rule's thresholds as they are now. */
+export function remembered(rule) {
+  const { flag, block, edited } = rule;
+  return () => Object.assign(rule, { flag, block, edited });
+}
+
 /** The draft as a policy that a request can carry. */
 export function written({ base, overall, categories }) {
   const out = { name: `${base.name}-edited` };
