@@ -119,6 +119,18 @@ test("a threshold that is typed moves the other one no further than it must", as
   assert.deepEqual([flag.value, block.value], ["0.4", "0.5"]);
 });
 
+test("it says why a long text is not judged as it is typed", async (context) => {
+  const { asked, pause } = await open(context);
+  byId("first").enter("a".repeat(10_000));
+  await pause();
+  assert.deepEqual([asked.length, byId("long").hidden], [1, true]);
+  byId("first").enter("a".repeat(10_001));
+  await pause();
+  assert.deepEqual([asked.length, byId("long").hidden], [1, false]);
+  byId("live-typing").enter(false);
+  assert.equal(byId("long").hidden, true);
+});
+
 test("a refusal that comes again is not put there again, and takes no focus away", async (context) => {
   const busy = [429, { error: { message: "the service is at capacity" } }];
   const answers = { moderate: busy };

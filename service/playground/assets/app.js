@@ -73,6 +73,9 @@ async function ask(signal) {
 function typed() {
   state.reasons?.stop();
   const item = input.item();
+  const length = textsOf(item).reduce((sum, { text }) => sum + text.length, 0);
+  const asTyped = byId("live-typing").checked;
+  byId("long").hidden = !asTyped || length <= LONGEST_LIVE;
   const question = QUESTIONS[input.mode][0];
   // To another question an overall rule that nobody touched has other thresholds.
   if (state.draft && question !== state.question && !isEdited(state.draft)) choose(byId("policy").value);
@@ -85,8 +88,7 @@ function typed() {
     byId("stale").hidden = true;
     return;
   }
-  const length = textsOf(item).reduce((sum, { text }) => sum + text.length, 0);
-  if (byId("live-typing").checked && length <= LONGEST_LIVE && canAsk()) {
+  if (asTyped && length <= LONGEST_LIVE && canAsk()) {
     judging.soon(TYPING_PAUSE);
     return;
   }
