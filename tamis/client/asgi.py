@@ -9,12 +9,12 @@ app.add_middleware(
 """
 
 import json
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from typing import Any, Final
 
 from tamis.client.client import AsyncClient, Policy
 from tamis.client.errors import ApiError, ClientError
-from tamis.client.items import Item
+from tamis.client.items import Item, is_item
 
 # As ASGI's specification has them (Starlette's names; nothing of it is needed).
 Scope = MutableMapping[str, Any]
@@ -103,12 +103,12 @@ class ModerationMiddleware:
     async def _judge(self, scope: Scope, body: bytes) -> tuple[int, str, str] | None:
         """Why a request does not pass: status, code, message; None where it does."""
         try:
-            item: Any = self._item(json.loads(body))
+            item = self._item(json.loads(body))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return UNREADABLE
         if item is None:
             return None
-        if not isinstance(item, str | Mapping):
+        if not is_item(item):
             # A list would be judged as a batch, whose answer is none of one item, and pass unread.
             return UNREADABLE
         try:

@@ -14,7 +14,7 @@ import httpx
 from tamis.client.answers import Moderation, moderation_of
 from tamis.client.attempts import Attempts
 from tamis.client.errors import UnreachableError
-from tamis.client.items import Explain, Item
+from tamis.client.items import Explain, Item, is_item
 from tamis.content import Side
 from tamis.corrections.record import Label
 
@@ -47,13 +47,13 @@ def _moderate(
     return Call("/moderate", body, read)
 
 
-def _one(item: object) -> Any:
+def _one(item: Item) -> Item:
     """An item; what a list is answered with has no verdict of its own.
 
     Raises:
         TypeError: where it is none.
     """
-    if not isinstance(item, str | Mapping):
+    if not is_item(item):
         raise TypeError(f"an item is a text or a mapping, not a {type(item).__name__}")
     return item
 

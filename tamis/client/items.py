@@ -1,7 +1,7 @@
 """What can be judged, as ``POST /moderate`` takes it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, TypeGuard
 
 
 class Exchange(TypedDict):
@@ -33,3 +33,8 @@ class Conversation(TypedDict):
 Item = str | Exchange | Document | Plain | Conversation
 """A text alone is a prompt."""
 Explain = Literal["evidence", "reason"]
+
+
+def is_item(given: object) -> TypeGuard[Item]:
+    """Whether it is one item; what is wrong within is the service's to say."""
+    return isinstance(given, str | Mapping)
