@@ -233,9 +233,10 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         actions.append(_action(finding.overall, overall))
         if severity is Severity.UNSAFE:
             shown.add(UNSAFE)
-    if severity is Severity.BORDERLINE and policy.severity.borderline != "allow":
+    if severity is not Severity.SAFE and policy.severity.borderline != "allow":
+        # What is worse than borderline fares no better.
         actions.append(Action(policy.severity.borderline))
-        shown.add(BORDERLINE)
+        shown.add(UNSAFE if severity is Severity.UNSAFE else BORDERLINE)
     unsafe = severity is Severity.UNSAFE or policy.overall is None
     scores: dict[str, CategoryScore] = {}
     for name, rule in policy.categories.items():

@@ -144,6 +144,17 @@ def test_a_policy_may_act_on_what_is_borderline(act: str):
     assert decide([finding("prompt", 0.95)], policy, KNOWING, WHO).action is Action.BLOCK
 
 
+@pytest.mark.parametrize("rules", [{"overall": {}}, {"categories": {"hate": {}}}])
+@pytest.mark.parametrize("act", ["flag", "block"])
+def test_what_is_worse_than_borderline_fares_no_better(rules: dict[str, object], act: str):
+    policy = Policy.parse({"name": "x", "severity": {"borderline": act}} | rules)
+    spans = (Evidence(0, 1, "a", "unsafe", 0.6, "prompt"),)
+    found = finding("prompt", 0.6, severity=0.9, categories={"hate": 0.1}, evidence=spans)
+    verdict = decide([found], policy, KNOWING, WHO)
+    assert (verdict.action, verdict.severity) == (act, Severity.UNSAFE)
+    assert list(verdict.evidence) == list(spans)
+
+
 def answer(overall: float, refusal: float | None, **more: object) -> Finding:
     return finding("response", overall, refusal=refusal, **more)
 
