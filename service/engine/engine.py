@@ -14,6 +14,7 @@ from service.engine.memory import Memory, Work
 from service.engine.pairs import PairTask, Rulings, run_pairs
 from service.engine.policy_encoder import Encoder, RuleScore
 from service.engine.priority import PATIENT, stand_back
+from service.engine.queue import work
 from service.engine.runtime import available_threads, has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.timings import Timings
@@ -106,7 +107,7 @@ class Engine:
         self._other: Model | None = None
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._events = events or EngineEvents()
-        self._flights = Flights(self._read, self._events.looked_up)
+        self._flights = Flights(self._read, self._is_patient, self._events.looked_up)
         self._hands = hands or InProcess()
         self._mine = threading.local()
         self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
@@ -348,24 +349,29 @@ class Engine:
         self, readings: Sequence[Reading], deadline: float | None, extra: bool
     ) -> float:
         """Run what is asked."""
-        ratio = self._tokens / self._characters
-        tasks = []
-        for reading in readings:
-            shape = reading.model.classifier.bundle.shape
-            context = reading.content.context
-            cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
-            if (memory := reading.memory) is not None:
-                # What is new, and the last window, which has moved.
-                new = len(reading.content.text) - memory.characters
-                cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
-            if context is not None:
-                cost += min(int(ratio * len(context)), shape.context_tokens)
-            tasks.append(WindowTask(reading, cost, reading.model.weight))
+        tasks = [self._task(reading) for reading in readings]
         more = sum(task.cost for task in tasks if not task.reading.once)
         if self._second is not None and deadline is None and more and not extra:
             # Nothing will cut a second opinion short, so there must be room for one.
             self.scheduler.check_patience(self._second.weight * more)
         return await self.scheduler.submit(tasks, deadline, extra=extra)
+
+    def _task(self, reading: Reading) -> WindowTask:
+        """A text that nobody has opened yet, with an estimate of its tokens."""
+        ratio, shape = self._tokens / self._characters, reading.model.classifier.bundle.shape
+        context = reading.content.context
+        cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
+        if (memory := reading.memory) is not None:
+            # What is new, and the last window, which has moved.
+            new = len(reading.content.text) - memory.characters
+            cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
+        if context is not None:
+            cost += min(int(ratio * len(context)), shape.context_tokens)
+        return WindowTask(reading, cost, reading.model.weight)
+
+    def _is_patient(self, readings: Sequence[Reading]) -> bool:
+        """Whether texts are too much, together, to be prompt work."""
+        return sum(work(self._task(reading)) for reading in readings) > PROMPT
 
     def _begin(self, number: int, patient: bool) -> None:
         """A thread of the scheduler begins."""

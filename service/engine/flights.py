@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -18,12 +19,30 @@ Read: TypeAlias = Callable[[Sequence[Reading], float | None, bool], Awaitable[fl
 """Runs what is asked, in so many seconds or without a limit; returns seconds queued."""
 
 
-class Flights:
-    """What is being judged, by the key under which it will be remembered."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight:
+    """One text that is being judged; ``patient``: as part of work that can wait."""
 
-    def __init__(self, read: Read, tell: Callable[[Lookup], None]) -> None:
-        self._read, self._tell = read, tell
-        self._flying: dict[bytes, asyncio.Future[Finding | None]] = {}
+    landed: asyncio.Future[Finding | None]
+    patient: bool
+
+
+class Flights:
+    """What is being judged, by the key under which it will be remembered.
+
+    What people wait for does not join what can wait: a greeting would be behind the hundred long
+    texts that somebody has sent with it. It runs by itself, and who comes next joins that.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        patient: Callable[[Sequence[Reading]], bool],
+        tell: Callable[[Lookup], None],
+    ) -> None:
+        """``patient`` says whether texts are so much that they can wait."""
+        self._read, self._patient, self._tell = read, patient, tell
+        self._flying: dict[bytes, Flight] = {}
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -44,19 +63,21 @@ class Flights:
         queued = 0.0
         keys = [cache.key(each.content, each.evidence, each.asked) for each in readings]
         while len(found) < len(readings):
-            own: dict[bytes, int] = {}
-            joined: dict[int, asyncio.Future[Finding | None]] = {}
             for n, (key, reading) in enumerate(zip(keys, readings, strict=True)):
-                if n in found:
-                    continue
-                if hit := cache.get(key, reading.content):
+                if n not in found and (hit := cache.get(key, reading.content)):
                     found[n] = hit
                     self._tell("hit")
-                elif key in self._flying:
-                    joined[n] = self._flying[key]
+            missing = {n: keys[n] for n in range(len(readings)) if n not in found}
+            patient = extra or self._patient([readings[n] for n in missing])
+            own: dict[bytes, int] = {}
+            joined: dict[int, asyncio.Future[Finding | None]] = {}
+            for n, key in missing.items():
+                flight = self._flying.get(key)
+                if flight is not None and (patient or not flight.patient):
+                    joined[n] = flight.landed
                     self._tell("joined")
                 else:
-                    self._flying[key] = loop.create_future()
+                    self._flying[key] = Flight(loop.create_future(), patient)
                     own[key] = n
                     self._tell("miss")
             left = None if until is None else until - time.perf_counter()
@@ -69,11 +90,11 @@ class Flights:
                         raise
                     # What is long enough but for the wait is late, and not too short.
                     raise DeadlineError from None
-            for n, flight in joined.items():
+            for n, landing in joined.items():
                 left = None if until is None else until - time.perf_counter()
                 try:
                     async with asyncio.timeout(left):
-                        landed = await asyncio.shield(flight)
+                        landed = await asyncio.shield(landing)
                 except TimeoutError:
                     raise DeadlineError from None
                 # None: its leader was refused or left. Then this caller leads, in the next round.
@@ -95,9 +116,9 @@ class Flights:
         flights = {n: self._flying[key] for key, n in own.items()}
 
         def land(key: bytes, n: int) -> None:
-            if not flights[n].done():
+            if not flights[n].landed.done():
                 cache.put(key, readings[n].finding)
-                flights[n].set_result(readings[n].finding)
+                flights[n].landed.set_result(readings[n].finding)
 
         for key, n in own.items():
             if len(own) > 1:
@@ -109,9 +130,11 @@ class Flights:
                 land(key, n)
         finally:
             for key, n in own.items():
-                self._flying.pop(key)
-                if not flights[n].done():
-                    flights[n].set_result(None)
+                # Who could not wait may have taken its place.
+                if self._flying.get(key) is flights[n]:
+                    del self._flying[key]
+                if not flights[n].landed.done():
+                    flights[n].landed.set_result(None)
         return queued
 
 

@@ -178,7 +178,7 @@ async def test_who_joined_goes_on_when_the_first_one_leaves(make: Make, classifi
 
 
 async def test_who_joined_waits_for_no_more_than_the_same_text(make: Make, classifier: Classifier):
-    long, release = "Tell me a story. " * 150, threading.Event()
+    long, release = "Tell me a story. " * 60, threading.Event()
 
     class Slow(Classifier):
         def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
