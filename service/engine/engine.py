@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar, cast
 
 from service.engine.cache import Cache
+from service.engine.estimate import TokenRate
 from service.engine.flights import Flights, Lookup
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
@@ -25,8 +26,6 @@ from tamis.reasoner.protocol import Guideline
 from tamis.tiers import Bands, second_of
 from tamis.verdict import Finding, Role
 
-# First guess for English; what texts really have is learned from those that were tokenised.
-TOKENS_PER_CHARACTER: Final = 0.25
 SPECIAL_TOKENS: Final = 3
 # Of a deadline so much is left for the answer behind a second opinion.
 RESERVE: Final = 0.05
@@ -110,7 +109,7 @@ class Engine:
         self._flights = Flights(self._read, self._is_patient, self._events.looked_up)
         self._hands = hands or InProcess()
         self._mine = threading.local()
-        self._tokens, self._characters = 1_000 * TOKENS_PER_CHARACTER, 1_000.0
+        self._rate = TokenRate()
         self._limits = max_queued_tokens, max_wait
         self.scheduler: Scheduler[Task] = Scheduler(
             self._open,
@@ -279,7 +278,7 @@ class Engine:
 
     def _estimate(self, text: str) -> int:
         """How many tokens a text has, by those that were tokenised."""
-        return 1 + int(len(text) * self._tokens / self._characters)
+        return 1 + self._rate.tokens(len(text))
 
     def _recalled(self, readings: Sequence[Reading]) -> dict[int, Finding]:
         """By place, what those who are asked are remembered to have said."""
@@ -358,15 +357,15 @@ class Engine:
 
     def _task(self, reading: Reading) -> WindowTask:
         """A text that nobody has opened yet, with an estimate of its tokens."""
-        ratio, shape = self._tokens / self._characters, reading.model.classifier.bundle.shape
+        tokens, shape = self._rate.tokens, reading.model.classifier.bundle.shape
         context = reading.content.context
-        cost = SPECIAL_TOKENS + int(ratio * len(reading.content.text))
+        cost = SPECIAL_TOKENS + tokens(len(reading.content.text))
         if (memory := reading.memory) is not None:
             # What is new, and the last window, which has moved.
             new = len(reading.content.text) - memory.characters
-            cost = min(cost, shape.max_tokens + int(ratio * max(new, 0)))
+            cost = min(cost, shape.max_tokens + tokens(max(new, 0)))
         if context is not None:
-            cost += min(int(ratio * len(context)), shape.context_tokens)
+            cost += min(tokens(len(context)), shape.context_tokens)
         return WindowTask(reading, cost, reading.model.weight)
 
     def _is_patient(self, readings: Sequence[Reading]) -> bool:
@@ -405,11 +404,7 @@ class Engine:
         if task.place is not None:
             return ()
         more, tokens = self._hands.open(task)
-        characters = len(task.reading.content.text)
-        # Half of what was seen before counts as little as the last 20,000 characters.
-        fade = 0.5 ** (characters / 20_000)
-        self._characters = fade * self._characters + characters
-        self._tokens = fade * self._tokens + tokens
+        self._rate.learn(len(task.reading.content.text), tokens)
         return more
 
 

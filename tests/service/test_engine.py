@@ -12,6 +12,7 @@ from service.engine import evidence
 from service.engine.classifier import Classifier, Scored
 from service.engine.cuda import CudaRuntime
 from service.engine.engine import Engine, EngineEvents, WindowTask
+from service.engine.estimate import TokenRate
 from service.engine.providers import load_runtime
 from service.engine.runtime import CpuRuntime, ProviderError, available_threads, has_quota
 from service.engine.scheduler import DeadlineError
@@ -218,6 +219,19 @@ async def test_the_estimate_learns_how_many_tokens_a_character_makes(make: Make)
     tokens = engine.classifier.encode(content.prompt(text)).tokens
     assert costs[0] < 0.4 * tokens
     assert costs[-1] > 0.7 * tokens
+
+
+def test_no_single_text_sets_the_estimate_for_everybody():
+    for tokens in (0, 2, 262_144):
+        rate = TokenRate()
+        for _ in range(20):
+            rate.learn(600, 150)
+        rate.learn(262_144, tokens)
+        assert 120 < rate.tokens(600) < 240
+    # However often it comes, a long text is never taken for a short one.
+    for _ in range(100):
+        rate.learn(262_144, 2)
+    assert rate.tokens(100_000) >= 5_000
 
 
 async def test_in_batches_texts_are_found_as_alone(make: Make, bundle: Bundle):
