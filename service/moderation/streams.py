@@ -149,7 +149,7 @@ class Streams:
             stream = self._put(key, Stream(about))
         self._use(key)
         if place == "early" and not final:
-            # Too little to tell whether it is the same text: nothing is said of it yet.
+            # It may be another text from the last mark on: nothing is said of it yet.
             return self._told(Stream(about), content, policy, Work())
         try:
             async with UntilDisconnect(request.receive):
@@ -236,8 +236,8 @@ class Streams:
         finally:
             self._count(-1)
 
-    def _place(self, stream: Stream, content: Content) -> Literal["new", "old", "early", "next"]:
-        """How a text stands to the one that is remembered."""
+    def _place(self, stream: Stream, content: Content) -> Literal["new", "early", "next"]:
+        """How a text stands to the one that is remembered: nobody knows all of a shorter one."""
         length = len(content.text)
         marks = [mark for mark in stream.marks if mark[0] <= length]
         if not marks:
@@ -245,7 +245,7 @@ class Streams:
         at, known = marks[-1]
         if self._hash(content.text[:at]) != known:
             return "new"
-        return "old" if length < stream.decided else "next"
+        return "early" if length < stream.decided else "next"
 
     def _told(self, stream: Stream, content: Content, policy: Policy, work: Work) -> Followed:
         findings = [] if stream.finding is None else [stream.finding]

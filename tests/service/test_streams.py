@@ -213,15 +213,15 @@ def test_what_comes_late_or_twice_is_harmless(client):
     for length in (250, 450, 700):
         send(client, "late", text[:length])
     latest = send(client, "late", text)
-    for length in (900, 500, 300, 880):
-        again = send(client, "late", text[:length])
+    # Of what is shorter than what was judged nothing is said: it need not be the same text.
+    for length in (500, 300, 50):
+        early = send(client, "late", text[:length])
+        assert (early["action"], early["windows"]) == ("allow", 0)
+        assert (early["decided_chars"], early["stream_holdback_chars"]) == (0, length)
+        assert early["run"]["windows"] == 0
+        again = send(client, "late", text)
         assert same(again, latest)
         assert again["run"]["windows"] == 0
-        assert again["stream_holdback_chars"] == max(length - latest["decided_chars"], 0)
-    # Shorter than anything judged: whose text it is cannot be told.
-    early = send(client, "late", text[:50])
-    assert (early["windows"], early["stream_holdback_chars"]) == (0, 50)
-    assert same(send(client, "late", text), latest)
     # The last text is what counts, even where it is shorter.
     last = send(client, "late", text[:700], final=True)
     assert same(last, alone(client, text[:700]))
@@ -293,6 +293,16 @@ def test_a_text_that_goes_on_otherwise_is_a_new_one(client):
         answer = send(client, "turn", text, prompt=prompt)
         assert same(answer, alone(client, text[: answer["decided_chars"]], prompt))
         assert answer["run"]["windows"] == answer["windows"]
+
+
+def test_a_shorter_text_that_goes_on_otherwise_gets_no_verdict_of_another(client):
+    one, other = written(600, seed=3), written(600, seed=4)
+    for length in (250, 600):
+        send(client, "shorter", one[:length])
+    answer = send(client, "shorter", one[:300] + other[:200])
+    assert (answer["decided_chars"], answer["stream_holdback_chars"]) == (0, 500)
+    last = send(client, "shorter", one[:300] + other[:200], final=True)
+    assert same(last, alone(client, one[:300] + other[:200]))
 
 
 def test_streams_are_their_callers_own(bundle, tmp_path):
