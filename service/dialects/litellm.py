@@ -130,7 +130,7 @@ async def _passed(
     if rule is not None:
         shown = [content.plain(text, _field(n)) for n, text in enumerate(texts)]
         evidence = [*shown_evidence(verdict, contents, shown)]
-        (masked,) = await moderator_of(request).mask([shown], rule, [evidence])
+        (masked,) = await moderator_of(request).mask(request, [shown], rule, [evidence])
         if any(one.spans for one in masked):
             answer = {"action": "GUARDRAIL_INTERVENED", "texts": [one.text for one in masked]}
         held = [holdback(*pair, rule) for pair in zip(shown, masked, strict=True)]

@@ -174,6 +174,7 @@ async def moderate(request: Request) -> Response:
         moderator.reasoning.check_items(len(batch))
         moderator.reasoning.guidelines(policy)
         moderator.reasoning.loaded()
+    await moderator.check_masking(items, policy)
     judged = await moderator.judge(request, items, policy, evidence=body.explain == "evidence")
     request_id: str = request.state.request_id
     timings = timings_json(judged.timings)
@@ -189,7 +190,7 @@ async def moderate(request: Request) -> Response:
     if policy.mask is not None:
         shown = [contents for _, contents in items]
         evidence = [verdict.evidence for verdict in judged.verdicts]
-        masked = await moderator.mask(shown, policy.mask, evidence)
+        masked = await moderator.mask(request, shown, policy.mask, evidence)
         for verdict, texts in zip(verdicts, masked, strict=True):
             verdict["masked"] = {one.field: _masked_json(one) for one in texts}
             if body.explain != "evidence":

@@ -51,7 +51,7 @@ async def rewritten(
         verdict: what was found in those contents.
 
     Raises:
-        RequestError: as ``shown_evidence``.
+        RequestError: as ``shown_evidence``; or as ``Masks``.
     """
     if policy.mask is None or policy.mode == "score":
         return None
@@ -61,7 +61,8 @@ async def rewritten(
     spots = list(_texts(whole, TOP))
     shown = [content.plain(holder[key], f"[{n}]") for n, (holder, key) in enumerate(spots)]
     evidence = list(shown_evidence(verdict, judged, shown))
-    (masked,) = await moderator_of(request).mask([shown], policy.mask, [evidence])
+    moderator = moderator_of(request)
+    (masked,) = await moderator.mask(request, [shown], policy.mask, [evidence])
     if not any(one.spans for one in masked):
         return None
     for (holder, key), one in zip(spots, masked, strict=True):

@@ -38,6 +38,13 @@ LENGTHS: Final = range(8, 19)
 FEWEST_DIGITS: Final = 4
 # Characters of the longest place that the patterns above look at, and one behind it.
 LONGEST: Final[dict[Personal, int]] = {"card": 38, "iban": 65, "national_id": 114, "phone": 34}
+# What is looked at there takes much longer than to find them.
+PLACES: Final[dict[Personal, re.Pattern[str]]] = {
+    "card": CARD,
+    "iban": IBAN,
+    "national_id": NUMBER,
+    "phone": DIALLED,
+}
 # The others are of one word each: none is longer.
 LONGEST_WORD: Final = 720
 
@@ -58,6 +65,16 @@ class Masked:
     field: str
     text: str
     spans: tuple[Span, ...]
+
+
+def work(text: str, rule: MaskRule) -> int:
+    """What masking a text takes: characters of places, each by how often it is looked at.
+
+    The rest of a text is passed over, which takes a thousandth of it.
+    """
+    places = [PLACES[kind] for kind in rule.pii if kind in PLACES]
+    found = sum(m.end() - m.start() for place in places for m in place.finditer(text))
+    return found * (1 + len(rule.countries))
 
 
 def mask(content: Content, rule: MaskRule, evidence: Sequence[Evidence] = ()) -> Masked:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
@@ -23,7 +22,8 @@ from service.moderation.disconnect import UntilDisconnect
 from service.moderation.explaining import Asked, Explained, Reasoning, Unexplained
 from service.moderation.judged import Judged
 from service.moderation.limits import deadline_of
-from service.moderation.masking import Masked, mask, missing
+from service.moderation.masking import Masked, missing
+from service.moderation.masks import Masks
 from service.moderation.questions import answered, rules_of
 from service.moderation.serving import Serving
 from service.moderation.streams import Streams
@@ -38,8 +38,6 @@ from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Evidence, Finding, Provenance, Verdict
 
 POLICY: Final = "x-tamis-policy"
-# Characters from which on masking would hold up the event loop: some five milliseconds.
-MASK_ASIDE: Final = 4_000
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
 # Codes of refusals that leave an item without an explanation, but with its verdict.
 UNEXPLAINED: Final[Mapping[str | None, Unexplained]] = {
@@ -63,6 +61,7 @@ class Moderator:
         self.serving = Serving(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, lambda: self.serving.busy)
         self.streams = Streams(self, settings, metrics)
+        self._masks = Masks()
         self._trials = Trials(self.serving, metrics)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
@@ -215,23 +214,23 @@ class Moderator:
                 findings, timings = await engine.judge(contents, evidence, deadline, rules, alone)
         return self._judged(request, contents, policy, findings, timings, evidence)
 
+    async def check_masking(
+        self, items: Sequence[tuple[str, Sequence[Content]]], policy: Policy
+    ) -> None:
+        """See ``Masks.check``: for whoever can say it before anything is judged."""
+        if policy.mask is not None:
+            self.check_lengths(items)
+            await self._masks.check([one for _, item in items for one in item], policy.mask)
+
     async def mask(
         self,
+        request: Request,
         items: Sequence[Sequence[Content]],
         rule: MaskRule,
         evidence: Sequence[Sequence[Evidence]],
     ) -> list[list[Masked]]:
-        """The contents of items as a policy wants them shown, with the evidence of each item."""
-
-        def masked() -> list[list[Masked]]:
-            pairs = zip(items, map(_by_field, evidence), strict=True)
-            return [
-                [mask(content, rule, found.get(content.field, ())) for content in item]
-                for item, found in pairs
-            ]
-
-        length = sum(len(content.text) for item in items for content in item)
-        return await run_in_threadpool(masked) if length > MASK_ASIDE else masked()
+        """See ``Masks``."""
+        return await self._masks.mask(request.receive, items, rule, evidence)
 
     async def judge_growing(
         self,
@@ -388,14 +387,6 @@ class Moderator:
         self.serving.leave()
         self.reasoning.close()
         self.serving.close()
-
-
-def _by_field(evidence: Sequence[Evidence]) -> dict[str, list[Evidence]]:
-    """Each content is masked by its own: of many, none is asked of the others'."""
-    found: dict[str, list[Evidence]] = {}
-    for one in evidence:
-        found.setdefault(one.field, []).append(one)
-    return found
 
 
 def moderator_of(request: Request) -> Moderator:
