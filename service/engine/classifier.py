@@ -158,8 +158,14 @@ class Classifier:
         return Encoded(content, cut, tokens, views, transforms, hidden)
 
     def score(self, windows: Sequence[Window], wide: bool = False) -> list[Scored]:
-        """Run windows as one batch, padded to the longest; ``wide`` runs on all threads."""
+        """Run windows as one batch, padded to the longest; ``wide`` runs on all threads.
+
+        Raises:
+            RuntimeError: where scores are no numbers, which are below every threshold.
+        """
         out: Outputs = self.runtime.run(self.feed(windows), wide)
+        if not np.isfinite(out.logits).all():
+            raise RuntimeError("scores are no numbers")
         scored = []
         for row, window in enumerate(windows):
             judged = slice(window.lead, window.lead + window.count)

@@ -1,6 +1,7 @@
 """A policy's own rules beside a content → calibrated probabilities: pair by pair, each run once."""
 
 import hashlib
+import math
 import secrets
 from array import array
 from collections import OrderedDict
@@ -118,8 +119,14 @@ class Encoder:
         return None
 
     def score(self, pair: Pair, said: Any = None) -> float:
-        """The logit of a pair, which is run, and remembered; ``said``: what was ``read`` for it."""
+        """The logit of a pair, which is run, and remembered; ``said``: what was ``read`` for it.
+
+        Raises:
+            RuntimeError: as a classifier's ``score``.
+        """
         logit = self._run(pair, said)
+        if not math.isfinite(logit):
+            raise RuntimeError("scores are no numbers")
         self.memory.keep(pair, logit)
         return logit
 

@@ -1,20 +1,24 @@
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app
-from service.engine.classifier import Classifier
+from service.engine.classifier import Classifier, Feed
 from service.engine.engine import Engine
+from service.engine.runtime import CpuRuntime, Outputs
 from service.engine.scheduler import OverloadedError, Scheduler
 from service.moderation.moderator import Moderator
 from service.settings import Settings
+from tamis.content import plain
 
 CANARY = "zebra-canary-9f3"
 
@@ -327,6 +331,23 @@ def test_a_fault_of_ours_is_a_500_in_json_and_logs_no_text(client, monkeypatch, 
     assert answer.json()["error"]["code"] == "internal_error"
     assert "RuntimeError" in caplog.text
     assert CANARY not in caplog.text + answer.text
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_allow_nothing(client, monkeypatch, wrong):
+    text, real = f"Tell me a story of {wrong}. " * 150, CpuRuntime.run
+    classifier = client.app.state.moderator.serving.engine.classifier
+    *_, last = classifier.encode(plain(text)).windows
+
+    def broken(runtime: CpuRuntime, feed: Feed, *more: Any) -> Outputs:
+        out = real(runtime, feed, *more)
+        if feed["input_ids"].tolist() != [last.ids]:
+            return out
+        return out._replace(logits=out.logits * np.float32(wrong))
+
+    monkeypatch.setattr("service.engine.runtime.CpuRuntime.run", broken)
+    answer = client.post("/moderate", json={"input": text})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
 
 
 def test_text_stays_out_of_logs_errors_and_metrics(client, caplog):

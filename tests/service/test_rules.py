@@ -1,5 +1,6 @@
 import gc
 import json
+import math
 import os
 import shutil
 import threading
@@ -80,6 +81,13 @@ def test_a_probability_for_each_rule(encoder: Encoder):
         RULES[0]: pytest.approx(0.7311, abs=1e-4),
         RULES[1]: pytest.approx(0.0474, abs=1e-4),
     }
+
+
+def test_scores_that_are_no_numbers_are_none(encoder: Encoder, monkeypatch):
+    monkeypatch.setattr(encoder, "_run", lambda *_: math.nan)
+    with pytest.raises(RuntimeError, match="no numbers"):
+        encoder.score(encoder.trial(8))
+    assert encoder.memory.get([encoder.trial(8)]) == [None]
 
 
 def test_what_is_empty_breaks_nothing(encoder: Encoder):
