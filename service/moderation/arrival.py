@@ -11,6 +11,7 @@ from typing import Final, Literal
 from service.engine.engine import Engine
 from tamis.building import is_being_built
 from tamis.bundle import MANIFEST
+from tamis.tiers import BANDS
 
 logger = logging.getLogger("tamis.service")
 
@@ -18,6 +19,8 @@ State = Literal["off", "absent", "building", "loading", "failed", "ready"]
 LOOK: Final = 1.0
 Stamp = tuple[int, int]
 """What changes when a file is replaced or written."""
+# What says which bundle it is, and what may be chosen anew for the same one.
+WATCHED: Final = (MANIFEST, BANDS)
 Files = frozenset[tuple[Path, Stamp | None]]
 
 
@@ -34,7 +37,7 @@ class Arrival:
         self.state: State = "off" if path is None else "absent"
         self.failure: str | None = None
         self._what = what
-        self._seen: Stamp | None = None
+        self._seen: tuple[Stamp | None, ...] = (None, None)
         self._tried: Files = frozenset()
 
     async def watch(self, take: Callable[[Path], Awaitable[None]]) -> None:
@@ -47,12 +50,12 @@ class Arrival:
         """Look once."""
         if self.path is None:
             return
-        found = _stamp(self.path / MANIFEST)
+        found = tuple(_stamp(self.path / name) for name in WATCHED)
         # A copy may have begun with the manifest: what failed is tried again with other files.
         whole = self.failure is not None and _files(self.path) != self._tried
         if found != self._seen or whole:
             self._seen, self._tried, self.failure = found, _files(self.path), None
-            if found is not None:
+            if found[0] is not None:
                 await self._take(take, self.path)
         if self.state != "ready":
             missing: State = "absent" if self.failure is None else "failed"
