@@ -27,13 +27,18 @@ def replacing(bundle: Path) -> Iterator[Path]:
     """
     folder = bundle.with_name(f".{bundle.name}.building")
     shutil.rmtree(folder, ignore_errors=True)
-    new = folder / "new"
+    new, old = folder / "new", folder / "old"
     new.mkdir(parents=True)
     try:
         yield new
         if bundle.exists():
-            bundle.rename(folder / "old")
-        new.rename(bundle)
+            bundle.rename(old)
+        try:
+            new.rename(bundle)
+        except OSError:
+            if old.exists():  # better than none
+                old.rename(bundle)
+            raise
     finally:
         shutil.rmtree(folder)
 

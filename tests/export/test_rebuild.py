@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from benchmarks.tiers import build_seconds
 from export import rebuild
 from export.rebuild import BaseMismatchError, build, write_delta
+from tamis.building import replacing
 from tamis.bundle import MANIFEST, Bundle, BundleError, load
 from tamis.cli import main
 from tamis.tiers import BANDS, load_bands
@@ -85,6 +86,23 @@ def test_it_is_made_once_and_again_where_it_is_broken(delta: Path, tmp_path: Pat
     (out / "tokenizer.json").write_text("{}")
     assert inode() != first
     load(out)
+
+
+def test_the_old_one_stays_where_the_new_one_cannot_take_its_place(tmp_path: Path, monkeypatch):
+    bundle, rename = tmp_path / "accurate", Path.rename
+
+    def refused(path: Path, to: Path) -> Path:
+        if path.name == "new":
+            raise PermissionError(to)
+        return rename(path, to)
+
+    bundle.mkdir()
+    (bundle / MANIFEST).write_text("old")
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError), replacing(bundle) as new:
+        (new / MANIFEST).write_text("new")
+    assert (bundle / MANIFEST).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["accurate"]
 
 
 def test_another_base_makes_nothing(made: Made, delta: Path, tmp_path: Path, monkeypatch):
