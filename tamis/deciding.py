@@ -13,6 +13,7 @@ from tamis.verdict import (
     UNSAFE,
     Action,
     CategoryScore,
+    Evidence,
     FieldVerdict,
     Finding,
     Provenance,
@@ -49,6 +50,8 @@ class _Read:
     """Of categories and attack."""
     shown: Collection[str]
     """Labels that are flagged, or whose evidence is shown."""
+    evidence: Sequence[Evidence]
+    """What is shown of it."""
 
     @property
     def margin(self) -> float:
@@ -65,11 +68,11 @@ def decide(
     """Apply a policy to the findings of one item's contents.
 
     Every content is judged on its own, by the thresholds of the bundle that judged it, and the item
-    is as bad as its worst content. A category's score is the one furthest above its threshold.
-    Where the policy asks the overall question, a category is flagged only along with it: the
-    categories say what an unsafe content is about, and do not overrule the head that was taught to
-    tell unsafe from safe. Toxicity, attack, and what a policy asks beyond the taxonomy are
-    questions of their own and need no company.
+    is as bad as its worst content; where two bundles judged a content, so is that. A category's
+    score is the one furthest above its threshold. Where the policy asks the overall question, a
+    category is flagged only along with it: the categories say what an unsafe content is about, and
+    do not overrule the head that was taught to tell unsafe from safe. Toxicity, attack, and what a
+    policy asks beyond the taxonomy are questions of their own and need no company.
 
     Args:
         findings: one per content; none (an empty conversation) is allowed.
@@ -94,8 +97,7 @@ def decide(
     scores: dict[str, CategoryScore] = {}
     for name in dict.fromkeys([*policy.categories, ATTACK]):
         if found := [one.scores[name] for one in read if name in one.scores]:
-            highest = max(found, key=lambda f: f.score - f.threshold)
-            scores[name] = replace(highest, flagged=any(f.flagged for f in found))
+            scores[name] = _highest(found)
     attack = scores.pop(ATTACK, None)
     return Verdict(
         flagged=action is not Action.ALLOW,
@@ -104,7 +106,7 @@ def decide(
         threshold=None if loudest is None else loudest.threshold,
         categories=scores,
         attack=attack,
-        evidence=[e for one in read for e in one.finding.evidence if e.category in one.shown],
+        evidence=[e for one in read for e in one.evidence],
         windows=sum(f.windows for f in findings),
         tokens=sum(f.tokens for f in findings),
         provenance=who,
@@ -165,16 +167,37 @@ def _breach(at: int, read: _Read) -> tuple[Breach, float]:
 
 
 def _judged(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _Read:
-    """What a policy makes of one content, by the thresholds of the bundle that judged it."""
-    limits = finding.limits(own)
-    return _read(as_answered(finding, limits), policy, limits)
+    """What a policy makes of one content, by the thresholds of the bundle that judged it.
+
+    Where two did, the one speaks of which it makes more; what the other finds is not lost.
+    """
+    read = []
+    for one in finding.opinions:
+        limits = one.limits(own)
+        read.append(_read(as_answered(one, limits), policy, limits))
+    if len(read) == 1:
+        return read[0]
+    actions = list(Action)
+    said = max(read, key=lambda one: (actions.index(one.verdict.action), one.margin))
+    severity = _worst(Severity, (one.verdict.severity for one in read))
+    names = dict.fromkeys(name for one in read for name in one.scores)
+    return replace(
+        said,
+        verdict=replace(said.verdict, severity=severity),
+        scores={
+            name: _highest([one.scores[name] for one in read if name in one.scores])
+            for name in names
+        },
+        shown={name for one in read for name in one.shown},
+        evidence=[e for one in read for e in one.evidence],
+    )
 
 
 def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Finding:
     """Of two findings of one content the one further above its own bundle's flag thresholds.
 
     That is of its question or of attack; ``own`` are the thresholds of a finding that names no
-    other bundle.
+    other bundle. It holds the other one: a policy may ask what that alone has found.
     """
 
     def margin(finding: Finding) -> float:
@@ -185,7 +208,9 @@ def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Fin
             return found
         return max(found, said.attack - limits[ATTACK].flag)
 
-    return other if margin(other) > margin(first) else first
+    if margin(other) > margin(first):
+        first, other = other, first
+    return replace(first, other=other)
 
 
 def asked_of(finding: Finding, known: Container[str]) -> str:
@@ -268,7 +293,7 @@ def _read(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> _R
         refusal=None if declines is None else _reached(declines, own[REFUSAL].flag),
         transforms=finding.transforms,
     )
-    return _Read(finding, verdict, scores, shown)
+    return _Read(finding, verdict, scores, shown, _shown(finding, shown))
 
 
 def _rules(finding: Finding, policy: Policy) -> Iterator[tuple[str, float, Thresholds]]:
@@ -299,7 +324,13 @@ def _read_document(finding: Finding, policy: Policy, limits: Thresholds) -> _Rea
         severity=Severity.UNSAFE if found.flagged else Severity.SAFE,
         transforms=finding.transforms,
     )
-    return _Read(finding, verdict, {ATTACK: found} if asks else {}, {ATTACK} if asks else ())
+    shown = {ATTACK} if asks else set[str]()
+    scores = {ATTACK: found} if asks else {}
+    return _Read(finding, verdict, scores, shown, _shown(finding, shown))
+
+
+def _shown(finding: Finding, labels: Container[str]) -> Sequence[Evidence]:
+    return [e for e in finding.evidence if e.category in labels]
 
 
 def _severity(
@@ -330,6 +361,12 @@ def withhold(verdict: Verdict) -> Verdict:
         },
         withheld=verdict.action,
     )
+
+
+def _highest(found: Sequence[CategoryScore]) -> CategoryScore:
+    """Of several scores of one category the one furthest above its threshold."""
+    highest = max(found, key=lambda f: f.score - f.threshold)
+    return replace(highest, flagged=any(f.flagged for f in found))
 
 
 def _reached(score: float, flag: float) -> CategoryScore:

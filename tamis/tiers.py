@@ -128,7 +128,7 @@ class Bands:
         sentences. ``own`` are the fast bundle's thresholds.
         """
         if second.second is None:
-            return replace(second, ruled=first.ruled)
+            return replace(second, ruled=first.ruled, other=first.other)
         settled = replace(
             second.second,
             thresholds=self.thresholds(own, second.second.thresholds),
@@ -170,6 +170,7 @@ class Bands:
             ),
             second=settled,
             ruled=first.ruled,
+            other=first.other,
         )
 
     def check(self, fast: Bundle, accurate: Bundle | None = None) -> None:

@@ -1,7 +1,7 @@
 """What was found in an item, and the verdict on it: what it says, and who says so."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -117,6 +117,15 @@ class Finding:
     missed: Missed | None = None
     ruled: Ruled | None = None
     """Of rules that no classifier knows; None where nobody was asked about any."""
+    other: "Finding | None" = None
+    """What the other of two bundles says that both read the text: a policy hears both."""
+
+    @property
+    def opinions(self) -> "tuple[Finding, ...]":
+        """Its own, and the other one's: each what one bundle says of the content."""
+        if self.other is None:
+            return (self,)
+        return self, replace(self.other, field=self.field, ruled=self.ruled)
 
     def limits(self, own: Mapping[str, Thresholds]) -> Mapping[str, Thresholds]:
         """The thresholds of whoever said it; ``own`` are those of the bundle asked first."""

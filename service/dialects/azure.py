@@ -59,7 +59,8 @@ async def analyze(request: Request) -> JSONResponse:
         return JSONResponse({"blocklistsMatch": found, "categoriesAnalysis": []})
     judged = await moderator.judge(request, items, policy)
     ((finding,),) = judged.findings
-    levels = severities(judged.verdicts[0], policy, finding.limits(own))
+    limits = [one.limits(own) for one in finding.opinions]
+    levels = severities(judged.verdicts[0], policy, *limits)
     step = 1 if body.output == "EightSeverityLevels" else 2
     wanted = dict.fromkeys(body.categories or get_args(Category))
     return JSONResponse(
@@ -72,16 +73,20 @@ async def analyze(request: Request) -> JSONResponse:
     )
 
 
-def severities(verdict: Verdict, policy: Policy, own: Mapping[str, Thresholds]) -> dict[str, int]:
-    """0 to 7 by category. A harmful text of no certain kind has its likeliest category at 2."""
-    found = {
-        name: severity_of(
-            category,
-            policy.categories.get(name, Rule()).resolve(own[name].at(policy.sensitivity)),
-        )
-        for name, category in verdict.categories.items()
-        if name in own  # a policy's own category is none of Azure's, and has no such thresholds
-    }
+def severities(verdict: Verdict, policy: Policy, *own: Mapping[str, Thresholds]) -> dict[str, int]:
+    """0 to 7 by category. A harmful text of no certain kind has its likeliest category at 2.
+
+    ``own`` are the thresholds of those who judged.
+    """
+    found = {}
+    for name, category in verdict.categories.items():
+        rule = policy.categories.get(name, Rule())
+        # A policy's own category is none of Azure's, and has no such thresholds.
+        limits = [rule.resolve(one[name].at(policy.sensitivity)) for one in own if name in one]
+        # Whose score it is has that threshold.
+        limits.sort(key=lambda one: one.flag != category.threshold)
+        if limits:
+            found[name] = severity_of(category, limits[0])
     rules = taxonomy().crosswalk["azure"]
     levels = {name: int(rule.score(found) or 0) for name, rule in rules.items() if rule is not None}
     if (spoken := standing_in(verdict, told(verdict, "azure"))) is not None:

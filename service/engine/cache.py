@@ -11,7 +11,7 @@ from tamis.verdict import Finding
 
 # Measured with tracemalloc (tests/service/test_cache.py): a finding with a dozen categories, its
 # key and its place in the order; and one evidence of it.
-ENTRY_BYTES: Final = 1_600
+ENTRY_BYTES: Final = 1_650
 EVIDENCE_BYTES: Final = 320
 # Of a rule, the probability and its place: the rules themselves are the policy's.
 RULE_BYTES: Final = 130
@@ -65,8 +65,7 @@ class Cache:
         """Keep a finding, at the cost of the least recently used ones."""
         if key in self._found:
             return
-        bare = tuple(dataclasses.replace(e, text="", field="") for e in finding.evidence)
-        finding = dataclasses.replace(finding, evidence=bare, field="")
+        finding = _bare(finding)
         self._found[key] = finding
         self._bytes += _size(finding)
         while self._bytes > self._max_bytes:
@@ -79,9 +78,18 @@ def quoting(finding: Finding, content: Content) -> Finding:
         dataclasses.replace(e, text=content.text[e.start : e.end], field=content.field)
         for e in finding.evidence
     )
-    return dataclasses.replace(finding, evidence=evidence, field=content.field)
+    other = finding.other and quoting(finding.other, content)
+    return dataclasses.replace(finding, evidence=evidence, field=content.field, other=other)
+
+
+def _bare(finding: Finding) -> Finding:
+    """Without any text."""
+    bare = tuple(dataclasses.replace(e, text="", field="") for e in finding.evidence)
+    other = finding.other and _bare(finding.other)
+    return dataclasses.replace(finding, evidence=bare, field="", other=other)
 
 
 def _size(finding: Finding) -> int:
     rules = 0 if finding.ruled is None else len(finding.ruled.scores)
-    return ENTRY_BYTES + EVIDENCE_BYTES * len(finding.evidence) + RULE_BYTES * rules
+    other = 0 if finding.other is None else _size(finding.other)
+    return ENTRY_BYTES + EVIDENCE_BYTES * len(finding.evidence) + RULE_BYTES * rules + other

@@ -146,7 +146,7 @@ class Engine:
     def read_by(self, other: Served, pace: Pace) -> None:
         """From now on have another classifier judge what the first one cannot read.
 
-        A text that holds sentences of both is judged by both, and the louder finding is its own.
+        A text that holds sentences of both is judged by both, and its finding holds both.
         Who reads a text depends on nothing but the text.
         """
         self._other = self._model(other, pace, "multilingual")

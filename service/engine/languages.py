@@ -10,7 +10,7 @@ from tamis.verdict import Finding
 
 
 class Languages:
-    """Judges a content by who reads it: the first bundle, the multilingual one, the louder of both.
+    """Judges a content by who reads it: the first bundle, the multilingual one, or both.
 
     Findings are those of the service, to the bit. Thread-safe as classifiers are.
     """

@@ -21,7 +21,7 @@ from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
 
-from service.engine.cache import RULE_BYTES
+from service.engine.cache import ENTRY_BYTES, RULE_BYTES
 from service.engine.memory import Memory, Work
 from service.errors import RequestError, retry_after
 from service.moderation.disconnect import UntilDisconnect
@@ -67,7 +67,8 @@ class Stream:
             return BARE_BYTES + self.memory.size
         ruled = self.finding.ruled
         rules = 0 if ruled is None else RULE_BYTES * len(ruled.scores)
-        return STREAM_BYTES + rules + self.memory.size
+        other = 0 if self.finding.other is None else ENTRY_BYTES
+        return STREAM_BYTES + rules + other + self.memory.size
 
     def moved(self, to: int, mark: bytes, finding: Finding) -> None:
         """The text was judged up to a point further on."""

@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 
 from service.engine.cache import Cache
 from tamis.content import plain, prompt, response
@@ -31,19 +32,23 @@ def test_where_a_text_stood_does_not_matter_and_evidence_quotes_it_again():
     )
     assert cache.key(first, True) == cache.key(second, True)
     evidence = Evidence(2, 8, "stupid", "unsafe", 0.9, "text")
-    cache.put(cache.key(first, True), finding(evidence=(evidence,)))
+    both = replace(finding(evidence=(evidence,)), other=finding(0.2, (evidence,)))
+    cache.put(cache.key(first, True), both)
     found = cache.get(cache.key(second, True), second)
     assert found is not None
-    (again,) = found.evidence
-    assert (again.text, again.field) == ("stupid", "messages[3].content")
-    assert found.field == "messages[3].content"
+    assert found.other is not None
+    for one in (found, found.other):
+        (again,) = one.evidence
+        assert (again.text, again.field) == ("stupid", "messages[3].content")
+        assert one.field == "messages[3].content"
 
 
 def test_no_text_is_kept_and_keys_differ_between_processes():
     said = prompt("zebra canary")
     one, other = Cache(1 << 20), Cache(1 << 20)
     evidence = Evidence(0, 5, "zebra", "unsafe", 0.9, "text")
-    one.put(one.key(said, True), finding(evidence=(evidence,)))
+    both = replace(finding(evidence=(evidence,)), other=finding(0.2, (evidence,)))
+    one.put(one.key(said, True), both)
     assert "zebra" not in repr(one.__dict__)
     assert one.key(said, True) != other.key(said, True)
 
@@ -69,6 +74,8 @@ def test_the_bound_holds_in_real_bytes():
     for n in range(3_000):
         content = prompt(f"text {n}")
         said = finding(n / 3_000, tuple(evidence) if n % 4 == 0 else ())
+        if n % 3 == 0:
+            said = replace(said, other=finding(n / 3_000))
         cache.put(cache.key(content, False), said)
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()

@@ -26,9 +26,9 @@ from tamis.bundle import MANIFEST, Bundle, load
 from tamis.cli import main
 from tamis.content import Content, exchange, plain, prompt
 from tamis.deciding import decide, louder
-from tamis.policy import default_policy
+from tamis.policy import Policy, default_policy
 from tamis.tiers import load_bands, second_of
-from tamis.verdict import Finding, Provenance
+from tamis.verdict import Evidence, Finding, Provenance, Severity
 from tests.service.observed import post, running, until, verdicts_of
 from tests.service.test_operation import sample
 from tests.service.tiers import GOOSE, SOUP, write_second
@@ -201,10 +201,52 @@ def test_the_louder_finding_is_the_one_further_above_its_own_thresholds(
     own = bundle.thresholds
     quiet = replace(classifier.judge(prompt(SOUP)), overall=own["prompt"].flag - 0.1, attack=0.0)
     foreign = replace(quiet, overall=who.thresholds["prompt"].flag, second=who)
-    assert louder(quiet, foreign, own) is foreign
+    assert louder(quiet, foreign, own) == replace(foreign, other=quiet)
     assert louder(replace(quiet, overall=1.0), foreign, own).second is None
     attack = replace(quiet, attack=1.0)
-    assert louder(attack, foreign, own) is attack
+    assert louder(attack, foreign, own) == replace(attack, other=foreign)
+
+
+@pytest.mark.parametrize(
+    ("rules", "action"),
+    [
+        ({"overall": {}}, "block"),
+        ({"categories": {"toxicity": {}}}, "flag"),
+        ({"categories": {"hate": {}}}, "block"),
+        ({"categories": {"attack": {}}}, "block"),
+        ({"overall": {}, "severity": {"borderline": "flag"}}, "block"),
+        ({"categories": {"self-harm": {}}}, "allow"),
+    ],
+)
+def test_a_policy_hears_both_who_read_a_content(bundle: Bundle, who, rules: Any, action: str):
+    """An English attack, beside harm that only the other bundle can read."""
+    own, theirs = bundle.thresholds, who.thresholds
+    english = Finding("prompt", 0.01, {"toxicity": 0.02, "hate": 0.0}, 1.0, 1, 9)
+    harm = {"toxicity": theirs["toxicity"].flag, "hate": theirs["hate"].block}
+    foreign = Finding("prompt", theirs["prompt"].block, harm, 0.0, 1, 9, second=who)
+    policy = Policy.parse({"name": "x"} | rules)
+    for first, other in ((english, foreign), (foreign, english)):
+        both = replace(first, other=other)
+        verdict = decide([both], policy, own, Provenance("m", "f", "x", "v"))
+        assert verdict.action == verdict.fields["text"].action == action
+        assert verdict.severity is verdict.fields["text"].severity is Severity.UNSAFE
+
+
+def test_evidence_of_both_is_shown_and_each_by_what_it_speaks_for(bundle: Bundle, who):
+    def found(label: str, score: float) -> Any:
+        return (Evidence(0, 4, "soup", label, score, "text"),)
+
+    english = Finding("prompt", 0.01, {}, 1.0, 1, 9, found("attack", 1.0))
+    foreign = Finding("prompt", 1.0, {}, 0.0, 1, 9, found("unsafe", 1.0), second=who)
+    quiet = replace(english, attack=0.0, evidence=found("unsafe", 0.1))
+    shown = []
+    for one in (english, quiet):
+        both = louder(one, foreign, bundle.thresholds)
+        who_said = Provenance("m", "f", "x", "v")
+        verdict = decide([both], default_policy(), bundle.thresholds, who_said)
+        shown.append([(e.category, e.score) for e in verdict.evidence])
+    assert sorted(shown[0]) == [("attack", 1.0), ("unsafe", 1.0)]
+    assert shown[1] == [("unsafe", 1.0)]
 
 
 def test_every_content_says_who_judged_it_where_they_differ(
@@ -261,6 +303,7 @@ def test_as_served(bundle: Bundle, other: Bundle, tmp_path: Path, quick):
         described = VERDICT["properties"]["fields"]["additionalProperties"]["properties"]
         assert set(named) <= set(described)
         Draft202012Validator(VERDICT).validate(asked)
+        post(client, input=BOTH)
         metrics = client.get("/metrics").text
     assert sample(metrics, 'tamis_answers_total{tier="multilingual"}') >= 2
     assert sample(metrics, 'tamis_second_opinions_total{result="given"}') == 0
@@ -269,9 +312,12 @@ def test_as_served(bundle: Bundle, other: Bundle, tmp_path: Path, quick):
     records = verdicts_of(log)
     content = records[2]["contents"][0]
     assert (content["bundle"], content["role"]) == (other.fingerprint, "multilingual")
+    (content,) = records[-1]["contents"]
+    named = [one.get("bundle") for one in (content, content["other"])]
+    assert set(named) == {None, other.fingerprint}
     assert replay([str(log)]).good
     texts = tmp_path / "texts.jsonl"
-    lines = ({"text": t} for t in (SOUP, GERMAN, "Boil them."))
+    lines = ({"text": t} for t in (SOUP, GERMAN, "Boil them.", BOTH))
     texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = ["audit", "replay", str(log), "--texts", str(texts), "--bundle", str(bundle.path)]
     assert main([*command, "--multilingual", str(folder)]) == 0

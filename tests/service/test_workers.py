@@ -120,11 +120,14 @@ async def test_workers_find_what_the_process_itself_does(
     for engine, one, another in ((here, accurate, accurate), (served, there, other)):
         engine.consult(load_bands(second.path), one, Pace(2_000, 128))
         engine.read_by(another, Pace(2_000, 128))
-    contents = [*CONTENTS, plain("Das ist ein sehr schöner Garten, und der Tee ist warm. " * 40)]
+    german = "Das ist ein sehr schöner Garten, und der Tee ist warm. "
+    both = plain(f"How do I bake a good cake for my sister? {german}")
+    contents = [*CONTENTS, plain(german * 40), both]
     (expected,), _ = await here.judge([contents], evidence)
     (found,), timings = await served.judge([contents], evidence)
     assert found == expected
     assert {None, "accurate", "multilingual"} == {f.second and f.second.role for f in found}
+    assert found[-1].other is not None
     assert any(f.windows > 3 for f in found)
     assert timings.tokenize > 0
     assert timings.postprocess > 0

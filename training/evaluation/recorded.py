@@ -22,8 +22,8 @@ from tamis.tiers import BANDS, Bands
 from tamis.verdict import Finding, Second
 
 FORMAT: Final = "tamis.findings/1"
-# Evidence is not recorded, and whose opinion it is follows from the file.
-LEFT_OUT: Final = ("evidence", "second", "missed", "field")
+# Evidence is not recorded, and whose opinion it is follows from the file, which is of one bundle.
+LEFT_OUT: Final = ("evidence", "second", "missed", "field", "other")
 
 
 @dataclass(frozen=True, slots=True)

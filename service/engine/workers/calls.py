@@ -150,7 +150,7 @@ def _judged(reading: Reading, parts: Sequence[Part], tokenize: float, cost: int)
         by = by if by.who == finding.second else reading.other
     # Thresholds and all it would travel with every finding; the front knows them.
     read = Read(
-        replace(finding, second=None),
+        replace(finding, second=None, other=finding.other and replace(finding.other, second=None)),
         reading.read.work,
         [
             (who, replace(s, token_logits=NOTHING, attention=NOTHING))

@@ -431,12 +431,13 @@ class Crew(Hands):
 
 
 def _settle(reading: Reading, judged: Judged) -> None:
-    model = reading.model
-    if reading.other is not None and key_of(reading.other) == judged.by:
-        model = reading.other
-    read = judged.read
-    read = replace(read, finding=replace(read.finding, second=model.who))
-    reading.settle(read, judged.pool)
+    model, rest = reading.model, reading.other
+    if rest is not None and key_of(rest) == judged.by:
+        model, rest = rest, model
+    read, finding = judged.read, replace(judged.read.finding, second=model.who)
+    if rest is not None and finding.other is not None:
+        finding = replace(finding, other=replace(finding.other, second=rest.who))
+    reading.settle(replace(read, finding=finding), judged.pool)
 
 
 def _timeval(seconds: float) -> bytes:

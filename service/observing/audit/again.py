@@ -14,8 +14,9 @@ from tamis.policy import Policy
 from tamis.tiers import Bands
 from tamis.verdict import Finding, Ruled
 
-# The bundle that is asked first, the one whose finding it is, and what that one was asked for.
-Way = tuple[str, str, str]
+# The bundle that is asked first, the one whose finding it is, and what that one was asked for; the
+# one that read what the first could not.
+Way = tuple[str, str, str, str]
 
 
 class Judges:
@@ -58,7 +59,7 @@ class Judges:
             return None
         before = None if about is None else self._texts[about]
         asked = Content(content["question"], self._texts[own], before)
-        way = first, content.get("bundle", first), _role(content)
+        way = first, content.get("bundle", first), _role(content), _reader(content)
         key = way, asked.question, own, about
         if key not in self._judged:
             self._judged[key] = self._by(way).judge(asked)
@@ -71,16 +72,24 @@ class Judges:
 
     def _by(self, way: Way) -> Classifier | Languages | Cascade:
         if way not in self._judging:
-            first, other = (self._classifiers[bundle] for bundle in way[:2])
-            match way[2]:
+            bundle, whose, role, multilingual = way
+            first, other = self._classifiers[bundle], self._classifiers[whose]
+            reader: Classifier | Languages = first
+            if multilingual:
+                reader = Languages(first, self._classifiers[multilingual])
+            match role:
                 case "cascade":
                     assert self._bands is not None
-                    self._judging[way] = Cascade(first, other, self._bands)
-                case "multilingual":
-                    self._judging[way] = Languages(first, other)
+                    self._judging[way] = Cascade(reader, other, self._bands)
                 case _:
-                    self._judging[way] = other
+                    self._judging[way] = reader if multilingual else other
         return self._judging[way]
+
+
+def _reader(content: Mapping[str, Any]) -> str:
+    """Who read a content that is not, or not all, in English."""
+    said = (content, content.get("other", {}))
+    return next((one["bundle"] for one in said if one.get("role") == "multilingual"), "")
 
 
 def _role(content: Mapping[str, Any]) -> str:

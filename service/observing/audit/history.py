@@ -30,7 +30,8 @@ class Recorded:
     @property
     def asked(self) -> list[Who]:
         """All whose findings it holds, each once, whom it names first ahead."""
-        contents = self.raw["contents"]
+        contents = [*self.raw["contents"]]
+        contents += [content["other"] for content in contents if "other" in content]
         others = [content for content in contents if "bundle" in content]
         others += [content["rules"] for content in contents if "rules" in content]
         return list(dict.fromkeys(who_of(raw) for raw in (self.raw, *others)))

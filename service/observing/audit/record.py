@@ -95,7 +95,7 @@ def _opinion(finding: Finding) -> dict[str, Any]:
 
 def seconds_of(findings: Sequence[Finding]) -> tuple[Second, ...]:
     """All whose findings these are beside the bundle that is asked first, each once."""
-    found = [f.second for f in findings]
+    found = [one.second for f in findings for one in f.opinions]
     found += [f.ruled.by for f in findings if f.ruled is not None]
     return tuple({(one.bundle, one.cascade): one for one in found if one is not None}.values())
 
@@ -138,7 +138,8 @@ def _field_json(field: FieldVerdict) -> dict[str, Any]:
 def finding_json(finding: Finding) -> dict[str, Any]:
     """What the model said of a content: every head, unrounded, so that equality means something.
 
-    ``rules``, what the policy encoder said, stands only where it was asked.
+    ``rules``, what the policy encoder said, stands only where it was asked, and ``other`` where two
+    bundles read the content: whose that is, and what it says.
     """
     found = {
         "overall": finding.overall,
@@ -153,6 +154,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     if (ruled := finding.ruled) is not None:
         scores = {rule.name: score for rule, score in ruled.scores.items()}
         found["rules"] = {"bundle": ruled.by.bundle, "scores": scores}
+    if (other := finding.other) is not None:
+        found["other"] = finding_json(other) | _opinion(other)
     return found
 
 
@@ -179,7 +182,12 @@ def finding_of(raw: Mapping[str, Any], models: Mapping[Who, Second], policy: Pol
         second=_second(raw, models) if "bundle" in raw else None,
         missed=raw.get("missed"),
         ruled=_ruled(raw["rules"], models, policy) if "rules" in raw else None,
+        other=finding_of(_about(raw) | raw["other"], models, policy) if "other" in raw else None,
     )
+
+
+def _about(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: raw[name] for name in ("question", "field")}
 
 
 def who_of(raw: Mapping[str, Any]) -> Who:

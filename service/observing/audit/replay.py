@@ -29,7 +29,7 @@ Again = Callable[[Mapping[str, Any], str, Policy], Finding | None]
 """Judges a recorded content again, by the fingerprint of the bundle that was asked first and a
 policy; None where its text is not there."""
 # What records did not always have is compared where they do.
-ADDED: Final = {"severity", "fields", "refusal"}
+ADDED: Final = {"severity", "fields", "refusal", "other"}
 FIELDS: Final = ("text", "prompt", "response", "document")
 # Of what differs, so many are named.
 NAMED: Final = 100
