@@ -376,6 +376,7 @@ def test_named_policies_hold_in_other_contracts_and_in_the_catalogue(client):
     assert offered["bank"]["categories"]["investment advice"] == ADVICE | {
         "flag": FLAG,
         "block": BLOCK,
+        "given": {},
     }
 
 
