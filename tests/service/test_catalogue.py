@@ -21,7 +21,12 @@ def test_no_field_of_a_policy_is_missing(bundle: Bundle, tmp_path: Path):
     raw = {name: said[name] for name in FIELDS}
     # Its thresholds are told by question, and here hold for all of them.
     raw["overall"] = said["overall"]["prompt"]
+    given = {name: rule.pop("given") for name, rule in raw["categories"].items()}
     assert Policy.parse(raw) == FULL
+    assert given["toxicity"] == {
+        "flag": FULL.categories["toxicity"].flag,
+        "block": FULL.categories["toxicity"].block,
+    }
     assert said["own"] == ["loan promises"]
     assert said["defined"] == list(FULL.categories)
 
@@ -30,4 +35,5 @@ def test_definitions_of_the_taxonomy_are_not_the_policys(bundle: Bundle):
     said = policy_json(default_policy(), bundle)
     assert all(rule["definition"] for rule in said["categories"].values())
     assert said["defined"] == []
+    assert not any(rule["given"] for rule in said["categories"].values())
     assert said["mask"] is None
