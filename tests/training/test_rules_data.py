@@ -17,7 +17,7 @@ from training.datasets.schema import SchemaError
 from training.reasoner.cases import Pool
 from training.reasoner.policies import Category
 from training.rules import drawing, organisations
-from training.rules.banks import Bank
+from training.rules.banks import Bank, banks_of
 from training.rules.batching import batches
 from training.rules.data import Data, genuine
 from training.rules.drawing import SHARES, Item, Mixture, draw, words
@@ -152,6 +152,28 @@ def test_borderline_foreign_and_long_rows_and_those_that_were_read_anew_are_left
     assert not texts & {"borderline", "anders", "long " * 300}
     assert "sap200-0" not in {case.id for case in known if case.source == "sap200"}
     assert {"sap200-1", "sap200-2"} <= {case.id for case in known}
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_texts_that_no_body_tells_apart_are_left_out(tmp_path: Path, part: str):
+    (name,) = named(part, 1)
+    policy = {"policy": name, "kind": "response", "categories": {"c": {"definition": "d"}}}
+    said = [
+        ("I love this 🍪", "c", "a?"),
+        ("I love this! 🎈", None, "a?"),
+        ("I love this 🎈", None, "b?"),
+        ("🍪", "c", "a?"),
+        ("🎈", None, "a?"),
+        ("I love cookies 🍪", "c", "a?"),
+    ]
+    rows = [{"policy": name, "text": text, "category": c, "to": to} for text, c, to in said]
+    lines = "\n".join(json.dumps(one) for one in (policy, *rows))
+    (tmp_path / "some.jsonl").write_text(lines)
+    pools = read_organisations([tmp_path])
+    banks = banks_of([], pools, make_library(), part == "dev", 0)
+    (pool,) = [bank.pool for bank in banks if bank.kind == "organisations"]
+    assert [c.content.text for c in pool.unsafe["c"]] == ["I love cookies 🍪"]
+    assert [c.content.context for c in pool.safe["organisations"]] == ["b?"]
 
 
 def test_nothing_of_what_is_held_out_is_trained_on(data: Data):

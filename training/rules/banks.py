@@ -4,11 +4,12 @@ Of a taxonomy's row one category is known to hold, and its neighbours may hold a
 organisation's text, and of a row that was read under our own guide, every rule is known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tamis.taxonomy import taxonomy as own_taxonomy
+from training.datasets.contamination import words
 from training.datasets.mixing import is_held_out
 from training.evaluation.suite import content_of
 from training.reasoner.cases import INVENTED, Case, Pool, Sourced
@@ -79,19 +80,37 @@ def banks_of(
         )
         for pool in training_pools(kept, known, held_out, seed)
     ]
-    return [short for bank in found if (short := replace(bank, pool=_short(bank.pool))).pool.size]
+    legible = [replace(bank, pool=_told_apart(_short(bank.pool))) for bank in found]
+    return [bank for bank in legible if bank.pool.size]
 
 
 def _short(pool: Pool) -> Pool:
-    def kept(cases: Sequence[Case]) -> tuple[Case, ...]:
-        return tuple(
-            c
-            for c in cases
-            if len(c.content.text) + len(c.content.context or "") <= MOST_CHARACTERS
-        )
+    return _only(
+        pool, lambda c: len(c.content.text) + len(c.content.context or "") <= MOST_CHARACTERS
+    )
 
+
+def _told_apart(pool: Pool) -> Pool:
+    """Without texts whose words stand among the safe and among the breaking ones.
+
+    To the bodies' WordPiece every emoji is the same unknown token: of two texts that differ in one
+    alone, as a third of HatemojiBuild's do, a body can learn nothing but that both labels hold.
+    """
+
+    def read(case: Case) -> tuple[str, ...]:
+        return (*words(case.content.text), "", *words(case.content.context or ""))
+
+    unsafe, safe = (
+        {read(case) for cases in piles.values() for case in cases}
+        for piles in (pool.unsafe, pool.safe)
+    )
+    both = unsafe & safe
+    return _only(pool, lambda case: read(case) not in both)
+
+
+def _only(pool: Pool, fits: Callable[[Case], bool]) -> Pool:
     def some(piles: Mapping[str, tuple[Case, ...]]) -> dict[str, tuple[Case, ...]]:
-        return {name: short for name, cases in piles.items() if (short := kept(cases))}
+        return {name: kept for name, cases in piles.items() if (kept := tuple(filter(fits, cases)))}
 
     return replace(pool, unsafe=some(pool.unsafe), safe=some(pool.safe))
 
