@@ -263,6 +263,18 @@ def test_calibration_needs_both_labels():
         calibrate(alone, [np.zeros(3)] * 30)
 
 
+def test_a_policy_without_safe_texts_moves_no_threshold():
+    asked, logits = drawn(1200)
+    faint = [trial(prompt(f"{n}"), 0, "writing") for n in range(400)]
+
+    def flagged(asked: list[Trial], logits: list[np.ndarray]) -> list[bool]:
+        (found,) = (c for c in calibrate(asked, logits) if c.name == "prompt")
+        p = 1 / (1 + np.exp(-(found.scale * np.array(logits) + found.bias)))
+        return [bool(one.max() >= found.flag) for one in p[:1200]]
+
+    assert flagged(asked, logits) == flagged(asked + faint, logits + [np.full(3, -4.0)] * 400)
+
+
 def test_figures_are_means_over_policies():
     asked = [trial(prompt("a"), 0, "p"), trial(prompt("b"), None, "p")]
     asked += [trial(prompt(f"{n}"), 1, "q") for n in range(4)]

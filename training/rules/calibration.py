@@ -2,7 +2,8 @@
 
 Probabilities are of single rules, on policies that were not trained on and on held-out rows of
 those that were, half of the weight each: what a customer writes is new. Thresholds are of whole
-policies: a text is flagged where its likeliest rule reaches them.
+policies: a text is flagged where its likeliest rule reaches them. They are chosen on policies that
+have texts of both labels: of one that has unsafe ones alone no threshold is too low.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def calibrate(trials: Sequence[Trial], logits: Sequence[np.ndarray]) -> list[Cal
     found = []
     for question in QUESTIONS:
         mine = np.array([n for n in everything if trials[n].question == question], dtype=int)
-        used = mine if _both(trials, mine, FEWEST) else everything
+        used = mine if _both(trials, _two_sided(trials, mine), FEWEST) else everything
         found.append(_calibrate(question, [trials[n] for n in used], [logits[n] for n in used]))
     return found
 
@@ -71,6 +72,14 @@ def _mean(values: Sequence[float]) -> float:
 def _both(trials: Sequence[Trial], mine: np.ndarray, fewest: int) -> bool:
     unsafe = sum(bool(trials[n].broken) for n in mine)
     return min(unsafe, len(mine) - unsafe) >= fewest
+
+
+def _two_sided(trials: Sequence[Trial], mine: np.ndarray) -> np.ndarray:
+    """Those of ``mine`` whose policy has texts of both labels there."""
+    labels: dict[str, set[bool]] = {}
+    for n in mine:
+        labels.setdefault(trials[n].policy, set()).add(bool(trials[n].broken))
+    return np.array([n for n in mine if len(labels[trials[n].policy]) == 2], dtype=int)
 
 
 def weights_of(trials: Sequence[Trial]) -> np.ndarray:
@@ -107,7 +116,11 @@ def _calibrate(
     scale, bias = fit_platt(z, y, w)
     most = np.array([sigmoid(scale * said + bias).max() for said in logits])
     truth = np.array([float(bool(trial.broken)) for trial in trials])
-    chosen = plain(Scored(most, truth, weights), CATEGORY_COST, by=accuracy)
+    everything = np.arange(len(trials))
+    fit = _two_sided(trials, everything)
+    used = fit if len(fit) else everything
+    fair = weights_of([trials[n] for n in used])
+    chosen = plain(Scored(most[used], truth[used], fair), CATEGORY_COST, by=accuracy)
     own = chosen.sets["balanced"]
     return Calibration(
         name=question,
