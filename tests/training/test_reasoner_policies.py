@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tamis.reasoner.protocol import Format, answer, as_text, guidelines, parse
-from tests.conftest import write_rows
+from tests.conftest import row, write_rows
 from tests.training.reasoner_world import make_library, make_rows
+from training.datasets import readings
 from training.datasets.mixing import is_held_out
 from training.datasets.registry import sources
 from training.reasoner import traces
@@ -303,6 +304,29 @@ def test_a_name_that_a_row_is_unsure_of_is_near_as_well():
     view = usual_view(taxonomy, True, ["race"])
     assert view.is_clear("fraud")
     assert not view.is_clear("fraud", ["~race"])
+
+
+def test_what_was_read_otherwise_or_labelled_anew_is_no_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    denied = {f"sap200-{n}": readings.Reading(0, (), None, False) for n in range(20)}
+    denied |= {f"sap200-{n}": readings.Reading(1, (), None, False) for n in range(20, 40)}
+    confirmed = {
+        f"sap200-{n}": readings.Reading(2, ("hate",), None, False) for n in range(100, 160)
+    }
+    monkeypatch.setattr(readings, "readings", lambda: denied | confirmed)
+    anew = row(900, "hh_annotated", "prompt", 0, "calm", severity=0, replaces="sap200-50")
+    write_rows(tmp_path / "rows.jsonl.gz", [*make_rows(), anew])
+
+    def explain(examples):
+        return ["The text says “it”."] * len(examples)
+
+    prepare([tmp_path], tmp_path / "out", Settings(groups=400), explain, given=LIBRARY)
+    files = [tmp_path / "out" / name for name in ("examples.jsonl.gz", "held-out.jsonl.gz")]
+    ids = {e.id.partition("/")[2] for path in files for e in read_examples(path)}
+    assert not ids & {*denied, "sap200-50"}
+    assert len(ids & {*confirmed}) > 20
+    assert len(ids & {f"sap200-{n}" for n in range(40, 60)}) > 5
 
 
 def test_preparing_parts_held_out_rows_and_reports_no_text(rows_folder: Path, tmp_path: Path):

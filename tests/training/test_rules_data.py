@@ -13,8 +13,10 @@ from tamis.rules import PairShape
 from tests.conftest import row, write_rows
 from tests.training.reasoner_world import make_library, make_rows
 from tests.training.rules_world import named, write_clubs
+from training.datasets import readings
+from training.datasets.readings import Reading
 from training.datasets.schema import SchemaError
-from training.reasoner.cases import Pool
+from training.reasoner.cases import Pool, read_sourced
 from training.reasoner.policies import Category
 from training.rules import drawing, organisations
 from training.rules.banks import Bank, banks_of
@@ -152,6 +154,33 @@ def test_borderline_foreign_and_long_rows_and_those_that_were_read_anew_are_left
     assert not texts & {"borderline", "anders", "long " * 300}
     assert "sap200-0" not in {case.id for case in known if case.source == "sap200"}
     assert {"sap200-1", "sap200-2"} <= {case.id for case in known}
+
+
+def test_what_was_read_outranks_the_label_that_a_bank_was_given(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read = {
+        "sap200-1": Reading(0, (), None, False),
+        "sap200-2": Reading(2, ("illicit",), None, False),
+        "sap200-3": Reading(1, ("illicit",), None, False),
+        "llm_warden_train-1": Reading(2, ("illicit",), None, False),
+    }
+    monkeypatch.setattr(readings, "readings", lambda: read)
+    sourced = [s for s in read_sourced([rows], "permissive") if s.row.id in read]
+    banks = [b for held in (False, True) for b in banks_of(sourced, [], make_library(), held, 0)]
+
+    def ids(kind: str, piles: str) -> set[tuple[str, str]]:
+        found = [getattr(b.pool, piles) for b in banks if b.kind == kind]
+        return {(c.id, key) for p in found for key, cases in p.items() for c in cases}
+
+    assert ids("annotated", "unsafe") == {
+        ("sap200-2", "illicit"),
+        ("llm_warden_train-1", "illicit"),
+    }
+    assert ids("annotated", "safe") == {("sap200-1", "annotated")}
+    # A taxonomy keeps a row whose label was confirmed, under its own category.
+    assert ids("taxonomies", "unsafe") == {("sap200-2", "fraud")}
+    assert not ids("taxonomies", "safe")
 
 
 @pytest.mark.parametrize("part", ["train", "dev"])

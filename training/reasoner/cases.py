@@ -14,6 +14,7 @@ import yaml
 from tamis.content import Content
 from tamis.reasoner.protocol import guidelines
 from training.datasets.mixing import FREE, Variant, is_held_out
+from training.datasets.readings import as_read
 from training.datasets.schema import Row, data_files, read_pairs
 from training.evaluation.suite import content_of
 from training.reasoner.policies import Category, Library, Taxonomy
@@ -77,6 +78,27 @@ def read_sourced(directories: Iterable[Path], variant: Variant) -> list[Sourced]
         for path in data_files(directory)
         for line, row in read_pairs(path)
         if variant == "all" or row.licence in FREE
+    ]
+
+
+def current(rows: Iterable[Sourced]) -> list[Sourced]:
+    """Without the rows that another one, which was labelled anew, replaces."""
+    rows = list(rows)
+    retired = {s.row.replaces for s in rows if s.row.replaces is not None}
+    return [s for s in rows if s.row.id not in retired]
+
+
+def standing(rows: Iterable[Sourced]) -> list[Sourced]:
+    """Current rows whose own label stands: without those whose reading says anything else.
+
+    What a reading confirms keeps its source's category names, which taxonomies are written in.
+    """
+    found = current(rows)
+    read = as_read(s.row for s in found)
+    return [
+        s
+        for s, said in zip(found, read, strict=True)
+        if said is s.row or said.severity == 2 * s.row.label
     ]
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tamis.reasoner.protocol import Format
 from training.datasets.contamination import Seen
 from training.datasets.mixing import Variant
-from training.reasoner.cases import Pool, Sourced, invented_pools, pools_of, read_sourced
+from training.reasoner.cases import Pool, Sourced, invented_pools, pools_of, read_sourced, standing
 from training.reasoner.examples import (
     Explain,
     Plan,
@@ -76,7 +76,7 @@ def prepare(
         return report
     began = time.monotonic()
     known = given or library()
-    rows = read_sourced(data, settings.variant)
+    rows = standing(read_sourced(data, settings.variant))
     if exclude is not None:
         seen = Seen.of(exclude)
         rows = [s for s in rows if not seen.meets(s.row)]

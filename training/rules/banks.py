@@ -11,8 +11,10 @@ from typing import Final, Literal
 from tamis.taxonomy import taxonomy as own_taxonomy
 from training.datasets.contamination import words
 from training.datasets.mixing import is_held_out
+from training.datasets.readings import as_read
+from training.datasets.schema import Row
 from training.evaluation.suite import content_of
-from training.reasoner.cases import INVENTED, Case, Pool, Sourced
+from training.reasoner.cases import INVENTED, Case, Pool, Sourced, current, standing
 from training.reasoner.policies import Category, Library, Taxonomy, View
 from training.reasoner.prepare import training_pools
 from training.rules.organisations import ORGANISATIONS, name_of, part_of
@@ -63,22 +65,22 @@ def banks_of(
 
     Taxonomies, organisations and rows that are kept for tests are in neither.
     """
-    retired = {s.row.replaces for s in rows if s.row.replaces is not None}
-    kept = [s for s in rows if s.row.id not in retired and s.row.english]
+    kept = [s for s in current(rows) if s.row.english]
+    read = list(as_read(s.row for s in kept))
     part = "dev" if held_out else "train"
     found = [
         Bank(pool, ORGANISATIONS, complete=True)
         for pool in organisations
         if part_of(name_of(pool)) == part
     ]
-    found += [Bank(pool, ANNOTATED, complete=True) for pool in _annotated(kept, known, held_out)]
+    found += [Bank(pool, ANNOTATED, complete=True) for pool in _annotated(read, known, held_out)]
     found += [
         Bank(
             pool,
             INVENTED if pool.taxonomy.name.startswith(INVENTED) else "taxonomies",
             complete=False,
         )
-        for pool in training_pools(kept, known, held_out, seed)
+        for pool in training_pools(standing(kept), known, held_out, seed)
     ]
     legible = [replace(bank, pool=_told_apart(_short(bank.pool))) for bank in found]
     return [bank for bank in legible if bank.pool.size]
@@ -115,7 +117,7 @@ def _only(pool: Pool, fits: Callable[[Case], bool]) -> Pool:
     return replace(pool, unsafe=some(pool.unsafe), safe=some(pool.safe))
 
 
-def _annotated(rows: Sequence[Sourced], known: Library, held_out: bool) -> list[Pool]:
+def _annotated(rows: Sequence[Row], known: Library, held_out: bool) -> list[Pool]:
     """Rows that were read under our guide, a pool for prompts, for answers and for posts.
 
     What is borderline is left out: of a rule that somebody wrote it says neither yes nor no.
@@ -132,7 +134,7 @@ def _annotated(rows: Sequence[Sourced], known: Library, held_out: bool) -> list[
     for target in ("prompt", "response", "text"):
         unsafe: dict[str, list[Case]] = {}
         safe: list[Case] = []
-        for row in (s.row for s in rows):
+        for row in rows:
             if row.severity not in (0, 2) or row.target != target or is_held_out(row) != held_out:
                 continue
             holds = [name for name in row.categories if name in categories]
