@@ -105,6 +105,23 @@ def test_a_text_of_an_organisation_is_judged_as_its_kind(clubs: Path):
     assert len(by_part["dev"].safe["organisations"]) == 24
 
 
+def test_organisations_of_plain_and_of_packed_lines_are_read_together(tmp_path: Path):
+    folder = write_clubs(tmp_path, [("packed", "prompt")])
+    own = [{"policy": "own", "kind": "text", "categories": {"c": {"definition": "d"}}}]
+    own += [{"policy": "own", "text": "text", "category": "c"}]
+    (folder / "mine.jsonl").write_text("\n".join(json.dumps(one) for one in own))
+    found = {name_of(pool): pool for pool in read_organisations([folder])}
+    assert set(found) == {"own", "packed"}
+    assert found["packed"].size == 24
+    # Of one name there would be one policy, with the texts of both or of either.
+    (folder / "copy.jsonl").write_text(json.dumps(own[0]))
+    with pytest.raises(SchemaError, match=r"mine.jsonl line 1: policy 'own' comes twice"):
+        read_organisations([folder])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        read_organisations([tmp_path / "empty"])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

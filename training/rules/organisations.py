@@ -50,7 +50,8 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
 
     Raises:
         FileNotFoundError: where a folder holds no such file.
-        SchemaError: naming the file, the line and the field that is missing or wrong.
+        SchemaError: naming the file, the line and the field that is missing or wrong, or the policy
+            that comes twice.
     """
     policies: dict[str, Mapping[str, Any]] = {}
     texts: dict[str, list[Case]] = {}
@@ -59,6 +60,8 @@ def read_organisations(folders: Iterable[Path]) -> list[Pool]:
             if "categories" in raw:
                 if raw["kind"] not in KINDS:
                     raise SchemaError(f"{where}: field 'kind' must be one of {', '.join(KINDS)}")
+                if raw["policy"] in policies:
+                    raise SchemaError(f"{where}: policy {raw['policy']!r} comes twice")
                 for fields in raw["categories"].values():
                     fields["definition"]
                 policies[raw["policy"]] = raw
@@ -89,7 +92,7 @@ def _lines(folders: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _files(folder: Path) -> list[Path]:
     """What is read of a folder: our own are kept as plain lines, for whoever reads a change."""
-    return sorted(folder.glob("*.jsonl")) or data_files(folder)
+    return sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.jsonl.gz")) or data_files(folder)
 
 
 def _case(raw: Mapping[str, Any], policy: Mapping[str, Any], number: int) -> Case:
