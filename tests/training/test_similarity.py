@@ -132,6 +132,31 @@ def test_rows_are_kept_between_the_thresholds(folders, tmp_path: Path):
     assert "cookie" not in json.dumps(report)
 
 
+def test_what_goes_by_itself_takes_no_near_row_along(tmp_path: Path):
+    real, made = tmp_path / "real", tmp_path / "made"
+    angles = {"real": 0, "copy": 5, "near the copy": 15, "far": 55, "near the far": 45}
+    found = {
+        name: [float(np.cos(np.radians(a))), float(np.sin(np.radians(a)))]
+        for name, a in angles.items()
+    }
+    for folder, source, texts in (
+        (real, "sap200", ["real"]),
+        (made, "tamis_synthetic", [name for name in angles if name != "real"]),
+    ):
+        folder.mkdir()
+        given = [row(n, source, "prompt", 1, text) for n, text in enumerate(texts)]
+        write_rows(folder / "rows.jsonl.gz", given)
+
+    class Angles(Words):
+        def embed(self, texts: Sequence[str], *_: object) -> np.ndarray:
+            return np.array([found[text] for text in texts], np.float32)
+
+    report = similar(
+        real, made, tmp_path / "out", 0.6, float(np.cos(np.radians(12))), encoder=Angles()
+    )
+    assert report["reasons"] == {"repeats a real row": 1, "kept": 2, "unlike anything real": 1}
+
+
 def test_thresholds_must_leave_room(folders, tmp_path: Path):
     with pytest.raises(ValueError, match="tau < near"):
         similar(*folders, tmp_path / "out", tau=0.96)

@@ -2,7 +2,7 @@
 
 A synthetic row is kept where its nearest real row of the same target has a cosine of at least τ
 (the first paper's "sim-to-real", τ = 0.60) and below ``NEAR``; from there it repeats that row. Of
-synthetic rows that repeat one another the first is kept.
+such rows that repeat one another the first is kept.
 """
 
 import json
@@ -100,7 +100,9 @@ def similar(
         cosine[mine], index = nearest(vectors, others)
         for n, found in zip(mine, index, strict=True):
             neighbours[n] = theirs[found].id if found >= 0 else ""
-        repeated[mine] = repeats(vectors, near)
+        # Of two that repeat each other the one is kept that has no other reason to go.
+        fit = (cosine[mine] >= tau) & (cosine[mine] < near)
+        repeated[np.array(mine)[fit]] = repeats(vectors[fit], near)
 
     reasons = _reasons(cosine, repeated, tau, near)
     out.mkdir(parents=True, exist_ok=True)
