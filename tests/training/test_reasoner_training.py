@@ -313,7 +313,6 @@ def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(
     # The shipped classifier learned from such rows; what it makes of them is no test.
     assert known["means"]["unseen"]["classifier"] is None
     monkeypatch.setattr(evaluation, "_taught", lambda _: False)
-    monkeypatch.setattr(evaluation, "FEW", 1)
     results = evaluate([tmp_path], None, Settings("scored", most=4), flags, **arguments)
     groups = {name: figures["group"] for name, figures in results["sets"].items()}
     # Without every other category of either, no text is clearly safe: neither is halved.
@@ -343,6 +342,39 @@ def test_evaluation_covers_trained_and_unseen_taxonomies_and_the_bank(
     assert "85.68/78.32" in page
     with pytest.raises(ValueError, match="no taxonomy 'sums'"):
         evaluate([tmp_path], None, Settings(only=("sums",)), None, **arguments)
+
+
+def test_the_classifier_is_compared_on_the_same_texts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [example(f"text {n}", "Cheating" if n % 2 else None, n=n) for n in range(40)]
+
+    def flags(contents):
+        return [True] * len(contents)
+
+    monkeypatch.setattr(evaluation, "_taught", lambda one: one.id == "e0")
+    assert evaluation._classifier(rows, flags) is None
+    found = evaluation._classifier(rows[1:], flags)
+    assert found is not None
+    assert (found["n"], found["unsafe"]) == (39, 20)
+
+    def figures(n: int, right: float, classifier: dict | None) -> dict:
+        shares = dict.fromkeys(("s_acc", "s_acc_all", "s_f1", "c_acc", "c_acc_unsafe"), right)
+        more = {"parsed": 1.0, "words": None, "group": "unseen", "question": "prompt"}
+        return {"n": n, "unsafe": n // 2, **shares, **more, "classifier": classifier}
+
+    # Of the second set it is on half of the texts, as older measurements are.
+    other = {"n": 40, "unsafe": 20, "s_acc": 0.9, "s_f1": 0.8}
+    sets = {"all new": figures(40, 0.7, other), "half known": figures(80, 0.5, other)}
+    means = {"unseen": {}}
+    run = {"sets": sets, "means": means, "about": {"mode": "scored", "most": 1, "date": "today"}}
+    (tmp_path / "base.json").write_text(json.dumps(run))
+    (tmp_path / "findings.md").write_text("It reads policies.\n")
+    page = render(tmp_path)
+    assert "| base | prompts | 120 | 60.0 |" in page
+    assert "| base, the classifier's sets | prompts | 40 | 70.0 |" in page
+    assert "| *the classifier* | prompts | 40 | 90.0 |" in page
+    assert "| half known | prompts | 80 | 40 | 50.0 / 50.0 | – |" in page
 
 
 def test_a_folder_without_an_adapter_is_refused(base: Path, tmp_path: Path):

@@ -21,7 +21,7 @@ from training.reasoner import decode
 from training.reasoner.cases import Pool, Sourced, pools_of, read_sourced
 from training.reasoner.decode import Said
 from training.reasoner.examples import Example, halved, whole
-from training.reasoner.measures import grounded, measure, pooled, single_rules
+from training.reasoner.measures import beside, grounded, measure, pooled, single_rules
 from training.reasoner.model import DEFAULT, form_of, load_reasoner
 from training.reasoner.policies import Library, library
 
@@ -42,8 +42,6 @@ GROUPS: Final = {
 COMPLETE: Final = ("bank", "organisations")
 # What is judged, by the question asked of it.
 NOUNS: Final = {"prompt": "prompts", "response": "responses", "toxicity": "posts"}
-# Of fewer texts than this that are new to the classifier, nothing is said.
-FEW: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +124,8 @@ def evaluate(
     }
     if flags is not None:
         for group, mean in means.items():
-            found = [f for f in sets.values() if f["group"] == group]
-            beside = [f["classifier"] for f in found if f.get("classifier")]
-            mean["classifier"] = pooled(beside) if beside else None
+            found = [f for f in sets.values() if f["group"] == group and f.get("classifier")]
+            mean["classifier"] = pooled([f["classifier"] for f in found]) if found else None
     return {
         "about": {
             "adapter": adapter.resolve().name if adapter else None,
@@ -260,9 +257,11 @@ def _by_question(title: str, examples: Sequence[Example]) -> dict[str, list[int]
 
 
 def _classifier(examples: Sequence[Example], flags: Flags) -> dict[str, Any] | None:
-    """The classifier's figures, on texts that it was not trained on; None where these are few."""
-    examples = [example for example in examples if not _taught(example)]
-    if len(examples) < FEW:
+    """The classifier's figures; None where it was trained on any of the texts.
+
+    Of the others alone they would stand beside figures of other texts.
+    """
+    if any(map(_taught, examples)):
         return None
     flagged = flags([example.content for example in examples])
     truth = [example.category is not None for example in examples]
@@ -295,7 +294,7 @@ def table(results: dict[str, Any]) -> str:
     rows += [(f"mean {group}", "", mean) for group, mean in results["means"].items()]
     for name, question, figures in rows:
         cells = "".join(_cell(figures.get(c)).rjust(8) for c in columns)
-        other = (figures.get("classifier") or {}).get("s_acc")
+        other = (beside(figures) or {}).get("s_acc")
         lines.append(name.ljust(22) + question.ljust(17) + cells + _cell(other).rjust(12))
     return "\n".join(lines)
 

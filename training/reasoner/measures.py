@@ -1,6 +1,6 @@
 """GSPR's figures (section 4.1): S-Acc, S-F1, C-Acc, and what the paper leaves out beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -101,6 +101,12 @@ def pooled(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [f[key] for f in figures if f.get(key) is not None]
         mean[key] = round(sum(values) / len(values), 4) if values else None
     return mean | {"n": sum(f["n"] for f in figures), "unsafe": sum(f["unsafe"] for f in figures)}
+
+
+def beside(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The classifier's figures of a set or of a mean, where they are of the very same texts."""
+    found: dict[str, Any] | None = figures.get("classifier")
+    return found if found and found["n"] == figures["n"] else None
 
 
 def _words(text: str) -> str:
