@@ -99,15 +99,17 @@ def said_of(bundle: Path) -> str:
 
 
 def served(bundle: Path) -> Any:
-    """Answers of a reasoner's bundle, by the engine that serves it."""
+    """Answers of a reasoner's bundle, by the engine that serves it, as long as it lets them be."""
     from service.engine.reasoner.reasoner import TooLongError, go_on
-    from training.reasoner.decode import MOST_TOKENS, Said
+    from service.settings import Settings
+    from training.reasoner.decode import Said
 
     reasoner = load_reasoner(bundle)
+    most = Settings.model_fields["reasoner_max_tokens"].default
 
     def said(example: Any) -> Any:
         try:
-            _, found = reasoner.explain(example.policy, [example.content], go_on, MOST_TOKENS)
+            _, found = reasoner.explain(example.policy, [example.content], go_on, most)
         except TooLongError:
             return Said(None, "layout")
         reading = found.reading

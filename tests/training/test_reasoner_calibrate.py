@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.engine.reasoner.reasoner import Reasoner
+from service.settings import Settings
 from tamis.cli import main
 from tamis.content import prompt
 from tamis.reasoner import bundle as bundles
@@ -93,7 +95,16 @@ def test_the_command_calibrates_a_bundle_and_refuses_one_that_is(
     assert "made with a calibration" in capsys.readouterr().err
 
 
-def test_a_bundle_is_measured_as_it_is_served(tiny_reasoner: Path, tmp_path: Path):
+def test_a_bundle_is_measured_as_it_is_served(
+    tiny_reasoner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    explain, most = Reasoner.explain, set()
+
+    def counted(self, policy, contents, pause, max_reason):
+        most.add(max_reason)
+        return explain(self, policy, contents, pause, max_reason)
+
+    monkeypatch.setattr(Reasoner, "explain", counted)
     write_rows(tmp_path / "rows.jsonl.gz", make_rows())
     out = tmp_path / "served.json"
     command = ["evaluate-reasoner", "--data", str(tmp_path), "--served", str(tiny_reasoner)]
@@ -102,5 +113,6 @@ def test_a_bundle_is_measured_as_it_is_served(tiny_reasoner: Path, tmp_path: Pat
     assert found["about"]["mode"] == "served"
     assert found["about"]["adapter"].startswith(f"{bundles.load(tiny_reasoner).name}@")
     assert found["sets"]["bank"]["n"] == 40
+    assert most == {Settings(bundle=tiny_reasoner).reasoner_max_tokens}
     # Random weights write no answer, and none is guessed for them.
     assert found["sets"]["bank"]["parsed"] == 0.0
