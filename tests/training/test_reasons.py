@@ -11,8 +11,9 @@ import torch
 from tamis.cli import main
 from tamis.content import prompt
 from tamis.reasoner.protocol import END, Format, Guideline, answer, case, prefix
+from tests.training.reasoner_world import make_library
 from tests.training.rules_world import named
-from training.reasoner import decode, grpo, packing, sft, worded
+from training.reasoner import decode, evaluate, grpo, packing, sft, worded
 from training.reasoner import model as models
 from training.reasoner.examples import Example, read_examples, write_examples
 from training.reasoner.reasons import check
@@ -232,6 +233,9 @@ def test_training_goes_on_from_an_adapter_and_keeps_the_best(
     fields = {"batch_tokens": 2048, "tree_tokens": 2048, "lr": 1e-2, "check_every": 1, "rank": 4}
     recipe = sft.Recipe(base=str(base), epochs=4, steps=4, **fields)
     first = sft.train(data, tmp_path / "first", recipe)
+    # It learnt something else, which the second goes on from.
+    report_file = tmp_path / "first/report.json"
+    report_file.write_text(json.dumps(first | {"taxonomies": ["older"]}))
     start = json.loads((tmp_path / "first/metrics.jsonl").read_text().splitlines()[-1])
     losses = iter([3.0, 1.0, 2.0, 2.5])
     kept: list[int] = []
@@ -244,9 +248,16 @@ def test_training_goes_on_from_an_adapter_and_keeps_the_best(
     assert went_on["loss"] == pytest.approx(start["held_out"], rel=0.2)
     assert (second["best"], len(kept)) == (2, 2)
     assert second["recipe"]["init"] == "first"
+    assert second["taxonomies"] == ["club", "older"]
     # Its rank is the first one's.
     assert second["trainable"] == first["trainable"]
     assert first["best"] == 4
+    for made in (tmp_path / "second", tmp_path / "second/adapter"):
+        assert evaluate._trained(made, make_library()) == {"club", "older"}
+    # Of what its start was trained on nothing is said: then all may have been.
+    report_file.unlink()
+    assert models.taught_by(["club"], more.init) is None
+    assert evaluate._trained(tmp_path / "first", make_library()) == {"manners"}
     with pytest.raises(models.AdapterError, match="no adapter_config"):
         sft.train(data, tmp_path / "third", replace(recipe, init=str(data)))
 

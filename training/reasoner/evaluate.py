@@ -22,7 +22,7 @@ from training.reasoner.cases import Pool, Sourced, pools_of, read_sourced
 from training.reasoner.decode import Said
 from training.reasoner.examples import Example, halved, whole
 from training.reasoner.measures import beside, grounded, measure, pooled, single_rules
-from training.reasoner.model import DEFAULT, form_of, load_reasoner
+from training.reasoner.model import DEFAULT, form_of, load_reasoner, taught
 from training.reasoner.policies import Library, library
 
 Mode = Literal["scored", "generated"]
@@ -182,11 +182,8 @@ def bank() -> list[Example]:
 
 def _trained(adapter: Path | None, known: Library) -> frozenset[str]:
     """The taxonomies that an adapter was trained on, by its report; else all not kept for tests."""
-    report = adapter / "report.json" if adapter else None
-    if report is not None and report.exists():
-        found = json.loads(report.read_text()).get("taxonomies")
-        if found is not None:
-            return frozenset(found)
+    if adapter is not None and (found := taught(adapter)) is not None:
+        return found
     return frozenset(name for name, taxonomy in known.taxonomies.items() if not taxonomy.held_out)
 
 

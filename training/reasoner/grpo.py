@@ -248,7 +248,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     _combine(recipe, out, form)
     report = {
         "recipe": asdict(recipe) | {"init": recipe.init and Path(recipe.init).name},
-        "taxonomies": sorted({example.taxonomy for example in examples}),
+        "taxonomies": models.taught_by((e.taxonomy for e in examples), recipe.init),
         "examples": len(examples),
         "rollouts": recipe.steps * rollouts_a_step,
         "seconds": round(result.metrics["train_runtime"]),

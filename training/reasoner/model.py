@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +92,23 @@ def form_of(folder: Path | None) -> Format:
     """The form of answers that an adapter was taught; the default where there is none."""
     file = None if folder is None else adapter_of(folder) / ANSWERS
     return Format(**json.loads(file.read_text())) if file and file.exists() else Format()
+
+
+def taught(folder: Path) -> frozenset[str] | None:
+    """The taxonomies that an adapter was trained on, by its run's report; None where none says."""
+    folders = [folder] if (folder / ADAPTER).is_dir() else [folder, folder.parent]
+    report = next((f for place in folders if (f := place / "report.json").exists()), None)
+    found = None if report is None else json.loads(report.read_text()).get("taxonomies")
+    return None if found is None else frozenset(found)
+
+
+def taught_by(taxonomies: Iterable[str], init: str | None) -> list[str] | None:
+    """What an adapter was trained on that went on from another one: also all that this one was.
+
+    None where that is not known: a list that lacked some would pass for whole.
+    """
+    before = frozenset[str]() if init is None else taught(Path(init))
+    return None if before is None else sorted({*taxonomies, *before})
 
 
 def save_adapter(

@@ -226,7 +226,9 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
             "base": Path(recipe.base).name if Path(recipe.base).is_dir() else recipe.base,
             "init": recipe.init and Path(recipe.init).name,
         },
-        "taxonomies": sorted({e.taxonomy for e in read_examples(data / EXAMPLES)}),
+        "taxonomies": models.taught_by(
+            (e.taxonomy for e in read_examples(data / EXAMPLES)), recipe.init
+        ),
         "steps": steps,
         "best": best.step,
         "trees": len(trees),
