@@ -141,6 +141,8 @@ def test_tuning_refuses_too_few_rows_and_another_run(
         finetune(tmp_path, tmp_path / "out", settings(writer))
     with pytest.raises(TuningError, match=r"other settings \(lr\)"):
         finetune(hard, tuned, settings(writer, lr=1.0))
+    with pytest.raises(TuningError, match=r"other settings \(rows_sha256\)"):
+        finetune(tmp_path, tuned, settings(writer))
     with pytest.raises(TuningError, match="--epochs"):
         settings(writer, epochs=0)
 

@@ -351,3 +351,12 @@ def test_preparing_parts_held_out_rows_and_reports_no_text(rows_folder: Path, tm
     assert prepare([rows_folder], tmp_path, settings, explain, given=LIBRARY) == json.loads(said)
     with pytest.raises(ValueError, match="other settings"):
         prepare([rows_folder], tmp_path, Settings(groups=61), explain, given=LIBRARY)
+    # So are other rows, which an evaluation set may have taken away, and other taxonomies.
+    (tmp_path / "eval").mkdir()
+    write_rows(tmp_path / "eval/rows.jsonl.gz", make_rows()[:1])
+    with pytest.raises(ValueError, match="other rows or taxonomies"):
+        prepare([rows_folder], tmp_path, settings, explain, tmp_path / "eval", LIBRARY)
+    manners = replace(LIBRARY.taxonomies["manners"], own_safe=True)
+    other = replace(LIBRARY, taxonomies={**LIBRARY.taxonomies, "manners": manners})
+    with pytest.raises(ValueError, match="other rows or taxonomies"):
+        prepare([rows_folder], tmp_path, settings, explain, given=other)

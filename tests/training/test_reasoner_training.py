@@ -407,6 +407,10 @@ def test_grpo_runs_from_a_cold_start_and_its_adapter_holds_both(
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert {"reward", "kl", "parsed", "safety", "category"} <= set(json.loads(lines[0]))
     assert (tmp_path / "grpo/rewards.png").stat().st_size > 0
+    (tmp_path / "other").mkdir()
+    write_examples(tmp_path / "other" / sft.EXAMPLES, [[*world()][:6]])
+    with pytest.raises(ValueError, match=r"--data: .* other examples"):
+        grpo.train(tmp_path / "other", tmp_path / "grpo", chosen)
     # What is written applies to the bare base: the cold start's update and this run's together.
     ids = torch.arange(3, 40)[None]
 

@@ -22,6 +22,7 @@ from training.adversarial import adapters
 from training.adversarial.adapters import TuningError
 from training.adversarial.lessons import Lesson, lessons
 from training.classifier.inference import device, keep_memory
+from training.datasets.schema import data_files, fingerprint, read_rows
 from training.synthesis.generator import DEFAULT, REPORT, base_of, load_causal, render
 from training.synthesis.seeds import load_seeds
 
@@ -64,11 +65,16 @@ def finetune(rows: Path, out: Path, settings: Settings) -> dict[str, Any]:
     Interrupted, the same call goes on from the last check; finished, it returns the report.
 
     Raises:
+        FileNotFoundError, SchemaError: where the rows cannot be read.
         TuningError: where there is too little to learn from, or ``out`` holds another run.
         GeneratorError: for an ``init`` that is no adapter.
     """
     began = time.monotonic()
-    about = asdict(settings) | {"init": settings.init and Path(settings.init).name}
+    learnt_from = fingerprint([row for path in data_files(rows) for row in read_rows(path)])
+    about = asdict(settings) | {
+        "init": settings.init and Path(settings.init).name,
+        "rows_sha256": learnt_from,
+    }
     done = adapters.finished(out, about)
     if done is not None:
         return done

@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+from tamis.bundle import sha256_of
 from tamis.reasoner.protocol import END, Format, prefix
 from training.classifier import bases
 from training.classifier.inference import autocast, device, keep_memory
@@ -175,13 +176,13 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, AdapterError: where data or cold start are missing.
-        ValueError: where ``out`` holds a run of another recipe.
+        ValueError: where ``out`` holds a run of another recipe, or on other examples.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     out.mkdir(parents=True, exist_ok=True)
-    same_recipe(out, recipe)
+    same_recipe(out, recipe, sha256_of(data / EXAMPLES))
     checkpoints = sorted((out / "trainer").glob("checkpoint-*"))
     cut(out / METRICS, max((int(c.name.rpartition("-")[2]) for c in checkpoints), default=0))
     keep_memory()

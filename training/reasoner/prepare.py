@@ -1,5 +1,6 @@
 """The stage ``tamis train reasoner-data``: examples, held-out ones, and a report without texts."""
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -65,22 +66,26 @@ def prepare(
 
     Raises:
         FileNotFoundError, SchemaError: where rows cannot be read.
-        ValueError: where ``out`` holds examples of other settings.
+        ValueError: where ``out`` holds examples of other settings, rows or taxonomies.
     """
     out.mkdir(parents=True, exist_ok=True)
-    report_file = out / "report.json"
-    if report_file.exists():
-        report: dict[str, Any] = json.loads(report_file.read_text())
-        if report["settings"] != asdict(settings):
-            raise ValueError(f"--out: {out} holds examples of other settings")
-        return report
     began = time.monotonic()
     known = given or library()
     rows = standing(read_sourced(data, settings.variant))
     if exclude is not None:
         seen = Seen.of(exclude)
         rows = [s for s in rows if not seen.meets(s.row)]
-    report = {"settings": asdict(settings), "format": asdict(Format())}
+    drawn_from = _fingerprint(rows, known)
+    report_file = out / "report.json"
+    if report_file.exists():
+        report: dict[str, Any] = json.loads(report_file.read_text())
+        if report["settings"] != asdict(settings):
+            raise ValueError(f"--out: {out} holds examples of other settings")
+        # Older reports do not say.
+        if report.get("data_sha256", drawn_from) != drawn_from:
+            raise ValueError(f"--out: {out} holds examples of other rows or taxonomies")
+        return report
+    report = {"settings": asdict(settings), "format": asdict(Format()), "data_sha256": drawn_from}
     for name, held_out, share in ((EXAMPLES, False, 1.0), (HELD_OUT, True, HELD_OUT_SHARE)):
         pools = training_pools(rows, known, held_out, settings.seed)
         plan = Plan(
@@ -113,6 +118,15 @@ def training_pools(
     ]
     each, made = (1, seed + 1) if held_out else (WORDINGS, seed)
     return [*pools, *invented_pools(load_seeds(), each, made)]
+
+
+def _fingerprint(rows: Sequence[Sourced], known: Library) -> str:
+    """SHA-256 over the taxonomies, and the ids, labels and names of the rows in order."""
+    digest = hashlib.sha256(json.dumps(asdict(known), default=sorted, sort_keys=True).encode())
+    for s in rows:
+        said = (s.row.source, s.row.id, s.row.label, s.row.categories, s.leaf)
+        digest.update(f"{json.dumps(said)}\n".encode())
+    return digest.hexdigest()
 
 
 def _rows(pools: Sequence[Pool]) -> dict[str, dict[str, Any]]:

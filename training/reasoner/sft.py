@@ -252,12 +252,26 @@ def load_trees(path: Path, coder: Coder, recipe: Recipe) -> list[Tree]:
     return list(pack(read_examples(path), coder, form, recipe.tree_tokens, recipe.reason_weight))
 
 
-def same_recipe(out: Path, recipe: Any) -> None:
-    """Note what decides a run; a run of anything else is refused with a ValueError."""
+def same_recipe(out: Path, recipe: Any, data: str | None = None) -> None:
+    """Note what decides a run; a run of anything else is refused with a ValueError.
+
+    Args:
+        out: of the run.
+        recipe: a dataclass.
+        data: the hash of its examples, where no checkpoint of its own holds that.
+    """
     path = out / "recipe.json"
     said = json.loads(json.dumps(asdict(recipe)))
-    if path.exists() and json.loads(path.read_text()) != said:
-        raise ValueError(f"--out: {out} holds a run of another recipe")
+    if path.exists():
+        there = json.loads(path.read_text())
+        # Older runs do not say.
+        learnt_from = there.pop("data", data)
+        if there != said:
+            raise ValueError(f"--out: {out} holds a run of another recipe")
+        if learnt_from != data:
+            raise ValueError(f"--data: {out} holds a run on other examples")
+    if data is not None:
+        said["data"] = data
     path.write_text(json.dumps(said, indent=2) + "\n")
 
 
