@@ -407,6 +407,14 @@ def test_grpo_runs_from_a_cold_start_and_its_adapter_holds_both(
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert {"reward", "kl", "parsed", "safety", "category"} <= set(json.loads(lines[0]))
     assert (tmp_path / "grpo/rewards.png").stat().st_size > 0
+    # Of a run that was interrupted, the steps before that count as well.
+    first, last = map(json.loads, lines)
+    (tmp_path / "grpo/metrics.jsonl").write_text(
+        "".join(json.dumps(step) + "\n" for step in (first | {"seconds": 1000}, last))
+    )
+    assert 1000 <= grpo.train(folder, tmp_path / "grpo", chosen)["seconds"] < 1100
+    with pytest.raises(ValueError, match="--micro: 4 rollouts a step cannot be parted into 3"):
+        grpo.train(folder, tmp_path / "odd", replace(chosen, micro=3))
     (tmp_path / "other").mkdir()
     write_examples(tmp_path / "other" / sft.EXAMPLES, [[*world()][:6]])
     with pytest.raises(ValueError, match=r"--data: .* other examples"):

@@ -13,7 +13,7 @@ from tamis.content import prompt
 from tamis.reasoner.protocol import END, Format, Guideline, answer, case, prefix
 from tests.training.reasoner_world import make_library
 from tests.training.rules_world import named
-from training.reasoner import decode, evaluate, grpo, packing, sft, worded
+from training.reasoner import decode, evaluate, grpo, packing, sft, worded, writers
 from training.reasoner import model as models
 from training.reasoner.examples import Example, read_examples, write_examples
 from training.reasoner.reasons import check
@@ -284,6 +284,30 @@ def test_of_reasons_that_it_writes_itself_the_sound_ones_are_kept(
     assert found == {"tried": 3, "kept": 1}
     (kept,) = read_examples(tmp_path / "own.jsonl.gz")
     assert (kept.id, kept.reason, kept.given) == ("club-0", RIGHT, True)
+
+
+def test_what_it_is_to_write_of_is_drawn_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [[replace(example(), id=f"{v}-{n}", view=f"v{v}") for n in range(9)] for v in range(10)]
+    write_examples(tmp_path / "rows.jsonl.gz", rows)
+    monkeypatch.setattr(writers, "load_reasoner", lambda *_: (None, None))
+    monkeypatch.setattr(writers, "form_of", lambda _: FORM)
+    asked: set[str] = set()
+
+    def write(_model, _coder, _form, members, *_):
+        asked.update(one.id for one in members)
+        return [("", False)] * len(members)
+
+    monkeypatch.setattr(decode, "write", write)
+
+    def drawn(seed: int) -> set[str]:
+        asked.clear()
+        out = tmp_path / "own.jsonl.gz"
+        found = self_explained(tmp_path / "rows.jsonl.gz", tmp_path, out, 20, "base", seed)
+        assert found == {"tried": 20, "kept": 0}
+        return set(asked)
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len({name.partition("-")[0] for name in drawn(0)}) > 5
 
 
 def test_figures_are_of_what_was_written_and_a_reading_keeps_ids_alone(tmp_path: Path):

@@ -8,6 +8,7 @@ from them, so that nothing is ever clipped.
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,6 +152,11 @@ class _Metrics(TrainerCallback):
 
     def __init__(self, path: Path, rollouts: Rollouts) -> None:
         self.path, self.rollouts = path, rollouts
+        self.last = time.monotonic()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """From here the first step takes its time."""
+        self.last = time.monotonic()
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
         """One line a step."""
@@ -159,6 +165,8 @@ class _Metrics(TrainerCallback):
         keys = ("reward", "reward_std", "frac_reward_zero_std", "kl", "loss", "entropy")
         said = {key: round(float(logs[key]), 5) for key in keys if key in logs}
         said |= {key: round(value, 4) for key, value in self.rollouts.shares().items()}
+        now = time.monotonic()
+        said["seconds"], self.last = round(now - self.last, 2), now
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": state.global_step} | said) + "\n")
 
@@ -176,11 +184,17 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, AdapterError: where data or cold start are missing.
-        ValueError: where ``out`` holds a run of another recipe, or on other examples.
+        ValueError: where ``out`` holds a run of another recipe, or on other examples, or a step's
+            rollouts are no multiple of ``micro``.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    rollouts_a_step = recipe.prompts * recipe.group
+    if rollouts_a_step % recipe.micro:
+        raise ValueError(
+            f"--micro: {rollouts_a_step} rollouts a step cannot be parted into {recipe.micro} each"
+        )
     out.mkdir(parents=True, exist_ok=True)
     same_recipe(out, recipe, sha256_of(data / EXAMPLES))
     checkpoints = sorted((out / "trainer").glob("checkpoint-*"))
@@ -200,7 +214,6 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         if len(question_ids(example, coder, form)) <= recipe.most_question_tokens
     ]
     rollouts = Rollouts(examples, coder, form, recipe)
-    rollouts_a_step = recipe.prompts * recipe.group
     on_cpu = device().type == "cpu"
     args = GRPOConfig(
         output_dir=str(out / "trainer"),
@@ -244,7 +257,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         rollout_func=rollouts,
         callbacks=[_Metrics(out / METRICS, rollouts)],
     )
-    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
+    trainer.train(resume_from_checkpoint=bool(checkpoints))
     models.save_adapter(trainer.model, recipe.base, out, folder=DELTA)
     _combine(recipe, out, form)
     report = {
@@ -252,12 +265,17 @@ def train(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         "taxonomies": models.taught_by((e.taxonomy for e in examples), recipe.init),
         "examples": len(examples),
         "rollouts": recipe.steps * rollouts_a_step,
-        "seconds": round(result.metrics["train_runtime"]),
+        "seconds": round(sum(step.get("seconds", 0) for step in _steps(out / METRICS))),
         "device": str(device()),
     }
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draw_metrics(out / METRICS, out / "rewards.png", CURVES)
     return report
+
+
+def _steps(path: Path) -> list[dict[str, float]]:
+    """What was measured of each step, those before an interruption included."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _tokenizer(base: str) -> PreTrainedTokenizerFast:

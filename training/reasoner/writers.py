@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from tqdm import tqdm
 
 from training.reasoner import decode
@@ -86,14 +87,17 @@ def self_explained(
 ) -> dict[str, Any]:
     """Write ``out``: examples whose reason the reasoner wrote itself, in right and sound answers.
 
-    Up to ``count`` examples are tried ``TRIES`` times each; the first answer with the right labels
-    and a sound reason (``reasons.py``) is kept. ``given``: all are told their verdict, and write
-    the reason alone. Returns counts.
+    Up to ``count`` examples, drawn by ``seed``, are tried ``TRIES`` times each; the first answer
+    with the right labels and a sound reason (``reasons.py``) is kept. ``given``: all are told their
+    verdict, and write the reason alone. Returns counts.
     """
     model, coder = load_reasoner(base, adapter)
     form = form_of(adapter)
     by_view: dict[str, list[Example]] = defaultdict(list)
-    for example in read_examples(data)[:count]:
+    examples = read_examples(data)
+    # A file's first ones are of its first policies alone.
+    drawn = np.random.default_rng(seed).permutation(len(examples))[:count]
+    for example in (examples[n] for n in sorted(drawn)):
         told = replace(example, given=example.given or given)
         by_view[example.view].append(told)
     kept: dict[str, list[Example]] = {}
