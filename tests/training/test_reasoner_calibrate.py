@@ -51,6 +51,16 @@ def test_the_report_is_of_halves_that_were_not_fitted_on():
     assert found["after"]["category_accuracy"] == found["before"]["category_accuracy"]
 
 
+@pytest.mark.parametrize("policies", [("a", "a"), ("a", "b")])
+def test_halves_of_one_label_say_nothing_of_after(policies: tuple[str, str]):
+    unsafe = [Judged(0.9 - n / 99, [0.5, 0.5], 0, policies[0]) for n in range(20)]
+    safe = [Judged(0.4 + n / 99, [0.5, 0.5], None, policies[1]) for n in range(20)]
+    found = report([*unsafe, *safe])
+    assert found["after"] is None
+    assert found["calibration"]["fitted"]
+    assert found["before"]["accuracy"] < 1
+
+
 def test_errors_are_counted_by_hand():
     said, came = np.array([0.95, 0.95, 0.15, 0.15]), np.array([1.0, 0.0, 0.0, 0.0])
     assert expected_error(said, came) == pytest.approx((abs(1.9 - 1) + 0.3) / 4)

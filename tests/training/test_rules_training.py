@@ -203,6 +203,16 @@ def test_what_a_body_may_be_used_for_is_carried_over(
         train(*given, make_library())
 
 
+def test_a_run_that_nothing_could_calibrate_is_refused_before_it_begins(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clubs = write_clubs(tmp_path / "clubs", [(named("train", 1)[0], "prompt")])
+    write_rows(tmp_path / "rows.jsonl.gz", make_rows()[:1])
+    monkeypatch.setattr(trainer, "loss_of", None)
+    with pytest.raises(RecipeError, match="held out, calibration needs"):
+        train([tmp_path], [clubs], tmp_path / "out", recipe(base), make_library())
+
+
 def test_a_recipe_that_cannot_be_followed_is_refused():
     with pytest.raises(RecipeError, match="steps"):
         Recipe(steps=0)
@@ -326,6 +336,16 @@ def test_no_other_rule_changes_a_probability(bundle: PolicyEncoder, clubs: Path)
         assert 0 <= found[change]["verdicts"] <= found[change]["categories"] <= 1
     # All clubs have the same rules: there is none to add.
     assert found["added"]["categories"] == 0
+
+
+def test_of_an_organisation_with_one_rule_none_is_taken_away(bundle: PolicyEncoder, tmp_path: Path):
+    policy = {"policy": "one", "kind": "prompt", "categories": {"Kites": {"definition": "d"}}}
+    rows = [{"policy": "one", "text": f"kites {n}", "category": "Kites"} for n in range(3)]
+    rows += [{"policy": "one", "text": f"the path {n}", "category": None} for n in range(3)]
+    (tmp_path / "one.jsonl").write_text("\n".join(json.dumps(row) for row in (policy, *rows)))
+    judge = Judge.of_bundle(bundle, 1)
+    found = evaluation.stability(judge, bundle, read_organisations([tmp_path]), 0)
+    assert found["removed"] == {"change": 0.0, "verdicts": 0.0, "categories": 0.0}
 
 
 def test_milliseconds_are_measured_for_every_size(bundle: PolicyEncoder, monkeypatch):

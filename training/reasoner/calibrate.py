@@ -69,17 +69,19 @@ def fit(judged: Sequence[Judged]) -> Calibration:
 def report(judged: Sequence[Judged]) -> dict[str, Any]:
     """How well probabilities hold before and after, the latter on halves they were not fitted on.
 
-    All texts of a policy are in one half.
+    All texts of a policy are in one half. Where a half lacks a label, nothing is said of after.
     """
     policies = {name: n % 2 for n, name in enumerate(dict.fromkeys(j.policy for j in judged))}
     halves = [[j for j in judged if policies[j.policy] == n] for n in (0, 1)]
-    fitted = [fit(half) for half in halves]
-    after = [_apply(j, fitted[1 - n]) for n, half in enumerate(halves) for j in half]
+    after = None
+    if all(0 < _labels(half).sum() < len(half) for half in halves):
+        fitted = [fit(half) for half in halves]
+        after = figures([_apply(j, fitted[1 - n]) for n, half in enumerate(halves) for j in half])
     return {
         "examples": len(judged),
         "calibration": asdict(fit(judged)),
         "before": figures(judged),
-        "after": figures(after),
+        "after": after,
     }
 
 

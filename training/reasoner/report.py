@@ -100,7 +100,9 @@ def render(folder: Path) -> str:
     parts = [HEAD, (folder / "findings.md").read_text(encoding="utf-8"), _about(folder, found)]
     more = {title: run for name, title in MORE.items() if (run := _read(folder / f"{name}.json"))}
     if more:
-        parts += [ENCODER, *_groups(more, "Encoder: "), *page.sections(more), OLDER]
+        parts += [ENCODER, *_groups(more, "Encoder: "), *page.sections(more)]
+    if more and found:
+        parts.append(OLDER)
     parts += _groups(found)
     parts += [worded] if (worded := _worded(folder)) else []
     parts += [_rewards(folder, name) for name in ("grpo", "grpo-cold")]
@@ -120,6 +122,8 @@ def _groups(runs: Mapping[str, Run], prefix: str = "") -> list[str]:
 
 def _comparable(runs: Mapping[str, Run]) -> None:
     """Refuse to put runs side by side that were measured on other texts."""
+    if not runs:
+        return
     first, *others = (
         {name: (f["group"], f["n"], f["unsafe"]) for name, f in run["sets"].items()}
         for run in runs.values()
@@ -135,6 +139,8 @@ def _read(path: Path) -> Any:
 
 def _about(folder: Path, runs: Mapping[str, Run]) -> str:
     """How each run was trained and measured."""
+    if not runs:
+        return ""
     lines = [
         "## The runs\n",
         "| run | trained on | seconds | device | measured |",
@@ -327,8 +333,9 @@ def _calibration(found: Mapping[str, Any]) -> str:
         "| | before | after |",
         "|---|--:|--:|",
     ]
+    after = found["after"] or dict.fromkeys(names, "–")
     for key, name in names.items():
-        lines.append(f"| {name} | {found['before'][key]} | {found['after'][key]} |")
+        lines.append(f"| {name} | {found['before'][key]} | {after[key]} |")
     return "\n".join([*lines, ""])
 
 

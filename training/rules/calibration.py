@@ -33,15 +33,20 @@ def calibrate(trials: Sequence[Trial], logits: Sequence[np.ndarray]) -> list[Cal
     Raises:
         ValueError: where not even all questions together have texts of both labels.
     """
+    need_both_labels(trials)
     everything = np.arange(len(trials))
-    if not _both(trials, everything, 1):
-        raise ValueError("calibration needs texts that break a rule and texts that break none")
     found = []
     for question in QUESTIONS:
         mine = np.array([n for n in everything if trials[n].question == question], dtype=int)
         used = mine if _both(trials, _two_sided(trials, mine), FEWEST) else everything
         found.append(_calibrate(question, [trials[n] for n in used], [logits[n] for n in used]))
     return found
+
+
+def need_both_labels(trials: Sequence[Trial]) -> None:
+    """Raise a ValueError where not even all questions together have texts of both labels."""
+    if not _both(trials, np.arange(len(trials)), 1):
+        raise ValueError("calibration needs texts that break a rule and texts that break none")
 
 
 def figures(trials: Sequence[Trial], logits: Sequence[np.ndarray]) -> dict[str, float]:

@@ -94,9 +94,13 @@ def stability(
         ]
         for example in group:
             others = [rule for rule in example.policy if rule.name != example.category]
-            gone = others[int(rng.integers(len(others)))]
             base.append((example.content, example.policy))
-            less.append((example.content, tuple(r for r in example.policy if r != gone)))
+            # Of one rule alone none can be taken away.
+            if len(example.policy) > 1:
+                gone = others[int(rng.integers(len(others)))]
+                less.append((example.content, tuple(r for r in example.policy if r != gone)))
+            else:
+                less.append(base[-1])
             if neighbours:
                 added = neighbours[int(rng.integers(len(neighbours)))]
                 more.append((example.content, (*example.policy, added)))

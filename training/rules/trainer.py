@@ -24,7 +24,7 @@ from training.classifier.trainer import feedback_behind, parameter_groups, same_
 from training.datasets.mixing import Variant
 from training.reasoner.policies import Library
 from training.rules.batching import Batch, batches
-from training.rules.calibration import calibrate, figures
+from training.rules.calibration import calibrate, figures, need_both_labels
 from training.rules.data import Data, genuine, held_out_trials
 from training.rules.forms import form_of, tensors
 from training.rules.judge import Judge, pair_shape
@@ -127,8 +127,8 @@ def train(
     old. Returns the report.
 
     Raises:
-        RecipeError, InitError: where the recipe cannot be followed, or ``out`` holds a run of
-            another recipe or other data.
+        RecipeError, InitError: where the recipe cannot be followed, ``out`` holds a run of another
+            recipe or other data, or no texts of both labels are held out.
         FileNotFoundError, SchemaError: where data cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,11 @@ def train(
         model.go_on_from(Path(recipe.init))
     model.to(on)
     found = Data.read(data, policies, recipe.variant, recipe.seed, given)
+    asked = held_out_trials(found, recipe.seed)
+    try:
+        need_both_labels(asked)
+    except ValueError as error:
+        raise RecipeError(f"data: of what is held out, {error}") from None
     learnt_from = found.report()
     learnt_from["rows"]["feedback"] = learnt
     early = trials(genuine(found.held_out), EARLY, defined=True, seed=recipe.seed)
@@ -228,7 +233,6 @@ def train(
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     state = torch.load(out / "model.pt", map_location=on, weights_only=True)
     model.reader.load_state_dict(state)
-    asked = held_out_trials(found, recipe.seed)
     judge = Judge.of_model(model, ids, shape, fast=True)
     logits_of = judge.logits([(trial.content, trial.rules) for trial in asked])
     calibration.write(out, calibrate(asked, logits_of))
