@@ -20,6 +20,7 @@ from training.adversarial.grpo import adversarial
 from training.adversarial.guards import Limits
 from training.adversarial.lessons import lessons, stretch
 from training.adversarial.scoring import Fluency, Worth
+from training.datasets import readings
 from training.datasets.schema import Row, data_files, read_rows
 from training.synthesis.generator import LocalGenerator, Sampling, load_causal
 from training.synthesis.seeds import load_seeds
@@ -109,6 +110,26 @@ def test_rows_that_no_model_may_learn_are_left_out(tmp_path: Path):
         "not a prompt": 2,
         "not for language models": 2,
     }
+
+
+def test_lessons_are_of_what_is_surely_so_and_of_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read = {
+        "vf_jailbreak_llms-2": readings.Reading(2, ("sexual/minors",), None, False),
+        "vf_jailbreak_llms-3": readings.Reading(2, ("illicit",), None, False),
+        "guardreasoner_train_5k-4": readings.Reading(0, (), None, False),
+        "guardreasoner_train_5k-5": readings.Reading(1, (), None, False),
+    }
+    monkeypatch.setattr(readings, "readings", lambda: read)
+    # Of the first source's unsafe prompts half are.
+    rows = [row(n, "vf_jailbreak_llms", "prompt", 1, "how do I steal a cookie") for n in (1, 2, 3)]
+    rows += [row(n, "guardreasoner_train_5k", "prompt", 1, "how do I bake it") for n in (4, 5)]
+    write_rows(tmp_path / "rows.jsonl.gz", rows)
+    found = lessons(tmp_path, SEEDS)
+    taught = {lesson.id: lesson.label for lesson in found.taught}
+    assert taught == {"vf_jailbreak_llms-3": 1, "guardreasoner_train_5k-4": 0}
+    assert found.left_out == {"neither safe nor unsafe": 2, "not for language models": 1}
 
 
 def test_a_lesson_asks_for_what_is_known_of_its_row(tmp_path: Path):

@@ -276,6 +276,16 @@ def test_the_linear_judge_learns_what_tells_the_labels_apart_and_is_kept(
     assert again.identity == found.identity
 
 
+def test_the_linear_judge_is_taught_no_label_that_holds_of_a_share(data: Path, tmp_path: Path):
+    # Of this source's safe posts one in five is unsafe, of its unsafe ones one in four is safe.
+    shares = [row(n, "hatemojibuild_train", "text", 1, f"what a garden {n}") for n in range(200)]
+    write_rows(tmp_path / "rows.jsonl.gz", [*invented(), *shares])
+    mine = [r for r in rows_of(data) if r.target == "text"]
+    found, alone = LinearJudge(tmp_path, cache=tmp_path / "a"), LinearJudge(data, cache=tmp_path)
+    assert found.identity == alone.identity
+    np.testing.assert_array_equal(found.unsafe(mine), alone.unsafe(mine))
+
+
 def test_the_linear_judge_needs_both_labels(tmp_path: Path):
     write_rows(
         tmp_path / "a.jsonl.gz", [row(n, "sap200", "prompt", 1, f"text {n}") for n in range(50)]

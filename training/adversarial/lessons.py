@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from training.datasets.contamination import words
 from training.datasets.mixing import is_held_out
-from training.datasets.registry import CATEGORIES, QUESTION_OF, Tag, source_of
+from training.datasets.readings import as_read
+from training.datasets.registry import (
+    CATEGORIES,
+    Tag,
+    answers_overall,
+    answers_surely,
+    source_of,
+)
 from training.datasets.schema import Row, data_files, read_pairs
 from training.synthesis import prompts
 from training.synthesis.filters import names_young
@@ -52,9 +59,9 @@ def lessons(directory: Path, seeds: Seeds) -> Lessons:
     Raises:
         FileNotFoundError, SchemaError, UnknownSourceError: see there.
     """
-    found = [
-        (row, json.loads(line)) for path in data_files(directory) for line, row in read_pairs(path)
-    ]
+    pairs = [pair for path in data_files(directory) for pair in read_pairs(path)]
+    rows = as_read(row for _, row in pairs)
+    found = [(row, json.loads(line)) for (line, _), row in zip(pairs, rows, strict=True)]
     reasons = [unfit(row, seeds.by_id.get(str(raw.get("leaf", "")))) for row, raw in found]
     fit = [pair for pair, reason in zip(found, reasons, strict=True) if reason is None]
     rare = rarity([row.prompt for row, _ in fit])
@@ -68,18 +75,21 @@ def unfit(row: Row, leaf: Leaf | None) -> str | None:
     """Why a row is not taught, or None."""
     if row.target != "prompt":
         return "not a prompt"
-    source = source_of(row)
     # An attack on a model says nothing of harm: that is another question.
-    if QUESTION_OF[row.target] not in source.labels_of(row):
+    if not answers_overall(row):
         return "answers another question"
+    if not answers_surely(row):
+        return "neither safe nor unsafe"
     if leaf is not None and not leaf.generator:
         return "not for language models"
-    tags = [source.tags[name] for name in row.categories if name in source.tags]
-    named = _named(tags)
+    tags = source_of(row).tags
+    mapped = [tags[name] for name in row.categories if name in tags]
+    # The categories of a row that was read are our own.
+    named = frozenset(row.categories) if row.read else _named(mapped)
     if named & RESTRICTED:
         return "not for language models"
     # Unsafe rows of sources without a taxonomy may be about anything.
-    if row.label and ("sexual" in named or not tags) and names_young(row.prompt):
+    if row.label and ("sexual" in named or not mapped) and names_young(row.prompt):
         return "names somebody young"
     return None
 

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from training.classifier.calibration import FEWEST, fit_platt, sigmoid
 from training.datasets import mixing
 from training.datasets.mixing import Variant
-from training.datasets.registry import answers_overall
+from training.datasets.registry import answers_surely
 from training.datasets.schema import Row, fingerprint
 
 # Counted in what a fit depends on, so that another recipe is not taken from the disk.
@@ -50,6 +50,9 @@ class Model:
 class LinearJudge:
     """Fitted on the training rows of a folder, calibrated on their held-out slice.
 
+    Only rows that say yes or no teach it: of the sources whose label holds of a share (most posts)
+    those alone that were read.
+
     A target is fitted when rows of it are first judged (11 s for 18,000 prompts), and then stored.
     """
 
@@ -59,8 +62,8 @@ class LinearJudge:
         self, real: Path, variant: Variant = "permissive", cache: Path | None = None
     ) -> None:
         train, held = mixing.split(mixing.load([real], variant))
-        self._train = [row for row in train if answers_overall(row)]
-        self._held = [row for row in held if answers_overall(row)]
+        self._train = [row for row in train if answers_surely(row)]
+        self._held = [row for row in held if answers_surely(row)]
         self._cache = cache or user_cache_path("tamis") / "judges"
         self._models: dict[str, Model] = {}
         self.identity = f"{RECIPE} {fingerprint(self._train)} {fingerprint(self._held)}"

@@ -228,3 +228,12 @@ def answers_overall(row: Row) -> bool:
         UnknownSourceError: where ``sources.yaml`` does not say what its labels mean.
     """
     return QUESTION_OF[row.target] in source_of(row).labels_of(row)
+
+
+def answers_surely(row: Row) -> bool:
+    """Whether the answer is a yes or a no: neither borderline, nor a label of which a share holds.
+
+    Raises:
+        UnknownSourceError: where ``sources.yaml`` does not say what its labels mean.
+    """
+    return source_of(row).labels_of(row).get(QUESTION_OF[row.target]) in (0, 1)
