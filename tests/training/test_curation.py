@@ -465,7 +465,20 @@ def test_a_label_that_is_a_share_is_priced_as_one(checkpoint: Path):
     assert 0.5 < share < 1
     z = model.logits([said])[0, HEADS.index("toxicity")]
     expected = share * np.log1p(np.exp(-z)) + (1 - share) * np.log1p(np.exp(z))
-    assert model.losses([said])[0] == pytest.approx(expected, rel=1e-4)
+    least = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert model.losses([said])[0] == pytest.approx(expected - least, rel=1e-3, abs=1e-5)
+
+
+def test_who_says_what_a_share_is_loses_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    said = Row("x", "hatexplain_train_2of3", "text", 1, "you silly goose", None, (), None)
+    share = source_of(said).labels_of(said)["toxicity"]
+    model = Checkpoint(checkpoint)
+
+    def right(_model, examples):
+        return np.full((len(examples), len(HEADS)), np.log(share / (1 - share)), np.float32)
+
+    monkeypatch.setattr("training.curation.checkpoint.inference.predict", right)
+    assert model.losses([said])[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_epochs_of_earlier_stages_count(tmp_path: Path):

@@ -4,7 +4,8 @@ The first paper (2507.08284): train for at least three epochs, drop the fifth of
 highest loss as noise, keep what of the rest lies above the mean loss. Here the mean is taken over
 the rest, not over all rows: of a converged classifier the losses of a few rows are so high that
 their mean lies above the cut, and nothing would be left. Targets are cut one by one, since each has
-a head, and a loss, of its own.
+a head, and a loss, of its own. A loss is what lies above the least that a row's label allows, or
+rows whose label is a share would all be hard.
 """
 
 import time
@@ -96,7 +97,8 @@ def hard(
             f"({seen}): rows that it has not learnt yet look hard"
         )
     rows = [entry.row for entry in entries]
-    who = f"{model.sha256} {model.training.get('pooling')}"
+    # Losses that were kept by versions which did not subtract the least are made anew.
+    who = f"above the least {model.sha256} {model.training.get('pooling')}"
     losses = stage.in_shards(rows, model.losses, out / "losses", who, "losses")
     dropped = np.zeros(len(rows), dtype=bool)
     kept = np.zeros(len(rows), dtype=bool)
@@ -187,7 +189,9 @@ def _plot(path: Path, losses: Mapping[str, np.ndarray], cuts: Mapping[str, Selec
         axes.axvline(cuts[target].mean, color="tab:green", label="mean of the rest")
         if np.isfinite(cuts[target].noise):
             axes.axvline(cuts[target].noise, color="tab:red", label="noise above")
-        axes.set(xscale="log", title=f"{target} ({len(values):,} rows)", xlabel="cross-entropy")
+        axes.set(
+            xscale="log", title=f"{target} ({len(values):,} rows)", xlabel="loss above the least"
+        )
         axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("rows")
     figure.savefig(path, dpi=100)
