@@ -37,9 +37,11 @@ made, found and turned off: [operations](operations.md#languages).
   the tier's own bundle, which was taught on them.
 - Asked of what a text reads as once it is decoded: obfuscated English is English, and German in
   base64 is German.
-- A text with sentences of both is judged by both, and the finding that is further above its own
-  bundle's flag thresholds (of its question, or of attack) is the text's: padding in one language
-  hides nothing in the other. So is a text in one language behind a context in another.
+- A text with sentences of both is judged by both, and a policy hears both, each by its own bundle's
+  thresholds: what it asks is as bad as the worse of them, and the one that it makes more of (its
+  action, then how far it is above its flag threshold) is the text's `score` and `model`. Padding in
+  one language hides nothing in the other. So is a text in one language behind a context in another.
+- Words of another script in a row count within an English sentence, too, and a word a line together.
 - Each finding is held against its own bundle's thresholds and calibration. In a cascade, what the
   multilingual bundle says is not asked twice.
 - The share of rare word pieces was measured as a third sign, and is none: at half a percent of
