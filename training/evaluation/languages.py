@@ -41,7 +41,7 @@ made, found and turned off: [operations](operations.md#languages).
   thresholds: what it asks is as bad as the worse of them, and the one that it makes more of (its
   action, then how far it is above its flag threshold) is the text's `score` and `model`. Padding in
   one language hides nothing in the other. So is a text in one language behind a context in another.
-- Words of another script in a row count within an English sentence, too, and a word a line together.
+- Words of another script in a row count within an English sentence, too; a word a line, together.
 - Each finding is held against its own bundle's thresholds and calibration. In a cascade, what the
   multilingual bundle says is not asked twice.
 - The share of rare word pieces was measured as a third sign, and is none: at half a percent of
