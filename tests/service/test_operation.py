@@ -125,7 +125,7 @@ def test_policies_are_listed_to_those_whose_policy_the_reasoner_judges(
     assert answer.json()["default"] == "bank"
     offered = {policy["name"]: policy for policy in answer.json()["policies"]}
     assert offered["bank"]["own"] == ["loan promises"]
-    unscored = loans["loan promises"] | {"flag": None, "block": None}
+    unscored = loans["loan promises"] | {"flag": None, "block": None, "given": {}}
     assert offered["bank"]["categories"]["loan promises"] == unscored
     assert offered["default"]["own"] == []
 

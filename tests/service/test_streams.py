@@ -242,7 +242,7 @@ async def test_whoever_is_overtaken_is_answered_for_the_text_that_was_sent():
             (content, _) = texts[0]
             if content.text == short:
                 await overtaken.wait()
-            finding = SimpleNamespace(of=content.text, ruled=None)
+            finding = SimpleNamespace(of=content.text, ruled=None, other=None)
             return SimpleNamespace(findings=[[finding]]), [Work(1, 1, 1)]
 
         def decide_on(self, findings: Any, _: Any) -> Any:
