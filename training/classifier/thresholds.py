@@ -47,8 +47,9 @@ USUAL: Final[Mapping[Name, Target]] = {
 TARGETS: Final[Mapping[str, Mapping[Name, Target]]] = {
     **dict.fromkeys(("prompt", "toxicity", "attack"), USUAL),
     # Ordinary answers hardly ever alarm (0.9 % at the plateau's middle, refusals among them), and
-    # nobody looks at an answer again once it is out.
-    "response": {**USUAL, "balanced": replace(USUAL["balanced"], early=True)},
+    # nobody looks at an answer again once it is out. Of 74 refusals the share is one: to be rid of
+    # the second one may cost no more F1 than is luck. It had cost .05, at 0.74 instead of 0.47.
+    "response": {**USUAL, "balanced": replace(USUAL["balanced"], cost=PLATEAU, early=True)},
     "severity": {
         "strict": Target(alarms=0.1, cost=0.05),
         "balanced": Target(alarms=0.04, cost=0.05),
@@ -109,23 +110,18 @@ def choose(scored: Scored, ordinary: Sequence[Benign], targets: Mapping[Name, Ta
     """The three sets of a question; its share of alarms is that of the group with most.
 
     All begin at the middle of the plateau around the best F1, or, where ``balanced`` is to be
-    early, at its low end. ``balanced`` is raised until no more than its share of benign rows alarms
-    (to the nearest row), ``loose`` further, and ``strict`` is lowered as far as its share allows.
-    None of them leaves the range in which F1 is within the target's cost of the best.
+    early, at its low end. ``balanced`` is raised until no more
+    than its share of benign rows alarms, ``loose`` further, and ``strict`` is lowered as far as its
+    share allows. None of them leaves the range in which F1 is within the target's cost of the best.
     """
     grid = np.unique(np.concatenate([scored.score, *(group.score for group in ordinary)]))[::-1]
     f1 = _f1(scored, grid)
-    shares = [_at_least(group.score, group.weight, grid) for group in ordinary]
-    alarms = np.max(shares, axis=0)
-    # Of 76 refusals 2 % are one and a half, and the score of the second one alone had moved a
-    # threshold from 0.47 to 0.74.
-    halves = [group.weight.max() / 2 for group in ordinary]
-    rounded = np.max([s - half for s, half in zip(shares, halves, strict=True)], axis=0)
+    alarms = np.max([_at_least(group.score, group.weight, grid) for group in ordinary], axis=0)
 
     def quiet(name: Name) -> int:
         """The lowest threshold with no more alarms than the target, within its cost."""
         high, low = _around_best(f1, targets[name].cost)
-        at = int(np.searchsorted(rounded, targets[name].alarms + 1e-12, side="right")) - 1
+        at = int(np.searchsorted(alarms, targets[name].alarms + 1e-12, side="right")) - 1
         return min(max(at, high), low)
 
     begin = _around_best(f1, PLATEAU)[1] if targets["balanced"].early else _middle(grid, f1)
