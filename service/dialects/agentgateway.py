@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from service.dialects.answers import GUARD
-from service.dialects.chat import ChatRequest, ChatResponse
+from service.dialects.chat import TAGS, ChatRequest, ChatResponse
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from service.dialects.rewriting import response, rewritten
@@ -37,7 +37,6 @@ class OnResponse(Loose):
 
 REQUEST: Final = TypeAdapter(OnRequest)
 RESPONSE: Final = TypeAdapter(OnResponse)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 
 
 @router.judges("/request", REQUEST, GUARD)

@@ -209,6 +209,10 @@ class ChatRequest(Loose):
         return last_asked(self.turns)
 
 
+# What pydantic calls the branches of these, which no caller knows.
+TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
+
+
 def _asked(name: str, given: str | list[str] | list[Message] | Stored | None) -> Iterator[Content]:
     """What is asked of one field of a request."""
     if isinstance(given, str):

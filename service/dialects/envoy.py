@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.responses import Response
 
-from service.dialects.chat import ChatRequest
+from service.dialects.chat import TAGS, ChatRequest
 from service.dialects.dialect import Dialect
 from service.dialects.halves import mended, validated
 from service.dialects.hook import blocks, refusal_of, verdict_of
@@ -24,7 +24,6 @@ router = Dialect(hook=True)
 
 PARTIAL: Final = "x-envoy-auth-partial-body"
 BODY: Final = TypeAdapter(ChatRequest)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 PATH: Final = "/ext-authz/{path:path}"
 # Envoy asks by the method of the request that it holds.
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

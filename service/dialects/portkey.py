@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from starlette.responses import Response
 
 from service.dialects.answers import WEBHOOK
-from service.dialects.chat import ChatRequest, ChatResponse, words_of
+from service.dialects.chat import TAGS, ChatRequest, ChatResponse, words_of
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, data_of, verdict_of
 from service.dialects.rewriting import response, rewritten
@@ -48,7 +48,6 @@ class HookRequest(Loose):
 
 
 BODY: Final = TypeAdapter(HookRequest)
-TAGS: Final = frozenset({"str", "list[Part]", "list[str]", "list[Message]", "Message", "Stored"})
 
 
 @router.judges("/portkey", BODY, WEBHOOK)

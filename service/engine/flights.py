@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Reading
-from service.engine.queue import MARGIN
 from service.engine.scheduler import DeadlineError
 from tamis.verdict import Finding
 
@@ -85,11 +84,7 @@ class Flights:
                 try:
                     queued += await self._lead(own, readings, found, left, cache, extra)
                 except DeadlineError as error:
-                    needed = error.needed
-                    if needed is None or deadline is None or needed > MARGIN * deadline:
-                        raise
-                    # What is long enough but for the wait is late, and not too short.
-                    raise DeadlineError from None
+                    raise error.within(deadline) from None
             for n, landing in joined.items():
                 left = None if until is None else until - time.perf_counter()
                 try:

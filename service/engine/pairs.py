@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.engine.policy_encoder import Encoder, Pair, RuleScore
-from service.engine.queue import MARGIN
 from service.engine.scheduler import DeadlineError, Scheduler
 from service.engine.split import SplitEncoder
 from tamis.content import Content
@@ -191,11 +190,7 @@ class Rulings:
         try:
             found = await self.judge([contents[n] for n in asked], rules, left)
         except DeadlineError as error:
-            if error.needed is None or deadline is None:
-                raise
-            needed = spent - waited + error.needed
-            # What is long enough but for the wait is late, and not too short.
-            raise DeadlineError(needed if needed > MARGIN * deadline else None) from None
+            raise error.within(deadline, before=spent - waited) from None
         for n, scores in zip(asked, found, strict=True):
             probabilities = {rule: score.probability for rule, score in scores.items()}
             findings[n] = replace(findings[n], ruled=Ruled(self.encoder.who, probabilities))

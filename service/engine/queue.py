@@ -41,6 +41,16 @@ class DeadlineError(RuntimeError):
         super().__init__("deadline")
         self.needed = needed
 
+    def within(self, deadline: float | None, before: float = 0.0) -> "DeadlineError":
+        """The same for a caller who had so much time, and whose work ``before`` took some of it.
+
+        What is long enough but for the wait is late, and not too short.
+        """
+        if self.needed is None or deadline is None:
+            return self
+        needed = before + self.needed
+        return DeadlineError(needed if needed > MARGIN * deadline else None)
+
 
 class Task(Protocol):
     """A piece of work. ``cost`` is in tokens, ``weight`` what one of these costs in ordinary ones.

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from tamis.reading.language import language
 from tamis.reading.lexicon import ENDINGS, GRAMMAR, known, table, telling, words
 from tamis.reading.text import Edit, Text, cased
-from tamis.reading.torn import SIGN, scrap, torn
+from tamis.reading.torn import COMMON, LONGEST, SIGN, scrap, torn
 
 WORD: Final = re.compile(r"[A-Za-z]+")
 # Beside letters that are not English, "Świętosława" is no "awa".
@@ -30,9 +30,7 @@ SURE: Final = 5
 # A name has a capital: only a long word of harm is told from one, and at a sentence's beginning a
 # common one of five letters.
 LONG: Final = 6
-LONGEST: Final = 20
-# Words of no harm are corrected to by these ranks; what is longer is told from fewer others.
-COMMON: Final = 8_000
+# Common words are corrected to, and of longer ones, which are told from fewer others, rarer ones.
 RARER: Final = 14_000
 # What sentences begin with.
 FIRST: Final = 3_000

@@ -10,7 +10,7 @@ from tamis.reading.text import Edit, cased
 
 # A cut is one sign or one space; an apostrophe is spelling.
 CUT: Final = frozenset(" -_.*~|/\\+=^")
-SIGN: Final = re.compile(r"[A-Za-z][-_.*~|/\\+=^][A-Za-z]")
+SIGN: Final = re.compile(f"[A-Za-z][{re.escape(''.join(sorted(CUT - {' '})))}][A-Za-z]")
 PREFIXES: Final = frozenset(("co", "e", "mis", "non", "pre", "pro", "re", "sub", "un"))
 SUFFIXES: Final = frozenset(("ed", "ing", "ly", "ment", "ness", "sion", "tion", "ty"))
 # By rank: what short parts of words are, and whole words are not.
