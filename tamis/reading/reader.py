@@ -72,8 +72,7 @@ class Reading:
     """What a text says. ``views`` are worth judging: the original, then what was read in it.
 
     Where hardly anything can be read but what was decoded, the code itself says nothing: then the
-    decoded view, which holds what stood around the code as well, is the only one, or where slips
-    were corrected in it, one with and one without that.
+    decoded view, which holds what stood around the code as well, is the only one.
 
     ``transforms`` names what led from the first to the last; ``hidden`` are messages that nobody
     could see, which count as an attack whatever they say.
@@ -97,25 +96,23 @@ def read(text: str) -> Reading:
         return Reading((original,), fired, messages)
     english = prose(said.text)
     told = english >= LAXER or names <= EXACT
-    if not (told and prose(text) < CODED * english):
-        return Reading((original, said), fired, messages)
-    # A slip is corrected by guessing, and what stood there may say more.
-    plain = [_understood(original, set(), DEPTH, spelling=False)] if "misspelt" in names else []
-    return Reading((*plain, said), fired, messages)
+    # A slip is corrected by guessing, and what stood there may say more: it is no code.
+    coded = told and names != {"misspelt"} and prose(text) < CODED * english
+    return Reading((said,) if coded else (original, said), fired, messages)
 
 
-def _understood(said: Text, names: set[str], depth: int, spelling: bool = True) -> Text:
+def _understood(said: Text, names: set[str], depth: int) -> Text:
     """All transformations until none finds anything, ``depth`` times at most."""
     limit = MOST_GROWTH * len(said.text) + 1_000
     for _ in range(depth):
         before = said
-        said = _round(said, names, depth, limit, spelling)
+        said = _round(said, names, depth, limit)
         if said is before:
             break
     return said
 
 
-def _round(said: Text, names: set[str], depth: int, limit: int, spelling: bool) -> Text:
+def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
     def deeper(text: str, foreign: bool) -> str | None:
         """What a decoded segment says, if it is a message."""
         found = set[str]()
@@ -149,7 +146,7 @@ def _round(said: Text, names: set[str], depth: int, limit: int, spelling: bool) 
     if undone := ciphers.ciphered(said.text):
         names.update(name for name, _ in undone)
         said = said.edit([edit for _, edit in undone])
-    elif spelling:
+    else:
         for name, find in SPELLING.items():
             apply(name, find(said.text))
     return said

@@ -215,6 +215,7 @@ def test_deep_nesting_ends():
 @settings(max_examples=int(os.environ.get("TAMIS_CASES", "100")), deadline=None)
 @given(st.one_of(st.text(max_size=300), st.lists(FRAGMENTS, max_size=40).map("".join)))
 @example("\ud800")
+@example("aber0NYY CERIVBHF VA")
 @example("&#x110000;&#xd800;\\uD800\\U00110000%ff%fe%41%42%43")
 def test_any_text_is_read_without_error_and_maps_back(text: str):
     check(text)
