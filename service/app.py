@@ -35,6 +35,8 @@ logger = logging.getLogger("tamis.service")
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; the model loads in the background once the server has started.
 
+    One of several processes (``settings.processes``) loads before it takes its first connection.
+
     Raises:
         PolicyError, KeysError: where a file of policies or keys cannot be used.
         OSError, ValueError: where the audit log cannot be kept as asked for.
@@ -56,7 +58,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             tasks: set[asyncio.Task[None]] = set()
             stack.push_async_callback(_cancel, tasks)
             lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
-            _spawn(tasks, _load(moderator, lifecycle))
+            loading = _spawn(tasks, _load(moderator, lifecycle))
+            if settings.processes > 1:
+                # One that takes another's place hears nobody before it can judge: what the kernel
+                # handed it would be refused, while its siblings answer.
+                await loading
             _spawn(tasks, moderator.serving.watch())
             _spawn(tasks, moderator.serving.watch_rules())
             _spawn(tasks, moderator.serving.tend())
@@ -140,10 +146,11 @@ async def _reload(moderator: Moderator) -> None:
         await moderator.configuration.reload()
 
 
-def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    return task
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -44,7 +44,7 @@ class Lifecycle:
         """A caller has sent a request."""
         self._asked = time.monotonic()
 
-    def attend(self, reload: Callable[[], None]) -> None:
+    def attend(self, reload: Callable[[], object]) -> None:
         """Take SIGTERM before uvicorn does, and reload on SIGHUP; in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             return

@@ -446,6 +446,12 @@ def test_a_broken_bundle_is_alive_but_never_ready(settings, tmp_path):
         assert refused.headers["retry-after"] == "1"
 
 
+def test_one_of_several_processes_is_ready_when_it_is_first_asked(settings):
+    settings.processes = 2
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/health/ready").status_code == 200
+
+
 def test_a_provider_that_is_not_got_is_named_in_the_metrics(settings):
     settings.provider = "cuda"
     with TestClient(create_app(settings)) as client:
