@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -97,11 +98,15 @@ def _pip(requirement: str, into: Path) -> Iterator[int]:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of the largest file below a folder: the one that grows, not its copy at the end."""
+    """Bytes of the largest wheel below a folder: the one that grows, not its copy at the end.
+
+    pip moves files and removes folders meanwhile: ``os.walk`` passes over a folder that is gone,
+    where ``Path.rglob`` raises (seen once in some ten fetches).
+    """
     sizes = [0]
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has moved it meanwhile
-            continue
+    for at, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(FileNotFoundError):
+                    sizes.append(Path(at, name).stat().st_size)
     return max(sizes)
