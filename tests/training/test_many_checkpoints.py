@@ -186,6 +186,29 @@ def test_teachers_are_asked_again_where_their_answer_was_not_kept_whole(
     assert not np.isnan(distillation.soft_targets(*given)).any()
 
 
+def test_teachers_are_asked_only_of_what_was_not_kept_before_an_interruption(
+    seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = list(read_rows(data / "train.jsonl.gz"))[:6]
+    given = seeds[:1], rows, np.arange(6), tmp_path / "teachers.npy"
+    whole = distillation.soft_targets(seeds[:1], rows, np.arange(6), tmp_path / "whole.npy")
+    monkeypatch.setattr(distillation, "AT_A_TIME", 2)
+    plain, asked = Checkpoint.logits, list[str]()
+
+    def tiring(self: Checkpoint, part: list[Row]) -> np.ndarray:
+        if len(asked) == 4:
+            asked.append("once")
+            raise InterruptedError
+        asked.extend(row.id for row in part)
+        return plain(self, part)
+
+    monkeypatch.setattr(Checkpoint, "logits", tiring)
+    with pytest.raises(InterruptedError):
+        distillation.soft_targets(*given)
+    np.testing.assert_allclose(distillation.soft_targets(*given), whole, atol=1e-6)
+    assert asked == [*(row.id for row in rows[:4]), "once", *(row.id for row in rows[4:])]
+
+
 def test_a_teacher_is_not_asked_of_what_it_cannot_read(
     seeds: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
