@@ -282,7 +282,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
             },
             "data_sha256": fingerprint(rows + held),
             "steps": len(plan),
-            "best": best,
+            "best": best | {"quality": _told(best["quality"])},
             "seconds": round(time.monotonic() - began),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "device": str(accelerator.device),
@@ -291,6 +291,11 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         (out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return out
+
+
+def _told(quality: float) -> float | None:
+    """A quality as JSON has it, which knows no NaN."""
+    return None if math.isnan(quality) else quality
 
 
 def feedback_behind(init: Path, variant: mixing.Variant, name: str = "init") -> int:
@@ -389,9 +394,10 @@ def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
     found = calibration.calibrate(held, np.stack([e.labels for e in examples]), logits)
     calibration.write(folder, found)
     genuine = [i for i, row in enumerate(held) if not source_of(row).synthetic]
-    report["best"]["quality"] = held_out_quality(
+    quality = held_out_quality(
         [held[i] for i in genuine], [examples[i] for i in genuine], logits[genuine]
     )
+    report["best"]["quality"] = _told(quality)
     (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return found
 
