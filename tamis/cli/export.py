@@ -36,7 +36,8 @@ def add_to(commands: Commands) -> None:
         "public base; accurate, multilingual, policy-encoder: the bundle from base and delta; "
         "cascade: when the "
         "fast bundle is to ask the accurate one; reasoner; rules: the policy encoder; "
-        "huggingface: a bundle as optimum and transformers load it",
+        "huggingface: a bundle as optimum and transformers load it; checkpoint: a bundle as a "
+        "checkpoint to go on training from; thresholds: a bundle's scales and thresholds anew",
     )
     export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
     export.add_argument(
@@ -53,8 +54,7 @@ def add_to(commands: Commands) -> None:
         "--bundle",
         type=Path,
         help="delta: an exported bundle, not a checkpoint (a policy encoder's always); "
-        "huggingface: what to write (default: "
-        "the shipped one)",
+        "huggingface, checkpoint, thresholds: what to write (default: the shipped one)",
     )
     export.add_argument(
         "--delta",
@@ -108,6 +108,32 @@ def _huggingface(args: argparse.Namespace) -> int:
     asked: huggingface.Asked = "text" if args.text else "prompt"
     config = huggingface.build(args.bundle or default_bundle(), folder, asked)
     print(json.dumps({"out": str(folder), "labels": list(config["label2id"])}, indent=2))
+    return 0
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    _needs(args, "out")
+    from export.restore import RestoreError, restore
+
+    bundle = args.bundle or default_bundle()
+    try:
+        restore(bundle, args.out)
+    except (BundleError, RestoreError) as error:
+        raise CommandError(f"no checkpoint: {error}") from None
+    print(json.dumps({"out": str(args.out)}))
+    return 0
+
+
+def _thresholds(args: argparse.Namespace) -> int:
+    _needs(args, "data", "out")
+    from export.recalibrate import recalibrate
+
+    try:
+        heads = recalibrate(args.bundle or default_bundle(), args.data, args.out)
+    except BundleError as error:
+        raise CommandError(f"no thresholds: {error}") from None
+    told = ("flag", "block", "f1", "alarms", "rows")
+    print(json.dumps({head["name"]: {name: head[name] for name in told} for head in heads}))
     return 0
 
 
@@ -287,6 +313,8 @@ def _one_of(precision: str, allowed: tuple[str, ...]) -> None:
 
 WHAT: Final = {
     "classifier": _classifier,
+    "checkpoint": _checkpoint,
+    "thresholds": _thresholds,
     "delta": _delta,
     "accurate": _accurate,
     "multilingual": _multilingual,
