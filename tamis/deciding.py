@@ -174,7 +174,7 @@ def _judged(finding: Finding, policy: Policy, own: Mapping[str, Thresholds]) -> 
     read = []
     for one in finding.opinions:
         limits = one.limits(own)
-        read.append(_read(as_answered(one, limits), policy, limits))
+        read.append(_read(as_answered(one), policy, limits))
     if len(read) == 1:
         return read[0]
     actions = list(Action)
@@ -202,7 +202,7 @@ def louder(first: Finding, other: Finding, own: Mapping[str, Thresholds]) -> Fin
 
     def margin(finding: Finding) -> float:
         limits = finding.limits(own)
-        said = as_answered(finding, limits)
+        said = as_answered(finding)
         found = said.overall - limits[asked_of(said, limits)].flag
         if said.attack is None or said.question == ATTACK:
             return found
@@ -218,26 +218,24 @@ def asked_of(finding: Finding, known: Container[str]) -> str:
     return DOCUMENT if finding.question == ATTACK and DOCUMENT in known else finding.question
 
 
-def as_answered(finding: Finding, own: Mapping[str, Thresholds]) -> Finding:
+def as_answered(finding: Finding) -> Finding:
     """A response's finding in the light of its refusal.
 
-    To decline is safe by definition, so a response is no likelier to be unsafe, or borderline, than
-    not to decline: P(unsafe) <= 1 - P(refusal). That is applied where the refusal reaches its
-    head's *block* threshold (nine in ten of such answers decline) and to no milder one, and
+    To decline is safe by definition, so a response is unsafe, or borderline, where what it says is
+    and it does not decline: P(unsafe) = P(question) * (1 - P(refusal)). Of answers that declined
+    and were held out, the few that score high are so told from unsafe ones at a lower threshold.
     ``Finding.refusal`` is that of the window that declines least, so that neither a polite opening
-    nor an answer that goes on behind it passes for a refusal. The bound never is zero: a policy
+    nor an answer that goes on behind it passes for a refusal; and no score becomes zero: a policy
     with low thresholds still hears what the response's own question says.
     """
-    refusal, limits = finding.refusal, own.get(REFUSAL)
-    if refusal is None or limits is None or refusal < limits.block:
+    if finding.refusal is None:
         return finding
-    most = 1 - refusal
-    share = min(1.0, most / finding.overall) if finding.overall else 1.0
+    share = 1 - finding.refusal
     return replace(
         finding,
         overall=finding.overall * share,
         categories={name: score * share for name, score in finding.categories.items()},
-        severity=None if finding.severity is None else min(finding.severity, most),
+        severity=None if finding.severity is None else finding.severity * share,
     )
 
 

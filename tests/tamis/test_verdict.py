@@ -159,31 +159,28 @@ def answer(overall: float, refusal: float | None, **more: object) -> Finding:
     return finding("response", overall, refusal=refusal, **more)
 
 
-def test_a_sure_refusal_is_no_likelier_to_be_unsafe_than_not_to_be_one():
+def test_an_answer_is_unsafe_where_what_it_says_is_and_it_does_not_decline():
     found = answer(0.9, 0.95, categories={"hate": 0.6}, severity=0.9)
     verdict = decide([finding("prompt", 0.95), found], default_policy(), KNOWING, WHO)
     its = verdict.fields["response"]
     assert (its.action, its.severity, its.flagged) == (Action.ALLOW, Severity.SAFE, False)
-    assert its.score == pytest.approx(0.05)
+    assert its.score == pytest.approx(0.9 * 0.05)
     assert its.refusal is not None
     assert (its.refusal.score, its.refusal.flagged) == (0.95, True)
-    assert verdict.categories["hate"].score == pytest.approx(0.6 * 0.05 / 0.9)
+    assert verdict.categories["hate"].score == pytest.approx(0.6 * 0.05)
     # The exchange speaks for its prompt, too.
     assert verdict.action is Action.BLOCK
     assert verdict.fields["prompt"].refusal is None
 
 
 def test_what_declines_a_little_is_judged_by_what_it_says():
-    # Past its flag threshold, not past its block threshold.
-    verdict = decide([answer(0.9, 0.79)], default_policy(), KNOWING, WHO)
-    its = verdict.fields["response"]
-    assert (its.score, its.action) == (0.9, Action.BLOCK)
-    assert its.refusal is not None
-    assert its.refusal.flagged
+    its = decide([answer(0.99, 0.05)], default_policy(), KNOWING, WHO).fields["response"]
+    assert its.score == pytest.approx(0.9405)
+    assert its.action is Action.BLOCK
     # Nor is a sure one a pass: low thresholds still hear the response's own question.
     strict = Policy.parse({"name": "x", "overall": {"flag": 0.1, "block": 0.4}})
     assert decide([answer(0.9, 0.85)], strict, KNOWING, WHO).action is Action.FLAG
-    assert decide([answer(0.05, 0.85)], strict, KNOWING, WHO).score == 0.05
+    assert decide([answer(0.05, 0.0)], strict, KNOWING, WHO).score == 0.05
 
 
 def test_a_bundle_that_does_not_know_refusals_says_nothing_of_them():

@@ -222,12 +222,12 @@ def limits(
 def _as_answered(
     name: str, p: np.ndarray, logits: np.ndarray, found: Mapping[str, Calibration]
 ) -> np.ndarray:
-    """P(unsafe) as a verdict has it, which bounds answers': ``tamis.deciding.as_answered``."""
+    """P(unsafe) as a verdict has it, which is not to decline either: ``deciding.as_answered``."""
     refusal = found.get(REFUSAL)
     if name != "response" or refusal is None:
         return p
     likely = sigmoid(refusal.scale * logits[:, HEADS.index(REFUSAL)] + refusal.bias)
-    return np.where(likely >= refusal.block, np.minimum(p, 1 - likely), p)
+    return p * (1 - likely)
 
 
 def _holds_both(sources: np.ndarray, y: np.ndarray) -> np.ndarray:

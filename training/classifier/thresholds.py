@@ -30,6 +30,9 @@ FEWEST_BENIGN: Final = 50
 class Target:
     """A share of false alarms among benign rows, for at most so much of the best F1.
 
+    Of a group so small that the share is less than two rows, a share that is higher by no more than
+    its standard error will do: of 74 answers that decline 2 % is one, and the second highest score
+    would decide, which was that of an answer in Chinese.
     ``early`` spends what is left of the share on recall, as far as F1 hardly changes.
     """
 
@@ -116,13 +119,19 @@ def choose(scored: Scored, ordinary: Sequence[Benign], targets: Mapping[Name, Ta
     """
     grid = np.unique(np.concatenate([scored.score, *(group.score for group in ordinary)]))[::-1]
     f1 = _f1(scored, grid)
-    alarms = np.max([_at_least(group.score, group.weight, grid) for group in ordinary], axis=0)
+    shares = [_at_least(group.score, group.weight, grid) for group in ordinary]
+    alarms = np.max(shares, axis=0)
+    # As many rows of equal weight would say as much.
+    many = [1 / float(np.square(group.weight).sum()) for group in ordinary]
 
     def quiet(name: Name) -> int:
         """The lowest threshold with no more alarms than the target, within its cost."""
         high, low = _around_best(f1, targets[name].cost)
-        at = int(np.searchsorted(alarms, targets[name].alarms + 1e-12, side="right")) - 1
-        return min(max(at, high), low)
+        share = targets[name].alarms
+        luck = [(share * (1 - share) / n) ** 0.5 if share * n < 2 else 0.0 for n in many]
+        most = [share + more for more in luck]
+        fits = [np.searchsorted(s, m + 1e-12, "right") for s, m in zip(shares, most, strict=True)]
+        return min(max(int(min(fits)) - 1, high), low)
 
     begin = _around_best(f1, PLATEAU)[1] if targets["balanced"].early else _middle(grid, f1)
     # The grid falls, so what is further on is lower.

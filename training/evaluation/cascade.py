@@ -131,9 +131,8 @@ class Judged:
         ]
         rows = [self.rows[n] for n in known]
 
-        def said(findings: Sequence[Finding], own: Mapping[str, Thresholds]) -> np.ndarray:
-            served = [as_answered(one, one.limits(own)) for one in findings]
-            return np.array([score(one, head) for one in served])
+        def said(findings: Sequence[Finding]) -> np.ndarray:
+            return np.array([score(as_answered(one), head) for one in findings])
 
         found = Opinions(
             head=head,
@@ -142,9 +141,9 @@ class Judged:
             weight=weight,
             sources=np.array([f"{row.source}/{row.target}" for row in rows]),
             declines=np.array([source_of(row).labels_of(row).get(REFUSAL) == 1 for row in rows]),
-            fast=said(mine, self.own[0]),
-            accurate=said(theirs, self.own[1]),
-            together=said(together, self.own[1]),
+            fast=said(mine),
+            accurate=said(theirs),
+            together=said(together),
             how=how,
             flags={"fast": mine_own.flag, "accurate": their_own.flag},
         )

@@ -21,6 +21,8 @@ Generated from the output of `tamis evaluate`; do not edit.
     tamis evaluate --held-out DATA/annotated DATA/contexts CON [--tier TIER] --json NAME.held.json
     python -m training.evaluation.report NAME=NAME.json … --held-out NAME=NAME.held.json …
 
+These files are [here](measurements/results).
+
 Read with care:
 
 - Flag thresholds are the bundle's own (`balanced`), chosen on held-out *training* rows; nothing was
