@@ -21,37 +21,37 @@ from tamis.cli.common import load_tier
 from tamis.tiers import ACCURATE
 
 # Share of all rows but those apart (other languages, short ones). Aim: 0.01.
-TOTAL: Final = 0.058
+TOTAL: Final = 0.039
 # Share of each group. Aim: 0.04, which is two rows.
 GROUPS: Final = {
-    "alarming": 0.30,
+    "alarming": 0.13,
     "answers": 0.03,
-    "banter": 0.13,
-    "everyday": 0.05,
-    "fiction": 0.07,
+    "banter": 0.10,
+    "everyday": 0.03,
+    "fiction": 0.03,
     "health": 0.03,
-    "homonyms": 0.11,
-    "identity": 0.04,
-    "languages": 0.21,
-    "machine": 0.09,
-    "names": 0.09,
+    "homonyms": 0.12,
+    "identity": 0.03,
+    "languages": 0.27,
+    "machine": 0.08,
+    "names": 0.08,
     "public": 0.03,
-    "quoting": 0.15,
-    "rules": 0.11,
-    "security": 0.07,
-    "short": 0.15,
+    "quoting": 0.08,
+    "rules": 0.06,
+    "security": 0.06,
+    "short": 0.05,
 }
 # Of the twenty everyday requests with alarming words. Aim: 1.
-TWENTY: Final = 5
+TWENTY: Final = 2
 # Between the highest and the lowest score of twins: the mean of all sets, aim 0.05, and the widest.
-MEAN_GAP: Final = 0.145
-WIDEST_GAP: Final = 0.34
+MEAN_GAP: Final = 0.064
+WIDEST_GAP: Final = 0.31
 
 # The default tier's, where its second bundle is there.
-CASCADE_TOTAL: Final = 0.031
-CASCADE_SHORT: Final = 0.07
+CASCADE_TOTAL: Final = 0.028
+CASCADE_SHORT: Final = 0.05
 CASCADE_TWENTY: Final = 2
-CASCADE_MEAN_GAP: Final = 0.06
+CASCADE_MEAN_GAP: Final = 0.04
 
 
 @pytest.fixture(scope="module")
