@@ -147,14 +147,13 @@ class _Logits:
 
         none = self._constant(NOT_ASKED)
         if self._asked == "text":
-            overall, refused, most = head(TOXICITY), None, ""
+            unsafe, kept = head(TOXICITY), None
         else:
-            overall = self._node("Where", self.pair, head("response"), head("prompt"))
-            refused, most = self._refusal(head)
-        # As tamis.verdict: a response is no likelier to be unsafe than not to decline.
-        unsafe = overall
-        if refused:
-            unsafe = self._node("Where", refused, self._node("Min", overall, most), overall)
+            unsafe = self._node("Where", self.pair, head("response"), head("prompt"))
+            kept = self._not_declined(heads)
+        # As tamis.deciding: a response is unsafe where what it says is and it does not decline.
+        if kept is not None:
+            unsafe = self._node("Add", unsafe, kept)
         found = {UNSAFE: unsafe}
         for label in labels[1:]:
             log = head(label)
@@ -163,25 +162,21 @@ class _Logits:
             elif label == REFUSAL:
                 log = self._node("Where", self.pair, log, none)
             elif label == SEVERITY:
-                if refused:
-                    bounded = self._node("Min", log, most)
-                    log = self._node("Where", refused, bounded, log)
+                if kept is not None:
+                    log = self._node("Add", log, kept)
             else:
                 log = self._node("Add", unsafe, log)
             found[label] = log
         return found
 
-    def _refusal(self, head: Any) -> tuple[str | None, str]:
-        """Whether a response declines surely, and the logarithm of the most it may then score."""
+    def _not_declined(self, heads: str) -> str | None:
+        """The logarithm of 1 - P(refusal) of a response, 0 of a prompt; None without the head."""
         if REFUSAL not in self._column:
-            return None, ""
-        log = head(REFUSAL)
-        limit = self._bundle.thresholds[REFUSAL].block
-        sure = self._node("GreaterOrEqual", self._node("Exp", log), self._constant(limit))
-        rest = self._node("Sub", self._constant(1.0), self._node("Exp", log))
-        # A refusal that is certain leaves the smallest probability that there is.
-        least = self._node("Max", rest, self._constant(float(np.exp(NOT_ASKED))))
-        return self._node("And", sure, self.pair), self._node("Log", least)
+            return None
+        at = self._node("Gather", heads, self._ints([self._column[REFUSAL]]), axis=1)
+        # log(1 - sigmoid(x)) = -softplus(x)
+        rest = self._node("Neg", self._node("Softplus", at))
+        return self._node("Where", self.pair, rest, self._constant(0.0))
 
     def _rename(self) -> None:
         """The graph's own ``logits`` are its heads'; the labels' take that name."""

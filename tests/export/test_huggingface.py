@@ -81,7 +81,7 @@ def test_scores_are_the_services(bundle, tmp_path):
     assert max(scores) > 0.6
 
 
-def test_a_refusal_bounds_what_is_said_of_an_answer(bundle, folder):
+def test_an_answer_that_declines_is_no_likelier_unsafe_than_not_to(bundle, folder):
     found = Exported(folder)("How do I get into my neighbour's shed?", "I can't help with that.")
     assert found["refusal"] >= bundle.thresholds["refusal"].block
     assert found["unsafe"] <= 1 - found["refusal"] + 1e-6

@@ -3,7 +3,9 @@
 import gzip
 import json
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,10 @@ def thresholds(bundle: Bundle, data: Path, out: Path) -> dict[str, dict[str, flo
     given = ["--bundle", str(bundle.path), "--data", str(data), "--out", str(out)]
     assert main(["export", "thresholds", *given]) == 0
     return {head["name"]: head for head in load(out).manifest["heads"]}
+
+
+def hash_of(row: dict[str, Any]) -> int:
+    return zlib.crc32(row["id"].encode())
 
 
 def test_the_same_rows_say_the_same_and_others_something_else(
@@ -35,14 +41,11 @@ def test_the_same_rows_say_the_same_and_others_something_else(
     (path,) = data.glob("*.jsonl.gz")
     with gzip.open(path, "rt") as stream:
         rows = [json.loads(line) for line in stream]
-    # Half of what was unsafe to say is safe now: what remains is told less surely.
-    for row in [row for row in rows if row["label"] == 1 and "severity" not in row][::2]:
-        row["label"] = 0
     with gzip.open(path, "wt") as stream:
-        stream.writelines(f"{json.dumps(row)}\n" for row in rows)
+        stream.writelines(f"{json.dumps(row)}\n" for row in rows if hash_of(row) % 3)
     other = thresholds(graded_bundle, data, tmp_path / "other")
-    assert other["toxicity"]["f1"] < same["toxicity"]["f1"]
-    assert other["toxicity"]["scale"] != same["toxicity"]["scale"]
+    assert 0 < other["prompt"]["rows"] < same["prompt"]["rows"]
+    assert other["prompt"]["scale"] != same["prompt"]["scale"]
 
 
 def test_the_graph_stays_and_what_was_made_for_old_scores_goes(

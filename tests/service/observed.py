@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.settings import Settings
 
-INSULT = "You stupid goose, I will come and beat you up."
+INSULT = "You silly fool, I will come and beat you up."
 
 
 @contextmanager

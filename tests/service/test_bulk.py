@@ -36,7 +36,7 @@ from tamis.deciding import decide
 from tamis.policy import default_policy
 from tamis.verdict import Finding, Provenance
 
-GOOSE = "You stupid goose, I will come and beat you up."
+GOOSE = "You silly fool, I will come and beat you up."
 ROWS: list[Any] = [
     {"id": "a", "text": GOOSE, "source": "shop"},
     {"id": 2, "prompt": "What is a good recipe for lentil soup?"},
@@ -120,13 +120,13 @@ def test_no_text_is_written_nor_said_unless_asked_for(
     assert moderate("--input", source, "--output", out) == 2
     said = capsys.readouterr()
     everything = out.read_text() + Path(f"{out}.job.json").read_text() + said.out + said.err
-    for word in ("goose", "lentil", "heron", "garden", "secret", "shop"):
+    for word in ("goose", "fool", "lentil", "heron", "garden", "secret", "shop"):
         assert word not in everything
     more = ("--keep", "text, source", "--explain", "evidence")
     assert moderate("--input", source, "--output", tmp_path / "more.jsonl", *more) == 2
     first = lines(tmp_path / "more.jsonl")[0]
     assert first["kept"] == {"text": GOOSE, "source": "shop"}
-    assert any("stupid" in span["text"] for span in first["evidence"])
+    assert any("fool" in span["text"] for span in first["evidence"])
     assert {span["field"] for span in first["evidence"]} == {"text"}
 
 
