@@ -32,7 +32,7 @@ class Target:
 
     Of a group so small that the share is less than two rows, a share that is higher by no more than
     its standard error will do: of 74 answers that decline 2 % is one, and the second highest score
-    would decide, which was that of an answer in Chinese.
+    would decide, which was that of an answer that refuses and then goes on about the matter.
     ``early`` spends what is left of the share on recall, as far as F1 hardly changes.
     """
 
