@@ -25,8 +25,9 @@ These files are [here](measurements/results).
 
 Read with care:
 
-- Flag thresholds are the bundle's own (`balanced`), chosen on held-out *training* rows. By which rule
-  was last decided with these figures in sight, between two that are alike there (lab log, 2026-11-30).
+- Flag thresholds are the bundle's own (`balanced`), chosen on held-out *training* rows. By
+  which rule was last decided with these figures in sight, between two that are alike on held-out
+  rows ([lab log](lab-log.md), 2026-11-30).
 - `question` says which score was measured: a set whose unsafe rows all carry one category (or are
   all attacks) is judged by that score, any other by the overall one.
 - Sets that are all unsafe give recall only; read it beside the false-positive rates of XSTest,
