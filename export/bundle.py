@@ -107,9 +107,14 @@ def build(
         save_graph(small, new, graph)
         shutil.copyfile(checkpoint / TOKENIZER, new / TOKENIZER)
         manifest["files"] = {f: sha256_of(new / f) for f in (graph, TABLES, TOKENIZER)}
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        (new / "README.md").write_text(card.render(manifest))
+        write_manifest(manifest, new)
     return report
+
+
+def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
+    """The manifest, and the card that is written from it."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / "README.md").write_text(card.render(manifest))
 
 
 def check_place(out: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from export.products import session
+from export.products import THREADS, session
 from tamis.bundle import Head
 from tamis.windows import Window
 from training.classifier.calibration import sigmoid
@@ -54,9 +54,9 @@ def feed_of(window: Window, example: Example) -> Feed:
     return {name: getattr(batch, name)[:, :width] for name in INPUTS}
 
 
-def onnx_scorer(graph: onnx.ModelProto) -> Scorer:
+def onnx_scorer(graph: onnx.ModelProto, threads: int = THREADS) -> Scorer:
     """Logits (1, H) of a graph."""
-    run = session(graph)
+    run = session(graph, threads)
     return lambda feed: np.asarray(run.run(["logits"], feed)[0])
 
 

@@ -4,31 +4,27 @@ The rule by which thresholds are chosen may change, and so may the rows that spe
 training, nor the checkpoint. The graph stays as it is, byte for byte.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
 from tqdm import tqdm
 
-from export import card
-from export.bundle import check_place
-from export.parity import feed_of
-from export.products import THREADS, session
+from export.bundle import check_place, write_manifest
+from export.parity import Scorer, feed_of, onnx_scorer
+from export.products import THREADS
 from tamis.building import replacing
-from tamis.bundle import MANIFEST, Bundle, load
+from tamis.bundle import Bundle, load
 from tamis.taxonomy import REFUSAL
 from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
 from training.datasets import batches
 from training.datasets.batches import Example
 from training.datasets.registry import HEADS
-
-CARD: Final = "README.md"
 
 
 def recalibrate(bundle: Path, data: Sequence[Path], out: Path) -> list[dict[str, Any]]:
@@ -59,8 +55,7 @@ def recalibrate(bundle: Path, data: Sequence[Path], out: Path) -> list[dict[str,
     with replacing(out) as folder:
         for name in manifest["files"]:
             shutil.copyfile(loaded.path / name, folder / name)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        (folder / CARD).write_text(card.render(manifest))
+        write_manifest(manifest, folder)
     return heads
 
 
@@ -69,15 +64,15 @@ def _logits(bundle: Bundle, examples: Sequence[Example]) -> np.ndarray:
     names = [head.name for head in bundle.heads]
     sign = np.where(np.array(names) == REFUSAL, -1, 1)
     graph = onnx.load(bundle.graph)
-    runs = [session(graph, threads=1) for _ in range(THREADS)]
+    scorers = [onnx_scorer(graph, threads=1) for _ in range(THREADS)]
 
-    def judge(example: Example, run: Any) -> np.ndarray:
-        said = [run.run(["logits"], feed_of(window, example))[0][0] for window in example.windows]
+    def judge(example: Example, score: Scorer) -> np.ndarray:
+        said = [score(feed_of(window, example))[0] for window in example.windows]
         return np.asarray(sign * np.max(sign * np.stack(said), axis=0))
 
     def part(n: int) -> list[np.ndarray]:
         mine = tqdm(examples[n::THREADS], desc=bundle.name, unit="text", disable=n > 0)
-        return [judge(example, runs[n]) for example in mine]
+        return [judge(example, scorers[n]) for example in mine]
 
     out = np.zeros((len(examples), len(HEADS)), dtype=np.float32)
     columns = [HEADS.index(name) for name in names]

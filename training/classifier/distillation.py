@@ -46,10 +46,7 @@ def soft_targets(
     if found is None:
         found = np.full((len(rows), len(HEADS)), np.nan, dtype=np.float32)
     missing = wanted[np.isnan(found[wanted]).any(axis=1)]
-    loaded = [Checkpoint(folder) for folder in teachers] if len(missing) else []
-    for folder, teacher in zip(teachers, loaded, strict=False):
-        if tuple(teacher.training["heads"]) != HEADS:
-            raise ValueError(f"teacher {folder.name} has other heads than this version")
+    loaded = [_teacher(folder) for folder in teachers] if len(missing) else []
     with tqdm(total=len(missing), desc="ask teachers", unit="row", disable=not loaded) as bar:
         for at in range(0, len(missing), AT_A_TIME):
             part = missing[at : at + AT_A_TIME]
@@ -59,6 +56,13 @@ def soft_targets(
             _keep(cache, asked_of, found)
             bar.update(len(part))
     return found
+
+
+def _teacher(folder: Path) -> Checkpoint:
+    teacher = Checkpoint(folder)
+    if tuple(teacher.training["heads"]) != HEADS:
+        raise ValueError(f"teacher {folder.name} has other heads than this version")
+    return teacher
 
 
 def _kept(cache: Path, asked_of: np.ndarray) -> np.ndarray | None:
