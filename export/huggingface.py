@@ -8,7 +8,7 @@ label's logit is the score that the service's verdict carries.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -140,17 +140,19 @@ class _Logits:
     def _scores(self, heads: str, labels: list[str]) -> dict[str, str]:
         """The logarithm of each label's score, (batch, 1)."""
 
+        def logit(name: str) -> str:
+            return self._node("Gather", heads, self._ints([self._column[name]]), axis=1)
+
         def head(name: str) -> str:
-            at = self._node("Gather", heads, self._ints([self._column[name]]), axis=1)
             # log sigmoid(x) = -softplus(-x)
-            return self._node("Neg", self._node("Softplus", self._node("Neg", at)))
+            return self._node("Neg", self._node("Softplus", self._node("Neg", logit(name))))
 
         none = self._constant(NOT_ASKED)
         if self._asked == "text":
             unsafe, kept = head(TOXICITY), None
         else:
             unsafe = self._node("Where", self.pair, head("response"), head("prompt"))
-            kept = self._not_declined(heads)
+            kept = self._not_declined(logit)
         # As tamis.deciding: a response is unsafe where what it says is and it does not decline.
         if kept is not None:
             unsafe = self._node("Add", unsafe, kept)
@@ -169,13 +171,12 @@ class _Logits:
             found[label] = log
         return found
 
-    def _not_declined(self, heads: str) -> str | None:
+    def _not_declined(self, logit: Callable[[str], str]) -> str | None:
         """The logarithm of 1 - P(refusal) of a response, 0 of a prompt; None without the head."""
         if REFUSAL not in self._column:
             return None
-        at = self._node("Gather", heads, self._ints([self._column[REFUSAL]]), axis=1)
         # log(1 - sigmoid(x)) = -softplus(x)
-        rest = self._node("Neg", self._node("Softplus", at))
+        rest = self._node("Neg", self._node("Softplus", logit(REFUSAL)))
         return self._node("Where", self.pair, rest, self._constant(0.0))
 
     def _rename(self) -> None:
