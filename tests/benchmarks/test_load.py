@@ -23,6 +23,8 @@ def port() -> Iterator[int]:
     """A server that takes 20 ms for each request, and says 429 to every fourth."""
     count = 0
     connections: set[asyncio.Task[None]] = set()
+    # Those that still answer. One whose client has left is about to end, and is left to.
+    answering: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal count
@@ -42,10 +44,12 @@ def port() -> Iterator[int]:
         task = asyncio.current_task()
         assert task is not None
         connections.add(task)
+        answering.add(task)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await answer(reader, writer)
         finally:
+            answering.discard(task)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -57,7 +61,7 @@ def port() -> Iterator[int]:
             port = server.sockets[0].getsockname()[1]
             started.set_result((asyncio.get_running_loop(), stop, port))
             await stop.wait()
-        for task in connections:
+        for task in answering:
             task.cancel()
         await asyncio.gather(*connections)
 
