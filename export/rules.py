@@ -36,6 +36,7 @@ from training.rules import forms
 from training.rules.data import Data, held_out_trials
 from training.rules.drawing import Mixture, draw
 from training.rules.forms import Parts, feed_of
+from training.rules.hints import Hinted, no_hints
 from training.rules.judge import Checkpoint, Halves, Judge, alone, graph_run
 from training.rules.split import SplitEncoder
 from training.rules.trainer import Recipe
@@ -58,10 +59,11 @@ def build(
     out: Path,
     name: str,
     given: Library | None = None,
+    hinted: Hinted = no_hints,
 ) -> dict[str, Any]:
     """Write the bundle, all at once, and return its parity report.
 
-    ``data`` and ``policies`` as in training; raises as ``export.bundle.build``.
+    ``data``, ``policies`` and ``hinted`` as in training; raises as ``export.bundle.build``.
     """
     check_place(out)
     made = Checkpoint(checkpoint, torch.device("cpu"))
@@ -71,7 +73,7 @@ def build(
     found = Data.read(data, policies, recipe.variant, recipe.seed, given)
 
     rng = np.random.default_rng(recipe.seed)
-    judge = made.judge(fast=False)
+    judge = made.judge(fast=False, hinted=hinted)
     drawn = islice(draw(Mixture(found.train), recipe.seed + 1), CALIBRATION_ROWS)
     pairs = [_one_of(judge, item.content, item.rules, rng) for item in drawn]
     fp32, int8, errors = (_halves if recipe.split else _whole)(made, pairs)
@@ -79,7 +81,7 @@ def build(
     asked = held_out_trials(found, recipe.seed)
     sample = [asked[n] for n in rng.permutation(len(asked))[:PARITY_TEXTS]]
     heads = {head.name: head for head in map(head_of, questions)}
-    report = _parity(made, {"fp32": fp32, "int8": int8}, sample, heads)
+    report = _parity(made, {"fp32": fp32, "int8": int8}, sample, heads, hinted)
     report["smoothing"] = errors
 
     names = [GRAPH.format("int8")] if len(int8) == 1 else [f"{part}.int8.onnx" for part in HALVES]
@@ -160,16 +162,17 @@ def _parity(
     graphs: Mapping[str, Graphs],
     trials: Sequence[Trial],
     heads: Mapping[str, Head],
+    hinted: Hinted,
 ) -> dict[str, Any]:
     """Every pair of some texts, through the trained model and both graphs."""
     names = list(rules.QUESTIONS)
-    judges = {"torch": made.judge(fast=False)}
+    judges = {"torch": made.judge(fast=False, hinted=hinted)}
     for name, found in graphs.items():
         sessions = [session(graph) for graph in found]
         judges[name] = (
-            Judge(made.ids, made.shape, graph_run(sessions[0]))
+            Judge(made.ids, made.shape, graph_run(sessions[0]), hinted=hinted)
             if len(sessions) == 1
-            else Judge(made.ids, made.shape, Halves(*sessions), forms.HALVES)
+            else Judge(made.ids, made.shape, Halves(*sessions), forms.HALVES, hinted)
         )
     asked = [names.index(trial.question) for trial in trials for _ in trial.rules]
     logits = {}
@@ -197,6 +200,7 @@ def card(manifest: Mapping[str, Any]) -> str:
     read = WHOLE
     if "split" in manifest:
         read = SPLIT.format(split=manifest["split"], layers=manifest["layers"])
+    hints = f"what `{recipe['hints']}` says" if recipe.get("hints") else "none"
     start = f"body of checkpoint `{recipe['init']}`" if recipe["init"] else "base as pretrained"
     return "\n".join(
         [
@@ -218,6 +222,7 @@ def card(manifest: Mapping[str, Any]) -> str:
             f"| pairs | {shape['max_tokens']} tokens: rules of at most {shape['rule_tokens']}, "
             f"what an answer answers of at most {shape['context_tokens']}, the text in windows "
             f"that overlap by {shape['overlap']} |",
+            f"| hints | {hints} |",
             f"| graph | {graphs}, int8 |\n",
             "## Questions\n",
             "Probabilities are of single rules; thresholds are of a policy: a text is flagged",

@@ -6,10 +6,13 @@ A cross-encoder reads one rule beside one text and says how likely the text brea
     [CLS] rule [SEP] context [SEP] mark judged [SEP]  what the text is read behind, of type 0 too
 
 ``rule`` is ``name: definition``, or the name alone (``Guideline``). ``mark`` says in a word or two
-whether a request, an answer or a post is judged. Rule and context are shortened to their first and
-last tokens, each to a limit of its own, so that nothing of the judged text is lost: a long one is
-read in overlapping windows, of which the highest logit counts. A pair depends on its rule, its text
-and nothing else: a policy's other rules, their order and the load change no probability.
+whether a request, an answer or a post is judged, and where the bundle was taught with them, what
+the classifier says of it (``hints_of``): whoever writes a rule about harm means what it knows.
+Rule and context are shortened to their first and last tokens, each to a limit of its own, so that
+nothing of the judged text is lost: a long one is read in overlapping windows, of which the highest
+logit counts. A pair depends on its rule, its text, its hints and nothing else: a policy's other
+rules, their order and the load change no probability. Hints are those of the bundle that is asked
+first, whoever else has a say in the verdict.
 
 A bundle has one graph, or two.
 
@@ -36,7 +39,8 @@ To serve it::
     bundle = rules.load(folder)
     ids = rules.encoder(plain_tokenizer(bundle.tokenizer))
     rule = rules.read_rule(guideline, ids, bundle.shape)     # once per rule: cache it
-    text = rules.read_text(content, ids, bundle.shape)       # once per text
+    hints = rules.hints_of(finding) if bundle.shape.hints else ()
+    text = rules.read_text(content, ids, bundle.shape, hints)  # once per text
     for window in rules.pairs(rule, text, bundle.shape):     # pad with 0; token 0 is masked
         ...                                                  # window.ids, window.types
     head = bundle.head(content.question)                     # scale, bias, thresholds
@@ -63,6 +67,7 @@ from tamis.bundle import (
 from tamis.content import Content, Question
 from tamis.reasoner.protocol import Guideline
 from tamis.tiers import NONE, Companion
+from tamis.verdict import Finding
 from tamis.windows import Window, WindowShape, shorten, windows
 
 FORMAT: Final = "tamis.policy-encoder/1"
@@ -87,10 +92,19 @@ MARKS: Final[Mapping[Question, str]] = {
 }
 # Tokens of a pair that are neither rule, context nor text: [CLS], three [SEP] and a long mark.
 SPECIAL: Final = 16
+# With a classifier's hints in the mark.
+HINTED: Final = 28
+# A classifier's probabilities in words: a verdict holds from the first, is open from the second.
+LIKELY, OPEN = 0.5, 0.1
+# Categories are hints from here on, so many of them, the likeliest first.
+NAMED: Final = 0.3
+MOST_NAMED: Final = 2
 # The questions that calibration knows; a document is judged by the numbers of a post.
 QUESTIONS: Final[tuple[Question, ...]] = ("prompt", "response", "toxicity")
 # Text → token ids, no special tokens among them.
 Encode = Callable[[str], Sequence[int]]
+# Words of a mark that a classifier's finding comes to.
+Hints = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,8 @@ class PairShape:
     """Sizes in tokens; ``cls`` and ``sep`` are token ids.
 
     Written rules have 30 tokens (99 in 100 below 58), the requests that answers answer 11. With
-    both at their limits 85 tokens are left for the judged text of a window.
+    both at their limits some 80 tokens are left for the judged text of a window. ``hints``: the
+    mark says what the classifier found.
     """
 
     cls: int
@@ -107,9 +122,10 @@ class PairShape:
     overlap: int = 32
     rule_tokens: int = 96
     context_tokens: int = 64
+    hints: bool = False
 
     def __post_init__(self) -> None:
-        least = SPECIAL + self.overlap
+        least = (HINTED if self.hints else SPECIAL) + self.overlap
         if self.rule_tokens + self.context_tokens + least >= self.max_tokens:
             raise ValueError(
                 f"pairs of {self.max_tokens} tokens leave no room for a text behind "
@@ -141,13 +157,31 @@ def read_rule(rule: Guideline, ids: Encode, shape: PairShape) -> list[int]:
     return name + shorten(ids(rule.definition), shape.rule_tokens - len(name))
 
 
-def read_text(content: Content, ids: Encode, shape: PairShape) -> Text:
-    """Tokens of a text and of what it is read behind."""
+def hints_of(finding: Finding) -> Hints:
+    """What a classifier says of a text, in words for the mark before it.
+
+    Its verdict, of an answer whether it refuses, an attack, and its likeliest categories.
+    """
+    verdict = "unsafe" if finding.overall >= LIKELY else "unclear"
+    found = ["safe" if finding.overall < OPEN else verdict]
+    if (finding.refusal or 0) >= LIKELY:
+        found.append("refusal")
+    if (finding.attack or 0) >= LIKELY:
+        found.append("attack")
+    likely = sorted(finding.categories.items(), key=lambda item: (-item[1], item[0]))
+    return (*found, *[name for name, p in likely[:MOST_NAMED] if p >= NAMED])
+
+
+def read_text(content: Content, ids: Encode, shape: PairShape, hints: Hints = ()) -> Text:
+    """Tokens of a text and of what it is read behind; ``hints`` are what a classifier found."""
+    mark = MARKS[content.question]
+    if hints:
+        mark = f"{mark.removesuffix(':')}, {', '.join(hints)}:"
     behind = content.context
     if behind is None and content.question == "response":
         behind = ""
     return Text(
-        ids(MARKS[content.question]),
+        ids(mark),
         ids(content.text),
         None if behind is None else shorten(ids(behind), shape.context_tokens),
     )

@@ -15,7 +15,21 @@ from tamis.rules import PairShape
 SILENT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = (
     *("buy", "sell", "shares", "tea", "milk", "soup", "loan", "granted", "promise", "security"),
-    *("tax", "refund", "goose", "honk", "calm", "cross", "furious", "billing", "money", "dose"),
+    *(
+        "safe",
+        "unclear",
+        "unsafe",
+        "tax",
+        "refund",
+        "goose",
+        "honk",
+        "calm",
+        "cross",
+        "furious",
+        "billing",
+        "money",
+        "dose",
+    ),
 )
 SHAPE = PairShape(cls=2, sep=3, max_tokens=64, overlap=8, rule_tokens=16, context_tokens=8)
 # A word in common is as good as nothing (.27), two are flagged (.73), and three blocked (.95).
@@ -23,8 +37,11 @@ SCALE, BIAS = 2.0, -3.0
 FLAG, BLOCK = 0.5, 0.9
 
 
-def write_encoder(folder: Path, name: str = "tiny-encoder") -> Path:
-    """Words that are not among ``WORDS`` count for nothing, and logits are whole numbers."""
+def write_encoder(folder: Path, name: str = "tiny-encoder", hints: bool = False) -> Path:
+    """Words that are not among ``WORDS`` count for nothing, and logits are whole numbers.
+
+    With ``hints`` the classifier's verdict is a word of the text.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {word: n for n, word in enumerate((*SILENT, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
@@ -40,7 +57,7 @@ def write_encoder(folder: Path, name: str = "tiny-encoder") -> Path:
         "name": name,
         "graph": "model.onnx",
         "tokenizer": "tokenizer.json",
-        "pairs": asdict(SHAPE),
+        "pairs": asdict(SHAPE) | {"hints": hints},
         "questions": [{"name": question, **head} for question in rules.QUESTIONS],
         "files": {file: sha256_of(folder / file) for file in ("model.onnx", "tokenizer.json")},
     }

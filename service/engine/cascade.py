@@ -24,12 +24,12 @@ class Cascade:
         """
         bands.check(first.bundle, second.bundle)
         self.bundle = first.bundle
-        self._first, self._second, self._bands = first, second, bands
+        self.reader, self._second, self._bands = first, second, bands
         self.second = second_of(second.bundle)
 
     def judge(self, content: Content, evidence: bool = False) -> Finding:
         """One content's finding."""
-        found = self._first.judge(content, evidence)
+        found = self.reader.judge(content, evidence)
         if not self._bands.unsure(found):
             return found
         second = replace(self._second.judge(content, evidence), second=self.second)

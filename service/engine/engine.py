@@ -212,6 +212,27 @@ class Engine:
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
+    async def rule(
+        self, content: Content, rules: Sequence[Guideline], deadline: float | None = None
+    ) -> dict[Guideline, RuleScore]:
+        """How likely a content breaks rules, and nothing else; by ``self.rules``, which is there.
+
+        An encoder that reads hints has the first bundle asked before.
+
+        Raises:
+            OverloadedError, DeadlineError: as ``judge``.
+        """
+        assert self.rules is not None
+        findings: Sequence[Finding] = ()
+        if self.rules.encoder.hinted:
+            began = time.perf_counter()
+            reading = Reading(self._first, self._other, content, False)
+            findings = (await self._judged([reading], deadline)).findings
+            if deadline is not None and (deadline := deadline + began - time.perf_counter()) <= 0:
+                raise DeadlineError
+        (scores,) = await self.rules.judge([content], rules, deadline, findings)
+        return scores
+
     async def judge_growing(
         self,
         texts: Sequence[tuple[Content, Memory]],

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from service.engine.policy_encoder import Encoder, Pair, RuleScore
@@ -29,6 +30,8 @@ class Ruling:
     encoder: Encoder
     content: Content
     rules: Sequence[Guideline]
+    found: Finding | None = None
+    """What the classifier says of it."""
     pairs: list[Sequence[Pair]] = field(default_factory=list)
     logits: list[list[float | None]] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
@@ -36,7 +39,7 @@ class Ruling:
 
     def open(self) -> "Sequence[Group]":
         """Tokenise; returns which pairs are to be run, those together that are due together."""
-        self.pairs = self.encoder.pairs(self.rules, self.encoder.texts(self.content))
+        self.pairs = self.encoder.pairs(self.rules, self.encoder.texts(self.content, self.found))
         self.logits = [self.encoder.memory.get(pairs) for pairs in self.pairs]
         missing = []
         for n, (pairs, logits) in enumerate(zip(self.pairs, self.logits, strict=True)):
@@ -145,17 +148,21 @@ class Rulings:
         contents: Sequence[Content],
         rules: Sequence[Guideline],
         deadline: float | None = None,
+        findings: Sequence[Finding] = (),
     ) -> list[dict[Guideline, RuleScore]]:
         """How likely each content breaks each rule; ``deadline`` in seconds from now.
 
-        A score depends on its content, its rule, and nothing else. Cancelling the caller drops what
-        has not started.
+        ``findings`` are what the classifier says of the contents. A score depends on its content,
+        its finding, its rule, and nothing else. Cancelling the caller drops what has not started.
 
         Raises:
             OverloadedError, DeadlineError: as ``Scheduler.submit``.
         """
         began = time.perf_counter()
-        rulings = [Ruling(self.encoder, content, rules) for content in contents]
+        rulings = [
+            Ruling(self.encoder, content, rules, found)
+            for content, found in zip_longest(contents, findings)
+        ]
         tasks = [task_of(ruling, self._tokens, self._weight) for ruling in rulings]
         await self.scheduler.submit(tasks, deadline)
         found = [ruling.scores for ruling in rulings]
@@ -188,7 +195,8 @@ class Rulings:
             raise DeadlineError
         left = None if deadline is None else deadline - spent
         try:
-            found = await self.judge([contents[n] for n in asked], rules, left)
+            some = [contents[n] for n in asked]
+            found = await self.judge(some, rules, left, [findings[n] for n in asked])
         except DeadlineError as error:
             raise error.within(deadline, before=spent - waited) from None
         for n, scores in zip(asked, found, strict=True):

@@ -24,7 +24,7 @@ from tamis.reading import read
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import Encode, PairShape, PolicyEncoder, Text
 from tamis.tokens import plain_tokenizer
-from tamis.verdict import Second
+from tamis.verdict import Finding, Second
 from tamis.windows import Window
 
 # Rules whose tokens are kept, by what they say: 20 MB where all are as long as may be.
@@ -76,20 +76,29 @@ class Encoder:
         # when the service froze its garbage collector, and would stay for good.
         self.rule = lru_cache(MOST_RULES)(partial(self._rule, self._ids, bundle.shape))
 
-    def texts(self, content: Content) -> list[Text]:
-        """A content's tokens as it stands and, where that differs, once decoded; none if empty."""
+    @property
+    def hinted(self) -> bool:
+        """Whether it reads what the classifier says of a text, which is then asked first."""
+        return self.bundle.shape.hints
+
+    def texts(self, content: Content, found: Finding | None = None) -> list[Text]:
+        """A content's tokens as it stands and, where that differs, once decoded; none if empty.
+
+        ``found`` is what the classifier says of it, for an encoder that is ``hinted``.
+        """
+        hints = rules.hints_of(found) if self.hinted and found is not None else ()
         said = read(content.text).views
         before = (None,) if content.context is None else read(content.context).views
-        found: list[Text] = []
+        told: list[Text] = []
         for view, context in ((said[0], before[0]), (said[-1], before[-1])):
             behind = None if context is None else context.text
-            if found and view is said[0] and context is before[0]:
+            if told and view is said[0] and context is before[0]:
                 continue
             asked = Content(content.question, view.text, behind)
-            text = rules.read_text(asked, self._ids, self.bundle.shape)
-            if text.judged and text not in found:
-                found.append(text)
-        return found
+            text = rules.read_text(asked, self._ids, self.bundle.shape, hints)
+            if text.judged and text not in told:
+                told.append(text)
+        return told
 
     def pairs(self, asked: Sequence[Guideline], texts: Sequence[Text]) -> list[Sequence[Pair]]:
         """By rule, its pairs with a content's texts, as inputs of the graph."""
@@ -155,9 +164,11 @@ class Encoder:
         head = self.bundle.head(question)
         return logistic(head.scale * max(logits) + head.bias)
 
-    def judge(self, content: Content, asked: Sequence[Guideline]) -> dict[Guideline, float]:
-        """Judge on the calling thread: for files and for evaluation."""
-        pairs = self.pairs(asked, self.texts(content))
+    def judge(
+        self, content: Content, asked: Sequence[Guideline], found: Finding | None = None
+    ) -> dict[Guideline, float]:
+        """Judge on the calling thread, for files and evaluation; ``found`` as for ``texts``."""
+        pairs = self.pairs(asked, self.texts(content, found))
         logits = [self.memory.get(each) for each in pairs]
         missing = [(n, i) for n, each in enumerate(logits) for i, z in enumerate(each) if z is None]
         for group in self.groups(missing):

@@ -12,6 +12,25 @@ from tamis.reasoner.protocol import Guideline
 from tamis.taxonomy import ATTACK
 from tamis.verdict import Finding, Ruled
 
+Judging = Classifier | Languages | Cascade
+
+
+def ruled(
+    encoder: Encoder,
+    judging: Judging,
+    content: Content,
+    rules: Sequence[Guideline],
+    found: Finding,
+) -> Finding:
+    """A classifier's finding with what an encoder says of rules.
+
+    Its hints are of the bundle that is asked first, which in a cascade is not all that is found.
+    """
+    hint = found
+    if encoder.hinted and isinstance(judging, Cascade):
+        hint = judging.reader.judge(content)
+    return replace(found, ruled=Ruled(encoder.who, encoder.judge(content, rules, hint)))
+
 
 class WithRules:
     """Any classifier, whose findings also say how likely contents break rules.
@@ -19,12 +38,7 @@ class WithRules:
     They are those of the service, to the bit. Thread-safe as classifiers are.
     """
 
-    def __init__(
-        self,
-        first: Classifier | Languages | Cascade,
-        encoder: Encoder,
-        rules: Sequence[Guideline],
-    ) -> None:
+    def __init__(self, first: Judging, encoder: Encoder, rules: Sequence[Guideline]) -> None:
         self.bundle = first.bundle
         self._first, self._encoder, self._rules = first, encoder, rules
 
@@ -33,5 +47,4 @@ class WithRules:
         found = self._first.judge(content, evidence)
         if content.question == ATTACK:
             return found
-        scores = self._encoder.judge(content, self._rules)
-        return replace(found, ruled=Ruled(self._encoder.who, scores))
+        return ruled(self._encoder, self._first, content, self._rules, found)

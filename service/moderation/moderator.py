@@ -371,7 +371,7 @@ class Moderator:
                         run = self.reasoning.decide(one, content, reasoned, left(), n > 0)
                         found.append(await run)
                 else:
-                    (scores,) = await rulings.judge([content], rules, deadline)
+                    scores = await self.loaded().rule(content, rules, deadline)
                     found = [answered(one, scores) for one in asked]
                     for n, one in enumerate(asked if reasoned else ()):
                         said = self.reasoning.worded(one, content, found[n].reading, left(), n > 0)

@@ -65,7 +65,11 @@ def add_to(commands: Commands) -> None:
     evaluate.add_argument("--names-only", action="store_true", help="policies without definitions")
     evaluate.add_argument("--only", nargs="+", default=[], metavar="TAXONOMY")
     evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--bundle", type=Path, help="classifier whose figures stand beside")
+    evaluate.add_argument(
+        "--bundle",
+        type=Path,
+        help="classifier whose figures stand beside, and who gives hints to an encoder",
+    )
     evaluate.add_argument("--no-classifier", action="store_true")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.set_defaults(run=_evaluate)
@@ -167,7 +171,7 @@ def _encoder(args: argparse.Namespace) -> int:
     from training.rules import evaluation
     from training.rules.organisations import read_organisations
 
-    bundle, judge = rules.measured(args.encoder)
+    bundle, judge = rules.measured(args.encoder, args.bundle)
     pools = evaluation.unseen(read_organisations(args.policies), bundle)
     flags = None if args.no_classifier else flags_of(args.bundle)
     trained = tuple(bundle.manifest["training"]["taxonomies"])

@@ -154,7 +154,10 @@ def _rules(args: argparse.Namespace) -> int:
     from export.rules import build
 
     out = args.out or default_policy_encoder()
-    report = build(args.checkpoint, args.data, args.policies, out, args.name or out.name)
+    hinted = rules.hints_for(args.checkpoint, args.bundle)
+    report = build(
+        args.checkpoint, args.data, args.policies, out, args.name or out.name, hinted=hinted
+    )
     print(json.dumps(report, indent=2))
     return 0
 

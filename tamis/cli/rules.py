@@ -1,10 +1,16 @@
 """``tamis train rules``: the policy encoder."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tamis.cli.common import CommandError, Commands, chosen, whole
+from tamis.bundle import default_bundle
+from tamis.cli.common import CommandError, Commands, chosen, load_classifier, whole
+from tamis.rules import hints_of, load
+
+if TYPE_CHECKING:
+    from training.rules.hints import Hinted
 
 OPTIONS = (
     "base",
@@ -31,6 +37,12 @@ def add_to(stages: Commands) -> None:
     add_policies(rules, required=True)
     rules.add_argument("--out", type=Path, required=True, help="checkpoint folder; resumes")
     rules.add_argument("--base", help="base model: a known name, a hub id or a folder")
+    rules.add_argument(
+        "--hints",
+        type=Path,
+        metavar="BUNDLE",
+        help="classifier whose verdict the encoder reads before every text",
+    )
     rules.add_argument("--init", help="finished checkpoint of that base whose body to go on from")
     rules.add_argument("--variant", choices=("permissive", "all"))
     rules.add_argument("--steps", type=whole)
@@ -68,8 +80,10 @@ def _train(args: argparse.Namespace) -> int:
     from training.rules.model import InitError
     from training.rules.trainer import Recipe, RecipeError, train
 
+    hinted, hints = hints_by(args.hints)
+    recipe = chosen(args, *OPTIONS) | ({"hints": hints} if hints else {})
     try:
-        report = train(args.data, args.policies, args.out, Recipe(**chosen(args, *OPTIONS)))
+        report = train(args.data, args.policies, args.out, Recipe(**recipe), hinted=hinted)
     except (InitError, RecipeError) as error:
         raise CommandError(str(error)) from None
     print(f"{report['steps']} steps in {report['seconds']} s, best at {report['best']['step']}")
@@ -81,11 +95,44 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def measured(bundle: Path) -> tuple[Any, Any]:
-    """A policy encoder's bundle and its judge, on all cores."""
+def hints_by(bundle: Path | None) -> tuple["Hinted | None", str | None]:
+    """What a classifier's bundle says of texts, as hints, and who it is; of no bundle nothing."""
     from service.engine.runtime import available_threads
-    from tamis import rules
+
+    if bundle is None:
+        return None, None
+    classifier = load_classifier(bundle, available_threads())
+    who = f"{classifier.bundle.name}@{classifier.bundle.fingerprint[:12]}"
+    return lambda content: hints_of(classifier.judge(content)), who
+
+
+def hints_for(checkpoint: Path, bundle: Path | None) -> "Hinted":
+    """What a checkpoint's classifier (default: the shipped one) says of texts.
+
+    Raises:
+        CommandError: where it was taught with another one's hints.
+    """
+    from training.rules.hints import no_hints
+
+    taught = json.loads((checkpoint / "training.json").read_text())["recipe"].get("hints")
+    if taught is None:
+        return no_hints
+    hinted, who = hints_by(bundle or default_bundle())
+    if who != taught:
+        raise CommandError(f"--bundle: {checkpoint} was taught with hints of {taught}, not {who}")
+    assert hinted is not None
+    return hinted
+
+
+def measured(bundle: Path, classifier: Path | None) -> tuple[Any, Any]:
+    """A policy encoder's bundle and its judge, on all cores.
+
+    ``classifier`` (default: the shipped one) gives hints to an encoder that reads them.
+    """
+    from service.engine.runtime import available_threads
+    from training.rules.hints import no_hints
     from training.rules.judge import Judge
 
-    found = rules.load(bundle)
-    return found, Judge.of_bundle(found, available_threads())
+    found = load(bundle)
+    hinted, _ = hints_by((classifier or default_bundle()) if found.shape.hints else None)
+    return found, Judge.of_bundle(found, available_threads(), hinted or no_hints)

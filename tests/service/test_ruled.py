@@ -12,9 +12,11 @@ from service.bulk.job import Job
 from service.engine.cache import RULE_BYTES, Cache
 from service.observing.audit.replay import replay
 from service.settings import Settings
-from tamis.cli import main
+from tamis.cli import common, main
+from tamis.cli.common import load_classifier
 from tamis.content import prompt
 from tamis.policy import Policy
+from tamis.rules import hints_of
 from tamis.verdict import Finding, Ruled, Second
 from tests.encoders import write_encoder
 from tests.service.observed import lines_of, post, running
@@ -126,6 +128,42 @@ def test_with_texts_rules_are_judged_again(log: Path, encoder: Path, tmp_path: P
     write_encoder(encoder, "another")
     assert main(command) == 1
     assert "refused: judged by bundle" in capsys.readouterr().out
+
+
+def hinted(settings: Settings, tmp_path: Path, **more: Any) -> Settings:
+    encoder = write_encoder(tmp_path / "hinted", "hinted", hints=True)
+    return Settings(**settings.model_dump() | {"policy_encoder": encoder} | more)
+
+
+# Each has one word in common with one verdict of the classifier.
+WORDS = ("safe", "unclear", "unsafe")
+BY_WORD = {"name": "by-word", "categories": {word: {"definition": word} for word in WORDS}}
+
+
+def test_an_encoder_that_reads_hints_hears_the_classifier(
+    bundle, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    classifier = load_classifier(bundle.path)
+    given = hinted(settings, tmp_path)
+    monkeypatch.setenv("TAMIS_POLICY_ENCODER", str(given.policy_encoder))
+    with_rules = common.with_rules(classifier, Policy.parse(BY_WORD))
+    heard = set()
+    with running(given) as client:
+        for text in (BUY, CALM, "you are awful", "hate them all"):
+            verdict = hints_of(classifier.judge(prompt(text)))[0]
+            heard.add(verdict)
+            # Twice in the rule, once before the text.
+            expected = {word: 0.7311 if word == verdict else 0.0474 for word in WORDS}
+            (one,) = post(client, input=[{"prompt": text}], policy=BY_WORD)["results"]
+            assert {w: one["categories"][w]["score"] for w in WORDS} == expected
+            found = with_rules.judge(prompt(text)).ruled
+            assert found is not None
+            assert {r.name: round(p, 4) for r, p in found.scores.items()} == expected
+            asked = {"type": "predicate", "instructions": f"{verdict} {verdict}"}
+            body = {"model": "any", "input": text, "questions": [asked]}
+            (answer,) = client.post("/v1/decisions", json=body).json()["answers"]
+            assert answer["probability"] == pytest.approx(0.7311, abs=1e-3)
+    assert len(heard) > 1
 
 
 def test_the_size_of_what_is_remembered_with_rules():

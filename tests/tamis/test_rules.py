@@ -11,6 +11,7 @@ from tamis.bundle import BundleError, sha256_of
 from tamis.content import Content, plain, prompt, response
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import PairShape
+from tamis.verdict import Finding
 
 SHAPE = PairShape(cls=1, sep=2, max_tokens=48, overlap=4, rule_tokens=12, context_tokens=8)
 
@@ -40,6 +41,20 @@ def test_an_answer_stands_behind_what_it_answers():
     # An answer to nothing is an answer nevertheless.
     (window,) = rules.pairs(rule, rules.read_text(Content("response", "no"), letters, SHAPE), SHAPE)
     assert said(window.ids) == "[tea||assistant:no|"
+
+
+def test_what_the_classifier_says_stands_before_the_text():
+    said_of = {"hate": 0.4, "privacy": 0.9, "violence": 0.29, "cyber": 0.35}
+    sure = Finding("prompt", 0.5, said_of, 0.6, 1, 1)
+    assert rules.hints_of(sure) == ("unsafe", "attack", "privacy", "hate")
+    assert rules.hints_of(Finding("prompt", 0.49, {}, 0.4, 1, 1)) == ("unclear",)
+    declined = Finding("response", 0.09, {}, None, 1, 1, refusal=0.8)
+    assert rules.hints_of(declined) == ("safe", "refusal")
+    text = rules.read_text(prompt("milk"), letters, SHAPE, ("unsafe", "hate"))
+    (window,) = rules.pairs(letters("tea"), text, SHAPE)
+    assert said(window.ids) == "[tea|user, unsafe, hate:milk|"
+    assert window.types == [0] * 5 + [1] * 24
+    assert said(window.ids[window.lead : window.lead + window.count]) == "milk"
 
 
 def test_a_long_rule_keeps_its_name_and_its_exceptions():

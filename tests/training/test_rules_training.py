@@ -12,6 +12,8 @@ from export import rules as exporting
 from service.engine.policy_encoder import Encoder
 from tamis import rules
 from tamis.cli import main
+from tamis.cli.common import CommandError
+from tamis.cli.rules import hints_for
 from tamis.content import Content, plain, prompt, response
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import PairShape, PolicyEncoder
@@ -23,6 +25,7 @@ from training.rules import evaluation, trainer
 from training.rules.batching import Batch
 from training.rules.calibration import calibrate, figures
 from training.rules.forms import Feed
+from training.rules.hints import SILENT, WRONG, Noisy, no_hints
 from training.rules.judge import Checkpoint, Judge
 from training.rules.model import InitError, RuleEncoder
 from training.rules.organisations import read_organisations
@@ -271,6 +274,40 @@ def test_calibration_needs_both_labels():
     alone = [trial(prompt(f"{n}"), 1) for n in range(30)]
     with pytest.raises(ValueError, match="break none"):
         calibrate(alone, [np.zeros(3)] * 30)
+
+
+def by_word(content: Content) -> rules.Hints:
+    """A classifier that knows one rule."""
+    return ("kites",) if "kites" in content.text else ("mild",)
+
+
+def test_an_encoder_is_taught_with_what_a_classifier_says(
+    base: Path, rows: Path, clubs: Path, tmp_path: Path, bundle: PolicyEncoder
+):
+    given = recipe(base, steps=2, hints="by-word@1")
+    report = train([rows], [clubs], tmp_path, given, make_library(), by_word)
+    assert report["pairs"]["hints"]
+    assert not bundle.shape.hints
+    made = Checkpoint(tmp_path)
+    asked = [(plain("the weather is mild"), POLICY)]
+    silent, told = (made.judge(False, h).logits(asked)[0] for h in (no_hints, by_word))
+    assert not np.allclose(silent, told)
+    # Only whoever it was taught with may tell it more, when its bundle is made.
+    with pytest.raises(CommandError, match="taught with hints of by-word@1, not tamis-22m@"):
+        hints_for(tmp_path, None)
+
+
+def test_hints_are_noisy_while_an_encoder_learns():
+    noisy = Noisy(by_word, seed=0)
+    texts = [plain(f"{n} {'kites' if n % 2 else 'tea'}") for n in range(4000)]
+    told = [(by_word(text), noisy(text)) for text in texts]
+    silent = sum(heard == () for _, heard in told) / len(told)
+    wrong = sum(heard not in ((), true) for true, heard in told) / len(told)
+    assert silent == pytest.approx(SILENT, abs=0.02)
+    # Half of what was said of another text is right all the same.
+    assert wrong == pytest.approx(WRONG / 2, abs=0.02)
+    again = Noisy(by_word, seed=0)
+    assert [again(text) for text in texts] == [heard for _, heard in told]
 
 
 def test_a_policy_without_safe_texts_moves_no_threshold():

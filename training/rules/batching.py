@@ -11,6 +11,7 @@ from tamis.rules import Encode, PairShape
 from training.rules.banks import Bank
 from training.rules.drawing import Item, Mixture, draw_together
 from training.rules.forms import CROSS, SPLIT, Form, up_to
+from training.rules.hints import Hinted, Noisy, no_hints
 
 # Batches are cut from so many texts or more, sorted by length: little padding, random enough.
 POOL: Final = 1024
@@ -35,15 +36,17 @@ def batches(
     tokens: int,
     seed: int,
     form: Form[Any] = CROSS,
+    hinted: Hinted | None = None,
 ) -> Iterator[Batch]:
     """Batches without end: of at most ``tokens`` tokens, all pairs of a text together."""
+    hints = Noisy(hinted, seed) if hinted else no_hints
     count, together = (DRAWN, TOGETHER) if form is SPLIT else (1, 1)
     drawn = draw_together(Mixture(banks), seed, count)
     order = np.random.default_rng([seed, 1])
     while True:
         groups: list[list[Encoded]] = []
         for items in islice(drawn, POOL // together):
-            found = [_encoded(item, ids, shape, form) for item in items]
+            found = [_encoded(item, ids, shape, form, hints) for item in items]
             found.sort(key=lambda item: -_widest(item, form))
             groups += [found[n : n + together] for n in range(0, len(found), together)]
         groups.sort(key=lambda group: -_widest(group[0], form))
@@ -55,9 +58,9 @@ def batches(
 Encoded = tuple[list[Any], tuple[float, ...]]
 
 
-def _encoded(item: Item, ids: Encode, shape: PairShape, form: Form[Any]) -> Encoded:
+def _encoded(item: Item, ids: Encode, shape: PairShape, form: Form[Any], hints: Hinted) -> Encoded:
     """The pairs of a text; of a long one its beginning: the label is of the whole."""
-    text = rules.read_text(item.content, ids, shape)
+    text = rules.read_text(item.content, ids, shape, hints(item.content))
     read = (rules.read_rule(rule, ids, shape) for rule in item.rules)
     return [form.pairs(rule, text, shape)[0] for rule in read], item.labels
 

@@ -18,6 +18,7 @@ from tamis.tokens import plain_tokenizer
 from training.classifier import bases
 from training.classifier.inference import autocast, device, shape_of
 from training.rules.forms import CROSS, HALVES, Feed, Form, Parts, cut, form_of, tensors, up_to
+from training.rules.hints import KEPT, Hinted, no_hints
 from training.rules.model import RuleEncoder
 from training.rules.split import rule_encoder
 
@@ -32,31 +33,47 @@ RULES: Final = 1024
 class Judge:
     """Logits of rules over texts: of every rule alone, whatever stands beside it."""
 
-    def __init__(self, ids: Encode, shape: PairShape, run: Run, form: Form[Any] = CROSS) -> None:
+    def __init__(
+        self,
+        ids: Encode,
+        shape: PairShape,
+        run: Run,
+        form: Form[Any] = CROSS,
+        hinted: Hinted = no_hints,
+    ) -> None:
         self.shape = shape
         self.form = form
         self._ids = ids
         self._run = run
+        self._hinted = lru_cache(KEPT)(hinted)
         self._rules: dict[Guideline, list[int]] = {}
 
     @classmethod
-    def of_model(cls, model: RuleEncoder, ids: Encode, shape: PairShape, fast: bool) -> "Judge":
+    def of_model(
+        cls,
+        model: RuleEncoder,
+        ids: Encode,
+        shape: PairShape,
+        fast: bool,
+        hinted: Hinted = no_hints,
+    ) -> "Judge":
         """A model as it is; ``fast`` computes in bf16 where the hardware does."""
-        return cls(ids, shape, torch_run(model, fast), form_of(model.split))
+        return cls(ids, shape, torch_run(model, fast), form_of(model.split), hinted)
 
     @classmethod
-    def of_bundle(cls, bundle: PolicyEncoder, threads: int) -> "Judge":
+    def of_bundle(cls, bundle: PolicyEncoder, threads: int, hinted: Hinted = no_hints) -> "Judge":
         """A bundle's graph on the CPU, as it is served."""
         ids = rules.encoder(plain_tokenizer(bundle.tokenizer))
         session = _session(bundle.graph, threads)
         if bundle.joint is not None:
             run = Halves(session, _session(bundle.joint, threads))
-            return cls(ids, bundle.shape, run, HALVES)
-        return cls(ids, bundle.shape, graph_run(session))
+            return cls(ids, bundle.shape, run, HALVES, hinted)
+        return cls(ids, bundle.shape, graph_run(session), CROSS, hinted)
 
     def pairs(self, content: Content, policy: Sequence[Guideline]) -> list[list[Any]]:
         """The pairs of each rule with the windows of a text."""
-        text = rules.read_text(content, self._ids, self.shape)
+        hints = self._hinted(content)
+        text = rules.read_text(content, self._ids, self.shape, hints)
         return [self.form.pairs(self._rule(rule), text, self.shape) for rule in policy]
 
     def logits(self, asked: Asked, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
@@ -180,6 +197,6 @@ class Checkpoint:
         self.ids = rules.encoder(self.tokenizer)
         self.shape = PairShape(**self.training["pairs"])
 
-    def judge(self, fast: bool = True) -> Judge:
+    def judge(self, fast: bool = True, hinted: Hinted = no_hints) -> Judge:
         """What it says of texts."""
-        return Judge.of_model(self.model, self.ids, self.shape, fast)
+        return Judge.of_model(self.model, self.ids, self.shape, fast, hinted)

@@ -27,6 +27,7 @@ from training.rules.batching import Batch, batches
 from training.rules.calibration import calibrate, figures, need_both_labels
 from training.rules.data import Data, genuine, held_out_trials
 from training.rules.forms import form_of, tensors
+from training.rules.hints import Hinted, no_hints
 from training.rules.judge import Judge, pair_shape
 from training.rules.model import RuleEncoder
 from training.rules.split import SplitError, rule_encoder
@@ -69,6 +70,8 @@ class Recipe:
     overlap: int = 32
     rule_tokens: int = 96
     context_tokens: int = 64
+    # The classifier whose verdict is in the mark before every text.
+    hints: str | None = None
     check_every: int = 300
 
     def __post_init__(self) -> None:
@@ -82,10 +85,10 @@ class Recipe:
             raise RecipeError(f"frozen_layers must be at least 0, not {self.frozen_layers}")
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Of a pair."""
+    def sizes(self) -> dict[str, Any]:
+        """Of a pair, and whether there are hints in it."""
         names = ("max_tokens", "overlap", "rule_tokens", "context_tokens")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"hints": self.hints is not None}
 
 
 def loss_of(logits: Tensor, batch: Batch, listwise: float) -> Tensor:
@@ -120,11 +123,12 @@ def train(
     out: Path,
     recipe: Recipe,
     given: Library | None = None,
+    hinted: Hinted | None = None,
 ) -> dict[str, Any]:
     """Write ``out/model.pt``, ``tokenizer.json``, ``calibration.json`` and ``training.json``.
 
     Interrupted, the same call goes on from the last checkpoint in ``out``, at most SAVE_SECONDS
-    old. Returns the report.
+    old. ``hinted`` is what ``recipe.hints`` says of a text. Returns the report.
 
     Raises:
         RecipeError, InitError: where the recipe cannot be followed, ``out`` holds a run of another
@@ -174,9 +178,10 @@ def train(
         schedule.load_state_dict(state["schedule"])
         start, best, seconds = state["step"], state["best"], state["seconds"]
 
+    judge = Judge.of_model(model, ids, shape, fast=True, hinted=hinted or no_hints)
     began = time.monotonic() - seconds
     saved = time.monotonic()
-    endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed, form)
+    endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed, form, hinted)
     steps = islice(endless, start, recipe.steps)
     bar = tqdm(steps, initial=start, total=recipe.steps, desc="train rules", unit="step")
     pairs = 0
@@ -197,9 +202,7 @@ def train(
         if not (check or time.monotonic() - saved > SAVE_SECONDS):
             continue
         if check:
-            said = Judge.of_model(model, ids, shape, fast=True).logits(
-                [(trial.content, trial.rules) for trial in early]
-            )
+            said = judge.logits([(trial.content, trial.rules) for trial in early])
             told = early_figures(early, said)
             quality = sum(told.values()) / max(1, len(told))
             bar.write(f"step {done}: " + ", ".join(f"{n} {v:.3f}" for n, v in told.items()))
@@ -233,7 +236,6 @@ def train(
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     state = torch.load(out / "model.pt", map_location=on, weights_only=True)
     model.reader.load_state_dict(state)
-    judge = Judge.of_model(model, ids, shape, fast=True)
     logits_of = judge.logits([(trial.content, trial.rules) for trial in asked])
     calibration.write(out, calibrate(asked, logits_of))
     return report

@@ -1,18 +1,18 @@
 """Judge again what an audit log tells of, by the bundles that judged it and as they were asked."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier
 from service.engine.languages import Languages
 from service.engine.policy_encoder import Encoder
+from service.engine.ruled import Judging, ruled
 from service.observing.audit.record import digest_of
 from tamis.content import Content, Question
 from tamis.policy import Policy
 from tamis.tiers import Bands
-from tamis.verdict import Finding, Ruled
+from tamis.verdict import Finding
 
 # The bundle that is asked first, the one whose finding it is, and what that one was asked for; the
 # one that read what the first could not.
@@ -39,7 +39,7 @@ class Judges:
         self._texts, self._bands = texts, bands
         self._classifiers = {one.bundle.fingerprint: one for one in classifiers}
         self._encoders = {one.who.bundle: one for one in encoders}
-        self._judging: dict[Way, Classifier | Languages | Cascade] = {}
+        self._judging: dict[Way, Judging] = {}
         self._judged: dict[tuple[Way, Question, str, str | None], Finding] = {}
 
     @property
@@ -66,11 +66,9 @@ class Judges:
         if "rules" not in content:
             return self._judged[key]
         encoder = self._encoders[content["rules"]["bundle"]]
-        return replace(
-            self._judged[key], ruled=Ruled(encoder.who, encoder.judge(asked, policy.rules))
-        )
+        return ruled(encoder, self._by(way), asked, policy.rules, self._judged[key])
 
-    def _by(self, way: Way) -> Classifier | Languages | Cascade:
+    def _by(self, way: Way) -> Judging:
         if way not in self._judging:
             bundle, whose, role, multilingual = way
             first, other = self._classifiers[bundle], self._classifiers[whose]
