@@ -20,8 +20,9 @@ from typing import Final, Literal
 
 from benchmarks.record import Record, render
 from service.engine.cascade import Cascade
+from service.engine.ruled import Judging
 from tamis import bundle as bundles
-from tamis.cli.common import Judging, add_tier, load_classifier, load_tier, multilingual_of
+from tamis.cli.common import add_tier, load_classifier, load_tier, multilingual_of
 from tamis.content import Content, plain, prompt, response
 from tamis.deciding import decide
 from tamis.policy import default_policy

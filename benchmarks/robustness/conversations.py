@@ -1,10 +1,10 @@
 """Last turns in the light of earlier ones: harm that only shows there, and topics that are over.
 
-    tamis bench conversations --data DATA
+    tamis bench conversations --data DATA [--tier cascade]
 
 ``DATA`` holds ``contexts/conversations.jsonl.gz`` and ``annotated/``. Each conversation is read as
-``POST /moderate`` reads it, by the engine's classifier under the default policy, behind as many
-characters of its earlier turns as are tried; none at all is the last exchange alone.
+``POST /moderate`` reads it in a tier, under the default policy, behind as many characters of its
+earlier turns as are tried; none at all is the last exchange alone.
 """
 
 import gzip
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.record import Record, Row
-from service.engine.classifier import Classifier, load_classifier
-from tamis import bundle as bundles
+from service.engine.cascade import Cascade
+from service.engine.ruled import Judging
+from tamis.cli.common import load_tier
 from tamis.content import EARLIER, LIGHT, Content, Message, behind, conversation, last_asked, said
 from tamis.deciding import decide
 from tamis.policy import default_policy
+from tamis.tiers import Tier
 from tamis.verdict import FieldVerdict, Provenance
 from training.datasets.mixing import is_held_out
 from training.datasets.schema import parse_row, read_rows
@@ -46,9 +48,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier under the default policy, which remembers what it said."""
+    """A tier under the default policy, which remembers what it said."""
 
-    classifier: Classifier
+    classifier: Judging
     known: dict[Content, FieldVerdict] = field(default_factory=dict)
 
     def last(self, turns: Turns, room: int) -> bool:
@@ -88,13 +90,18 @@ def cases(path: Path) -> list[Case]:
     ]
 
 
-def run(bundle_path: Path, data: Path, rows: int) -> None:
+def run(bundle_path: Path, data: Path, rows: int, tier: Tier | None, accurate: Path | None) -> None:
     """Measure, and keep the tables; ``rows`` last turns of a kind are put behind other topics."""
-    bundle = bundles.load(bundle_path)
-    judge = Judge(load_classifier(bundle))
+    classifier = load_tier(tier, bundle_path, accurate)
+    judge = Judge(classifier)
     found = cases(data / "contexts" / "conversations.jsonl.gz")
     after = {id(case): judge.alarming(case.turns) for case in found if case.severity == SAFE}
     command = f"tamis bench conversations --data DATA --rows {rows}"
+    said = f"{classifier.bundle.name}@{classifier.bundle.fingerprint[:12]}"
+    if tier is not None:
+        command += f" --tier {tier}"
+    if isinstance(classifier, Cascade):
+        said += f", {classifier.second.model}@{classifier.second.bundle[:12]}"
     record = Record("conversations", "Conversations", command)
     unsafe = [case for case in found if case.severity == UNSAFE]
     subjects: dict[str, list[Case]] = {
@@ -112,7 +119,7 @@ def run(bundle_path: Path, data: Path, rows: int) -> None:
         "so that their figures say how it reads what it knows. *Earlier characters* are those of "
         "the turns before the last exchange: 0 is the last turn, and of an answer its request, "
         f"alone; **{EARLIER}** is what is served. *Alone* is a person's reading of the last turn "
-        "by itself. Alarming is an earlier turn that the bundle flags in its own exchange.",
+        "by itself. Alarming is an earlier turn that is flagged in its own exchange.",
         "Below, last turns that have nothing to do with what was before: held-out prompts and "
         f"answers (with their prompts), {rows} of each kind, behind the turns of calm "
         "conversations, of those that end in harm, of both in this order, and behind a harmful "
@@ -122,7 +129,7 @@ def run(bundle_path: Path, data: Path, rows: int) -> None:
         [_row(judge, subjects, room) for room in SIZES],
         list(_other_topics(judge, data, rows, found)),
     ]
-    record.write(bundle)
+    record.write(classifier.bundle, bundle=said)
 
 
 def _row(judge: Judge, subjects: dict[str, list[Case]], room: int) -> Row:

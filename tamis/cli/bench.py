@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tamis import bundle as bundles
 from tamis.cli.common import CommandError, Commands, whole
+from tamis.tiers import TIERS
 
 BENCHMARKS = (
     *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
@@ -33,6 +34,7 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("--before", type=Path, help="robustness: the bundle that learnt less")
     bench.add_argument("--minutes", type=float, default=10, help="of the soak and the mix")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
+    bench.add_argument("--tier", choices=TIERS, help="of conversations: who judges (default: fast)")
     bench.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
@@ -99,7 +101,7 @@ def _bench(args: argparse.Namespace) -> int:
         "reasoner": [args.reasoner],
         "rules": [args.policy_encoder, args.rehearse],
         "robustness": [args.data, args.rows, args.before],
-        "conversations": [args.data, args.rows],
+        "conversations": [args.data, args.rows, args.tier, args.accurate],
         **{name: [args.accurate] for name in ("profile", "overload", "peers", "roofline")},
         "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
         "mixed": [

@@ -20,14 +20,11 @@ from tamis.verdict import Provenance
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from service.engine.cascade import Cascade
     from service.engine.classifier import Classifier
-    from service.engine.languages import Languages
     from service.engine.reasoner.reasoner import Reasoner
-    from service.engine.ruled import WithRules
+    from service.engine.ruled import Judging, WithRules
     from service.settings import Settings
 
-Judging: TypeAlias = "Classifier | Languages | Cascade"
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 # Of policies that come one after the other only the last is asked for again.
 REASONER_CACHE: Final = 1 << 26
