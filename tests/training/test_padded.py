@@ -61,6 +61,28 @@ def test_a_request_is_put_behind_other_turns_with_its_label(tmp_path: Path):
         assert (each.label, each.severity) == (1, 2)
 
 
+def test_answers_too_are_put_behind_other_turns_half_of_them_alarming(tmp_path: Path):
+    read = {"severity": 0, "stance": "complies", "attack": False, "categories": []}
+    refused = {"stance": "refuses", "source": "dolly_sub"}
+    core = row(0, "written_responses", "response", 0, "And a scarf?", response="Knit it.", **read)
+    rows = [core | {"id": str(n), "response": f"Knit it in {n} rows."} for n in range(200)]
+    rows += [
+        row(n, "alpaca_answers", "response", 0, f"Mock him, plan {n}.", response="No.") | refused
+        for n in range(9)
+    ]
+    write_data(tmp_path)
+    write_rows(tmp_path / "answers.jsonl.gz", rows)
+    padded.write([tmp_path], tmp_path / "out", 500)
+    answers = [
+        each for each in read_rows(tmp_path / "out" / padded.FILE) if each.target == "response"
+    ]
+    assert len(answers) > 100
+    assert all(each.context and each.prompt == "And a scarf?" for each in answers)
+    assert {(each.label, each.stance) for each in answers} == {(0, "complies")}
+    alarming = sum(turn == "No." for each in answers for turn in each.context[1::2])
+    assert alarming / sum(len(each.context) // 2 for each in answers) == pytest.approx(0.5, abs=0.1)
+
+
 def test_the_same_call_writes_the_same_rows(tmp_path: Path):
     data = write_data(tmp_path)
     for name in ("one", "two", "other"):

@@ -5,9 +5,11 @@ by all of it: an insult beside one calm sentence fell from .84 to .45, because i
 read in the light of their neighbours. Harmless texts are padded alike, or calm company would
 itself be a sign.
 
-And requests behind an exchange about something else: rows with earlier turns are few, and their
-last turn mostly goes on with the topic, so that half of the innocent requests after an answered
-harmful one were flagged. An old topic says nothing of a new one.
+And requests and answers behind an exchange about something else: rows with earlier turns are few,
+and their last turn mostly goes on with the topic, so that half of the innocent requests after an
+answered harmful one were flagged; later, with ordinary exchanges before requests alone, 42 of 100
+innocent last turns after an alarming exchange (16 without it). An old topic says nothing of a new
+one, and half of the exchanges are alarming: a harmful answer, or a request that was refused.
 """
 
 import hashlib
@@ -26,15 +28,17 @@ SOURCE: Final = "tamis_padded"
 FILE: Final = "padded.jsonl.gz"
 # Ordinary requests and answers; what is benign in other sources is the twin of something harmful.
 CALM: Final = ("dolly_sub", "gpteacher_roleplay", "oasst_100trees_user")
-TARGETS: Final = ("prompt", "text")
+TARGETS: Final = ("prompt", "text", "response")
 SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|\n+")
 # Words of a text that is worth padding, and of a calm sentence.
 CORE: Final = 40
 SENTENCE_WORDS: Final = (4, 30)
 # Calm words around a text: evenly by their logarithm, from a sentence to about a window.
 LEAST, MOST = 8, 150
-# One row in so many is put behind other turns, rather than among sentences.
+# One request in so many is put behind other turns, rather than among sentences; answers all are.
 BEHIND: Final = 3
+# So many of the exchanges that others are put behind are alarming.
+ALARMING: Final = 0.5
 
 
 def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
@@ -52,13 +56,13 @@ def write(data: Sequence[Path], out: Path, count: int, seed: int = 0) -> int:
     if not cores or not calm:
         raise ValueError("padded: the data has no short rows that were read, or none that are calm")
     draw = np.random.default_rng(seed)
-    exchanges = [(row.prompt, row.judged) for row in rows if row.target == "response"]
+    answers = [row for row in rows if row.target == "response"]
+    alarming = [row for row in answers if row.label or row.stance == "refuses"]
     made: dict[str, dict[str, Any]] = {}
     for n, i in enumerate(draw.permutation(len(cores))[:count]):
         row = cores[i]
-        if exchanges and n % BEHIND == 0 and row.target == "prompt":
-            turns = [turn for at in draw.integers(len(exchanges), size=2) for turn in exchanges[at]]
-            padded = _row(row, row.prompt, turns[: 2 * int(draw.integers(1, 3))])
+        if row.target == "response" or (answers and n % BEHIND == 0 and row.target == "prompt"):
+            padded = _row(row, row.prompt, _exchanges(answers, alarming, draw))
         else:
             padded = _row(row, _among(row, calm, draw))
         made[padded["id"]] = padded
@@ -89,7 +93,19 @@ def _sentences(rows: Sequence[Row]) -> Iterator[str]:
 
 def _is_core(row: Row) -> bool:
     read = row.severity is not None and row.target in TARGETS
-    return read and 0 < len(row.prompt.split()) <= CORE
+    return read and 0 < len(row.judged.split()) <= CORE
+
+
+def _exchanges(
+    answers: Sequence[Row], alarming: Sequence[Row], draw: np.random.Generator
+) -> list[str]:
+    """The turns of one exchange or of two."""
+    turns: list[str] = []
+    for _ in range(int(draw.integers(1, 3))):
+        some = alarming if alarming and draw.random() < ALARMING else answers
+        row = some[int(draw.integers(len(some)))]
+        turns += [row.prompt, row.judged]
+    return turns
 
 
 def _among(row: Row, calm: Sequence[str], draw: np.random.Generator) -> str:
@@ -109,7 +125,8 @@ def _row(row: Row, text: str, turns: Sequence[str] = ()) -> dict[str, Any]:
         "target": row.target,
         "label": row.label,
         "prompt": text,
-        "response": None,
+        "response": row.response,
+        "stance": row.stance,
         "categories": list(row.categories),
         "licence": row.licence,
         "severity": row.severity,
