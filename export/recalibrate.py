@@ -19,9 +19,9 @@ from export.parity import Scorer, feed_of, onnx_scorer
 from export.products import THREADS
 from tamis.building import replacing
 from tamis.bundle import Bundle, load
-from tamis.taxonomy import REFUSAL
 from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
+from training.classifier.inference import speaking
 from training.datasets import batches
 from training.datasets.batches import Example
 from training.datasets.registry import HEADS
@@ -62,7 +62,7 @@ def recalibrate(bundle: Path, data: Sequence[Path], out: Path) -> list[dict[str,
 def _logits(bundle: Bundle, examples: Sequence[Example]) -> np.ndarray:
     """(rows, H) over a row's windows as in serving, one after the other; unknown heads are 0."""
     names = [head.name for head in bundle.heads]
-    sign = np.where(np.array(names) == REFUSAL, -1, 1)
+    sign = speaking(names)
     graph = onnx.load(bundle.graph)
     scorers = [onnx_scorer(graph, threads=1) for _ in range(THREADS)]
 

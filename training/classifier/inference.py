@@ -58,21 +58,28 @@ def predict(
 ) -> np.ndarray:
     """Logits of shape (rows, H), pooled over a row's windows as in serving.
 
-    Within a window the model itself pools (``pooling``), as does the graph that is made of it. The
-    highest window speaks for a row, but the lowest for its refusal: an answer declines only where
-    all of it does. ``fast=False`` computes in fp32, for calibration and parity.
+    Within a window the model itself pools (``pooling``), as does the graph that is made of it; for
+    its windows see ``speaking``. ``fast=False`` computes in fp32, for calibration and parity.
     """
     model.eval()
     on = next(model.parameters()).device
     picks = [(i, window) for i, example in enumerate(examples) for window in example.windows]
     picks.sort(key=lambda pick: len(pick[1].ids))
     out = np.full((len(examples), len(HEADS)), -np.inf, dtype=np.float32)
-    sign = np.where(np.array(HEADS) == REFUSAL, -1, 1).astype(np.float32)
+    sign = speaking(HEADS)
     for batch in batches.by_tokens(picks, batch_tokens):
         with autocast(on) if fast else torch.autocast(on.type, enabled=False):
             scores = model(**to_tensors(batches.collate(batch, examples), on))
         np.maximum.at(out, [i for i, _ in batch], sign * scores.logits.cpu().numpy())
     return np.where(np.isinf(out), out, sign * out)
+
+
+def speaking(heads: Sequence[str]) -> np.ndarray:
+    """(H,) by which window speaks for a row: 1 where the highest does, -1 where the lowest does.
+
+    The lowest speaks for a refusal: an answer declines only where all of it does.
+    """
+    return np.where(np.array(heads) == REFUSAL, -1, 1).astype(np.float32)
 
 
 def load_model(checkpoint: Path) -> GuardClassifier:
