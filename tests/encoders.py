@@ -34,6 +34,8 @@ WORDS = (
 SHAPE = PairShape(cls=2, sep=3, max_tokens=64, overlap=8, rule_tokens=16, context_tokens=8)
 # A word in common is as good as nothing (.27), two are flagged (.73), and three blocked (.95).
 SCALE, BIAS = 2.0, -3.0
+# Rules that each have one of the classifier's verdicts in common with a text that has its hints.
+BY_VERDICT = {word: {"definition": word} for word in ("safe", "unclear", "unsafe")}
 FLAG, BLOCK = 0.5, 0.9
 
 

@@ -15,7 +15,7 @@ from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, load
 from tamis.cli import main
 from tamis.tiers import BANDS, load_bands
-from tests.encoders import write_encoder
+from tests.encoders import BY_VERDICT, write_encoder
 from tests.service.observed import lines_of, post, running, until, verdicts_of
 from tests.service.test_multilingual import BOTH, EVERYTHING, GERMAN
 from tests.service.test_replay import ITEMS, TEXTS, rewrite
@@ -235,20 +235,22 @@ def test_the_accurate_tier(settings, accurate: Bundle, command: Run, texts: Path
         assert capsys.readouterr().out.strip() == "1 verdicts: 1 same, 0 different"
 
 
+@pytest.mark.parametrize("hints", [False, True])
 def test_a_cascade_beside_other_languages_and_rules(
-    settings, accurate: Bundle, judging: Run, command: Run, tmp_path: Path, capsys
+    settings, accurate: Bundle, judging: Run, command: Run, tmp_path: Path, capsys, hints: bool
 ):
     other = tmp_path / "other"
     shutil.copytree(accurate.path, other)
     manifest = json.loads((other / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"name": "multilingual"}))
-    encoder = write_encoder(tmp_path / "encoder")
+    encoder = write_encoder(tmp_path / "encoder", hints=hints)
+    rules = BANK["categories"] | BY_VERDICT
     more = {"multilingual": other, "policy_encoder": encoder}
     items = [GOOSE, GERMAN, BOTH, BUY, {"prompt": GERMAN, "response": "Boil the lentils."}]
     with cascade(settings.model_copy(update=more)) as client:
         until(lambda: client.get("/health/ready").json()["multilingual"] == "ready")
         post(client, input=items)
-        post(client, input=items[:4], policy=BANK | {"overall": {}})
+        post(client, input=items[:4], policy=BANK | {"overall": {}, "categories": rules})
     found = [c for line in verdicts_of(Path(settings.audit)) for c in line["contents"]]
     assert {content["role"] for content in found} == {"accurate", "multilingual"}
     # Nobody is asked twice of another language.

@@ -18,7 +18,7 @@ from tamis.content import prompt
 from tamis.policy import Policy
 from tamis.rules import hints_of
 from tamis.verdict import Finding, Ruled, Second
-from tests.encoders import write_encoder
+from tests.encoders import BY_VERDICT, write_encoder
 from tests.service.observed import lines_of, post, running
 from tests.service.test_rules import BANK, BUY, RULES
 
@@ -135,9 +135,7 @@ def hinted(settings: Settings, tmp_path: Path, **more: Any) -> Settings:
     return Settings(**settings.model_dump() | {"policy_encoder": encoder} | more)
 
 
-# Each has one word in common with one verdict of the classifier.
-WORDS = ("safe", "unclear", "unsafe")
-BY_WORD = {"name": "by-word", "categories": {word: {"definition": word} for word in WORDS}}
+BY_WORD = {"name": "by-word", "categories": BY_VERDICT}
 
 
 def test_an_encoder_that_reads_hints_hears_the_classifier(
@@ -153,9 +151,9 @@ def test_an_encoder_that_reads_hints_hears_the_classifier(
             verdict = hints_of(classifier.judge(prompt(text)))[0]
             heard.add(verdict)
             # Twice in the rule, once before the text.
-            expected = {word: 0.7311 if word == verdict else 0.0474 for word in WORDS}
+            expected = {word: 0.7311 if word == verdict else 0.0474 for word in BY_VERDICT}
             (one,) = post(client, input=[{"prompt": text}], policy=BY_WORD)["results"]
-            assert {w: one["categories"][w]["score"] for w in WORDS} == expected
+            assert {w: one["categories"][w]["score"] for w in BY_VERDICT} == expected
             found = with_rules.judge(prompt(text)).ruled
             assert found is not None
             assert {r.name: round(p, 4) for r, p in found.scores.items()} == expected
