@@ -70,6 +70,9 @@ def add_to(commands: Commands) -> None:
         type=Path,
         help="classifier whose figures stand beside, and who gives hints to an encoder",
     )
+    evaluate.add_argument(
+        "--no-hints", action="store_true", help="tell an encoder nothing of what a classifier says"
+    )
     evaluate.add_argument("--no-classifier", action="store_true")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     evaluate.set_defaults(run=_evaluate)
@@ -171,7 +174,7 @@ def _encoder(args: argparse.Namespace) -> int:
     from training.rules import evaluation
     from training.rules.organisations import read_organisations
 
-    bundle, judge = rules.measured(args.encoder, args.bundle)
+    bundle, judge = rules.measured(args.encoder, args.bundle, not args.no_hints)
     pools = evaluation.unseen(read_organisations(args.policies), bundle)
     flags = None if args.no_classifier else flags_of(args.bundle)
     trained = tuple(bundle.manifest["training"]["taxonomies"])

@@ -124,15 +124,17 @@ def hints_for(checkpoint: Path, bundle: Path | None) -> "Hinted":
     return hinted
 
 
-def measured(bundle: Path, classifier: Path | None) -> tuple[Any, Any]:
+def measured(bundle: Path, classifier: Path | None, hints: bool = True) -> tuple[Any, Any]:
     """A policy encoder's bundle and its judge, on all cores.
 
-    ``classifier`` (default: the shipped one) gives hints to an encoder that reads them.
+    ``classifier`` (default: the shipped one) gives hints to an encoder that reads them, unless it
+    is measured without ``hints``.
     """
     from service.engine.runtime import available_threads
     from training.rules.hints import no_hints
     from training.rules.judge import Judge
 
     found = load(bundle)
-    hinted, _ = hints_by((classifier or default_bundle()) if found.shape.hints else None)
+    asked = hints and found.shape.hints
+    hinted, _ = hints_by((classifier or default_bundle()) if asked else None)
     return found, Judge.of_bundle(found, available_threads(), hinted or no_hints)

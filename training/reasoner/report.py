@@ -31,12 +31,14 @@ RUNS: Final = {
     "grpo-cold": "GRPO with cold start",
     "sft-written": "SFT, whole answers",
     "served": "as shipped: int8, calibrated",
+    "tamis-policy-22m-unhinted": "policy encoder, 22M, without hints",
     "tamis-policy-22m": "policy encoder, 22M",
     "tamis-policy-110m": "policy encoder, 110M",
 }
 # Of more texts, and of written organisations; those without definitions beside the others.
 MORE: Final = {
     "served-more": "today's decoder, as shipped",
+    "tamis-policy-22m-unhinted-more": "encoder, 22M, without hints",
     "tamis-policy-22m-more": "encoder, 22M",
     "tamis-policy-22m-names": "encoder, 22M, names only",
     "tamis-policy-110m-more": "encoder, 110M",
