@@ -28,7 +28,7 @@ from export.products import session
 from export.quantize import best_int8
 from tamis import rules
 from tamis.building import replacing
-from tamis.bundle import MANIFEST, Head, head_of, sha256_of
+from tamis.bundle import MANIFEST, head_of, sha256_of
 from tamis.windows import Window
 from training.classifier import calibration
 from training.reasoner.policies import Library
@@ -80,8 +80,7 @@ def build(
 
     asked = held_out_trials(found, recipe.seed)
     sample = [asked[n] for n in rng.permutation(len(asked))[:PARITY_TEXTS]]
-    heads = {head.name: head for head in map(head_of, questions)}
-    report = _parity(made, {"fp32": fp32, "int8": int8}, sample, heads, hinted)
+    report = _parity(made, {"fp32": fp32, "int8": int8}, sample, questions, hinted)
     report["smoothing"] = errors
 
     names = [GRAPH.format("int8")] if len(int8) == 1 else [f"{part}.int8.onnx" for part in HALVES]
@@ -161,11 +160,19 @@ def _parity(
     made: Checkpoint,
     graphs: Mapping[str, Graphs],
     trials: Sequence[Trial],
-    heads: Mapping[str, Head],
+    questions: Sequence[Mapping[str, Any]],
     hinted: Hinted,
 ) -> dict[str, Any]:
     """Every pair of some texts, through the trained model and both graphs."""
     names = list(rules.QUESTIONS)
+    heads = {head.name: head for head in map(head_of, questions)}
+    raised = {raw["name"]: raw["by_verdict"] for raw in questions}
+
+    def shift(trial: Trial) -> float:
+        """What the classifier's verdict is worth, in logits."""
+        told = [raised[trial.question].get(said, 0.0) for said in hinted(trial.content)[:1]]
+        return float(sum(told)) / heads[trial.question].scale
+
     judges = {"torch": made.judge(fast=False, hinted=hinted)}
     for name, found in graphs.items():
         sessions = [session(graph) for graph in found]
@@ -179,6 +186,7 @@ def _parity(
     for name, judge in judges.items():
         few = trials[:TRACED_TEXTS] if name == "torch" else trials
         said = judge.logits([(trial.content, trial.rules) for trial in few])
+        said = [z + shift(trial) for z, trial in zip(said, few, strict=True)]
         logits[name] = np.repeat(np.concatenate(said)[:, None], len(names), axis=1)
     told = [heads[name] for name in names]
     return {

@@ -30,7 +30,8 @@ a request; the others read both (``rule_alone``, ``texts_alone``):
 ``judged`` (1, tokens of the text) int64, their types → ``logits`` (1, 1). Nothing is padded: one
 rule or text a run, as CPUs like best.
 
-P(breaks the rule) = sigmoid(scale * logit + bias), calibrated per question. A text is
+P(breaks the rule) = sigmoid(scale * logit + bias), calibrated per question, where there are hints
+with a bias for each verdict of the classifier. A text is
 unsafe under a policy where any rule's probability reaches the threshold; its category is the most
 likely rule.
 
@@ -43,12 +44,13 @@ To serve it::
     text = rules.read_text(content, ids, bundle.shape, hints)  # once per text
     for window in rules.pairs(rule, text, bundle.shape):     # pad with 0; token 0 is masked
         ...                                                  # window.ids, window.types
-    head = bundle.head(content.question)                     # scale, bias, thresholds
+    scale, bias = bundle.odds(content.question, hints)
+    head = bundle.head(content.question)                     # thresholds
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -96,6 +98,7 @@ SPECIAL: Final = 16
 HINTED: Final = 28
 # A classifier's probabilities in words: a verdict holds from the first, is open from the second.
 LIKELY, OPEN = 0.5, 0.1
+SAFE: Final = "safe"
 # Categories are hints from here on, so many of them, the likeliest first.
 NAMED: Final = 0.3
 MOST_NAMED: Final = 2
@@ -163,7 +166,7 @@ def hints_of(finding: Finding) -> Hints:
     Its verdict, of an answer whether it refuses, an attack, and its likeliest categories.
     """
     verdict = "unsafe" if finding.overall >= LIKELY else "unclear"
-    found = ["safe" if finding.overall < OPEN else verdict]
+    found = [SAFE if finding.overall < OPEN else verdict]
     if (finding.refusal or 0) >= LIKELY:
         found.append("refusal")
     if (finding.attack or 0) >= LIKELY:
@@ -237,7 +240,8 @@ class PolicyEncoder:
     In the manifest: ``format``, ``kind``, ``name``, ``licence``, ``base`` (name, licence, sha256),
     ``graph``, of a split encoder ``joint``, ``split`` and ``layers``, ``tokenizer``, ``pairs``
     (``PairShape``), ``questions`` (one ``Head`` each: name, scale, bias, flag, block and, where
-    measured, sensitivities), ``training``, ``parity``, ``files`` (sha256 of each).
+    measured, sensitivities and ``by_verdict``, what a hint adds to the bias), ``training``,
+    ``parity``, ``files`` (sha256 of each).
     """
 
     path: Path
@@ -251,10 +255,20 @@ class PolicyEncoder:
     joint: Path | None = None
     split: int = 0
     layers: int = 0
+    by_verdict: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def head(self, question: Question) -> Head:
         """Calibration and the thresholds to start with for what is judged."""
-        return self.heads[question if question in self.heads else "toxicity"]
+        return self.heads[self._known(question)]
+
+    def odds(self, question: Question, hints: Hints) -> tuple[float, float]:
+        """Scale and bias of a pair's logit, given what the classifier said of the text."""
+        known = self._known(question)
+        head, shifts = self.heads[known], self.by_verdict.get(known, {})
+        return head.scale, head.bias + (shifts.get(hints[0], 0.0) if hints else 0.0)
+
+    def _known(self, question: Question) -> str:
+        return question if question in self.heads else "toxicity"
 
 
 def default_policy_encoder() -> Path:
@@ -295,6 +309,11 @@ def load(path: Path) -> PolicyEncoder:
         if kind == SPLIT and not 0 < split < layers:
             raise ValueError(f"split is {split}, of {layers} layers")
         heads = {head.name: head for head in map(head_of, manifest["questions"])}
+        shifts = {
+            str(raw["name"]): {str(said): float(by) for said, by in raw["by_verdict"].items()}
+            for raw in manifest["questions"]
+            if raw.get("by_verdict")
+        }
         bundle = PolicyEncoder(
             path=path,
             name=str(manifest["name"]),
@@ -307,6 +326,7 @@ def load(path: Path) -> PolicyEncoder:
             joint=path / listed(manifest, "joint") if kind == SPLIT else None,
             split=split,
             layers=layers,
+            by_verdict=shifts,
         )
     if missing := [question for question in QUESTIONS if question not in heads]:
         raise BundleError(f"{path / MANIFEST}: question {missing[0]!r} is missing")

@@ -34,6 +34,8 @@ WORDS = (
 SHAPE = PairShape(cls=2, sep=3, max_tokens=64, overlap=8, rule_tokens=16, context_tokens=8)
 # A word in common is as good as nothing (.27), two are flagged (.73), and three blocked (.95).
 SCALE, BIAS = 2.0, -3.0
+# What the classifier's "unsafe" adds where there are hints.
+RAISED = 1.0
 # Rules that each have one of the classifier's verdicts in common with a text that has its hints.
 BY_VERDICT = {word: {"definition": word} for word in ("safe", "unclear", "unsafe")}
 FLAG, BLOCK = 0.5, 0.9
@@ -53,6 +55,7 @@ def write_encoder(folder: Path, name: str = "tiny-encoder", hints: bool = False)
     _save_graph(folder / "model.onnx", len(vocabulary))
     sets = {"strict": {"flag": 0.2, "block": BLOCK}, "loose": {"flag": 0.8, "block": 0.99}}
     head = {"scale": SCALE, "bias": BIAS, "flag": FLAG, "block": BLOCK, "sensitivities": sets}
+    raised = {"by_verdict": {"unsafe": RAISED}} if hints else {}
     manifest = {
         "format": rules.FORMAT,
         "kind": rules.KIND,
@@ -60,7 +63,7 @@ def write_encoder(folder: Path, name: str = "tiny-encoder", hints: bool = False)
         "graph": "model.onnx",
         "tokenizer": "tokenizer.json",
         "pairs": asdict(SHAPE) | {"hints": hints},
-        "questions": [{"name": question, **head} for question in rules.QUESTIONS],
+        "questions": [{"name": question, **head, **raised} for question in rules.QUESTIONS],
         "files": {file: sha256_of(folder / file) for file in ("model.onnx", "tokenizer.json")},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -56,7 +56,7 @@ class Ruling:
         for n, rule in enumerate(self.rules):
             logits = [logit for logit in self.logits[n] if logit is not None]
             assert len(logits) == len(self.pairs[n])
-            probability = self.encoder.probability(self.content.question, logits)
+            probability = self.encoder.probability(self.content.question, logits, self.found)
             tokens = sum(len(pair.ids) for pair in self.pairs[n])
             found[rule] = RuleScore(probability, tokens, self.known[n])
         return found

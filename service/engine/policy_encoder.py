@@ -22,7 +22,7 @@ from tamis.bundle import BundleError
 from tamis.content import Content, Question
 from tamis.reading import read
 from tamis.reasoner.protocol import Guideline
-from tamis.rules import Encode, PairShape, PolicyEncoder, Text
+from tamis.rules import Encode, Hints, PairShape, PolicyEncoder, Text
 from tamis.tokens import plain_tokenizer
 from tamis.verdict import Finding, Second
 from tamis.windows import Window
@@ -86,7 +86,7 @@ class Encoder:
 
         ``found`` is what the classifier says of it, for an encoder that is ``hinted``.
         """
-        hints = rules.hints_of(found) if self.hinted and found is not None else ()
+        hints = self._hints(found)
         said = read(content.text).views
         before = (None,) if content.context is None else read(content.context).views
         told: list[Text] = []
@@ -154,15 +154,17 @@ class Encoder:
         """Forget everything."""
         self.memory.clear()
 
-    def probability(self, question: Question, logits: Sequence[float]) -> float:
+    def probability(
+        self, question: Question, logits: Sequence[float], found: Finding | None = None
+    ) -> float:
         """What the logits of a rule's pairs come to: the likeliest window speaks for the content.
 
-        A content without any, which says nothing, breaks nothing.
+        A content without any, which says nothing, breaks nothing. ``found`` as for ``texts``.
         """
         if not logits:
             return 0.0
-        head = self.bundle.head(question)
-        return logistic(head.scale * max(logits) + head.bias)
+        scale, bias = self.bundle.odds(question, self._hints(found))
+        return logistic(scale * max(logits) + bias)
 
     def judge(
         self, content: Content, asked: Sequence[Guideline], found: Finding | None = None
@@ -177,9 +179,12 @@ class Encoder:
             for n, i in group:
                 logits[n][i] = self.score(pairs[n][i], said)
         return {
-            rule: self.probability(content.question, [z for z in each if z is not None])
+            rule: self.probability(content.question, [z for z in each if z is not None], found)
             for rule, each in zip(asked, logits, strict=True)
         }
+
+    def _hints(self, found: Finding | None) -> Hints:
+        return rules.hints_of(found) if self.hinted and found is not None else ()
 
     def _run(self, pair: Pair, said: Any) -> float:  # noqa: ARG002
         ids = np.array([pair.ids])

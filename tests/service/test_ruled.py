@@ -21,6 +21,7 @@ from tamis.verdict import Finding, Ruled, Second
 from tests.encoders import BY_VERDICT, write_encoder
 from tests.service.observed import lines_of, post, running
 from tests.service.test_rules import BANK, BUY, RULES
+from tests.service.tiers import GOOSE
 
 CALM = "What a lovely garden."
 ITEMS: list[Any] = [BUY, CALM, "", {"prompt": CALM, "response": BUY}, {"document": BUY}]
@@ -147,11 +148,12 @@ def test_an_encoder_that_reads_hints_hears_the_classifier(
     with_rules = common.with_rules(classifier, Policy.parse(BY_WORD))
     heard = set()
     with running(given) as client:
-        for text in (BUY, CALM, "you are awful", "hate them all"):
+        for text in (BUY, CALM, "you are awful", GOOSE):
             verdict = hints_of(classifier.judge(prompt(text)))[0]
             heard.add(verdict)
-            # Twice in the rule, once before the text.
-            expected = {word: 0.7311 if word == verdict else 0.0474 for word in BY_VERDICT}
+            # Twice in the rule, once before the text; what is unsafe breaks any rule more likely.
+            likely, unlikely = (0.8808, 0.1192) if verdict == "unsafe" else (0.7311, 0.0474)
+            expected = {word: likely if word == verdict else unlikely for word in BY_VERDICT}
             (one,) = post(client, input=[{"prompt": text}], policy=BY_WORD)["results"]
             assert {w: one["categories"][w]["score"] for w in BY_VERDICT} == expected
             found = with_rules.judge(prompt(text)).ruled
@@ -160,8 +162,8 @@ def test_an_encoder_that_reads_hints_hears_the_classifier(
             asked = {"type": "predicate", "instructions": f"{verdict} {verdict}"}
             body = {"model": "any", "input": text, "questions": [asked]}
             (answer,) = client.post("/v1/decisions", json=body).json()["answers"]
-            assert answer["probability"] == pytest.approx(0.7311, abs=1e-3)
-    assert len(heard) > 1
+            assert answer["probability"] == pytest.approx(likely, abs=1e-3)
+    assert {"safe", "unsafe"} <= heard
 
 
 def test_the_size_of_what_is_remembered_with_rules():

@@ -12,6 +12,7 @@ from tamis.content import Content, plain, prompt, response
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import PairShape
 from tamis.verdict import Finding
+from tests.encoders import BIAS, RAISED, SCALE, write_encoder
 
 SHAPE = PairShape(cls=1, sep=2, max_tokens=48, overlap=4, rule_tokens=12, context_tokens=8)
 
@@ -55,6 +56,16 @@ def test_what_the_classifier_says_stands_before_the_text():
     assert said(window.ids) == "[tea|user, unsafe, hate:milk|"
     assert window.types == [0] * 5 + [1] * 24
     assert said(window.ids[window.lead : window.lead + window.count]) == "milk"
+
+
+def test_a_verdict_of_the_classifiers_adds_to_the_bias(tmp_path: Path):
+    plain_one, hinted = (
+        rules.load(write_encoder(tmp_path / str(hints), hints=hints)) for hints in (False, True)
+    )
+    for question in ("prompt", "attack"):
+        assert hinted.odds(question, ("unsafe", "hate")) == (SCALE, BIAS + RAISED)
+        assert hinted.odds(question, ("safe",)) == hinted.odds(question, ()) == (SCALE, BIAS)
+        assert plain_one.odds(question, ("unsafe",)) == (SCALE, BIAS)
 
 
 def test_a_long_rule_keeps_its_name_and_its_exceptions():

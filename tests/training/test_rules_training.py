@@ -270,6 +270,21 @@ def test_probabilities_come_as_often_as_they_say():
     assert found["response"].rows == 1200
 
 
+def test_what_the_classifier_says_has_a_bias_of_its_own():
+    asked, logits = drawn(1200)
+    # Half of what breaks a rule is called unsafe, and nothing else.
+    hints = [
+        ("unsafe", "hate") if t.broken and n % 4 < 2 else ("safe",) for n, t in enumerate(asked)
+    ]
+    silent, told = ({c.name: c for c in calibrate(asked, logits, h)} for h in ((), hints))
+    for question in ("prompt", "toxicity"):
+        by_verdict = told[question].by_verdict
+        assert by_verdict.keys() == {"unsafe"}
+        assert by_verdict["unsafe"] > 0.5
+        assert told[question].f1 > silent[question].f1
+        assert silent[question].by_verdict == {}
+
+
 def test_calibration_needs_both_labels():
     alone = [trial(prompt(f"{n}"), 1) for n in range(30)]
     with pytest.raises(ValueError, match="break none"):

@@ -1,7 +1,7 @@
 """Logits → calibrated probabilities and thresholds, from the held-out slice."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -83,14 +83,28 @@ def fit_logistic(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[list[floa
         y: (rows,), 0 or 1.
         w: (rows,), what each weighs.
     """
+    scales, bias, _ = fit_shifted(z, np.zeros((len(z), 0)), y, w)
+    return scales, bias
+
+
+def fit_shifted(
+    z: np.ndarray, kinds: np.ndarray, y: np.ndarray, w: np.ndarray
+) -> tuple[list[float], float, list[float]]:
+    """(scales, bias, shifts) as ``fit_logistic``, where rows of a kind have a bias of their own.
+
+    ``kinds`` (rows, kinds) is 1 where a row is of a kind; rows of none have the bias alone.
+    """
     many = z.shape[1]
-    parameters = torch.zeros(many + 1, dtype=torch.float64, requires_grad=True)
-    logits, labels, weights = (torch.from_numpy(a.astype(np.float64)) for a in (z, y, w))
+    parameters = torch.zeros(many + 1 + kinds.shape[1], dtype=torch.float64, requires_grad=True)
+    logits, shifted, labels, weights = (
+        torch.from_numpy(a.astype(np.float64)) for a in (z, kinds, y, w)
+    )
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        scaled = logits @ (parameters[:-1].exp() / many) + parameters[-1]
+        scaled = logits @ (parameters[:many].exp() / many) + parameters[many]
+        scaled = scaled + shifted @ parameters[many + 1 :]
         loss = binary_cross_entropy_with_logits(scaled, labels, weight=weights / weights.mean())
         # A pull towards no change, worth two rows: it keeps heads with few rows, which are often
         # perfectly separable, from claiming certainty.
@@ -99,8 +113,9 @@ def fit_logistic(z: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[list[floa
         return loss
 
     optimizer.step(closure)
-    *log_scales, bias = parameters.detach().tolist()
-    return [float(np.exp(log) / many) for log in log_scales], bias
+    found = parameters.detach().tolist()
+    scales = [float(np.exp(log) / many) for log in found[:many]]
+    return scales, found[many], found[many + 1 :]
 
 
 def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
@@ -277,7 +292,7 @@ def _calibration(
     )
 
 
-def as_json(calibrations: list[Calibration]) -> list[Mapping[str, Any]]:
+def as_json(calibrations: Sequence[Calibration]) -> list[Mapping[str, Any]]:
     """Plain data for ``calibration.json`` and the manifest, rounded to six digits."""
     return [_rounded(asdict(calibration)) for calibration in calibrations]
 
@@ -298,7 +313,7 @@ def read(checkpoint: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write(checkpoint: Path, calibrations: list[Calibration]) -> None:
+def write(checkpoint: Path, calibrations: Sequence[Calibration]) -> None:
     """Keep it beside the weights."""
     text = json.dumps(as_json(calibrations), indent=2)
     (checkpoint / FILE).write_text(text + "\n", encoding="utf-8")

@@ -55,9 +55,11 @@ def probabilities(
     judge: Judge, bundle: PolicyEncoder, asked: Sequence[tuple[Content, Sequence[Guideline]]]
 ) -> list[np.ndarray]:
     """P(breaks the rule) of every rule of every text, calibrated."""
-    heads = [bundle.head(content.question) for content, _ in asked]
-    logits = judge.logits(asked)
-    return [sigmoid(h.scale * z + h.bias) for h, z in zip(heads, logits, strict=True)]
+    found = []
+    for (content, _), z in zip(asked, judge.logits(asked), strict=True):
+        scale, bias = bundle.odds(content.question, judge.hints(content))
+        found.append(sigmoid(scale * z + bias))
+    return found
 
 
 def _said(example: Example, p: np.ndarray, bundle: PolicyEncoder) -> Said:

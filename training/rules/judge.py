@@ -45,7 +45,7 @@ class Judge:
         self.form = form
         self._ids = ids
         self._run = run
-        self._hinted = lru_cache(KEPT)(hinted)
+        self.hints = lru_cache(KEPT)(hinted)
         self._rules: dict[Guideline, list[int]] = {}
 
     @classmethod
@@ -72,8 +72,7 @@ class Judge:
 
     def pairs(self, content: Content, policy: Sequence[Guideline]) -> list[list[Any]]:
         """The pairs of each rule with the windows of a text."""
-        hints = self._hinted(content)
-        text = rules.read_text(content, self._ids, self.shape, hints)
+        text = rules.read_text(content, self._ids, self.shape, self.hints(content))
         return [self.form.pairs(self._rule(rule), text, self.shape) for rule in policy]
 
     def logits(self, asked: Asked, batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:

@@ -237,7 +237,8 @@ def train(
     state = torch.load(out / "model.pt", map_location=on, weights_only=True)
     model.reader.load_state_dict(state)
     logits_of = judge.logits([(trial.content, trial.rules) for trial in asked])
-    calibration.write(out, calibrate(asked, logits_of))
+    hints = [judge.hints(trial.content) for trial in asked]
+    calibration.write(out, calibrate(asked, logits_of, hints))
     return report
 
 
