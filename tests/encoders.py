@@ -15,21 +15,8 @@ from tamis.rules import PairShape
 SILENT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = (
     *("buy", "sell", "shares", "tea", "milk", "soup", "loan", "granted", "promise", "security"),
-    *(
-        "safe",
-        "unclear",
-        "unsafe",
-        "tax",
-        "refund",
-        "goose",
-        "honk",
-        "calm",
-        "cross",
-        "furious",
-        "billing",
-        "money",
-        "dose",
-    ),
+    *("safe", "unclear", "unsafe"),
+    *("tax", "refund", "goose", "honk", "calm", "cross", "furious", "billing", "money", "dose"),
 )
 SHAPE = PairShape(cls=2, sep=3, max_tokens=64, overlap=8, rule_tokens=16, context_tokens=8)
 # A word in common is as good as nothing (.27), two are flagged (.73), and three blocked (.95).
