@@ -1,6 +1,6 @@
 """The reasoner beside a policy encoder: it words what was decided, and decides nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,21 @@ def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
         found.append((said.status, said.written, "".join(written)))
     assert found[0] == found[1] == found[2]
     assert said.reading.tokens > 100
+
+
+def test_of_a_broken_policy_the_broken_rule_is_read_alone(tiny_reasoner: Path):
+    from tamis.content import prompt
+    from tamis.reasoner import bundle as reasoners
+
+    model = Reasoner(reasoners.load(tiny_reasoner), 1, 1 << 20)
+    rules = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
+
+    def read(policy: Sequence[protocol.Guideline], category: str | None) -> int:
+        given = engine.Given("safe" if category is None else "unsafe", category)
+        decided = engine.Reading(0.9, {}, None, given=given)
+        return model.word(policy, prompt(BUY), decided, go_on, 8).reading.prefix
+
+    assert read(rules, SHARES) == read(rules[:1], SHARES) < read(rules, None)
 
 
 def test_where_there_is_no_category_to_name_nothing_is_worded(client, told):

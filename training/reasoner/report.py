@@ -46,6 +46,7 @@ MORE: Final = {
 }
 REASONS: Final = {
     "reasons-templates": "taught templates",
+    "reasons-alone": "the same, shown the broken rule alone",
     "reasons-written": "taught written reasons",
     "reasons-grpo": "the latter, GRPO",
 }

@@ -289,12 +289,16 @@ class Reasoner:
     ) -> Explanation:
         """Say why a verdict holds that was given; the model is not asked for its own.
 
+        Of a policy that is broken it reads the broken rule alone: beside others it gave the clause
+        of another one as the reason, in one case of three.
+
         Raises:
             TooLongError, GivenUpError: as ``judge``.
             LateError: where the time was over before the text was read.
         """
         began, given = time.perf_counter(), decided.given
         assert given is not None
+        policy = tuple(rule for rule in policy if rule.name == given.category) or policy
         prefix = self._encode(protocol.prefix(policy, self.bundle.form, note))
         case = self._encode(protocol.case(content))
         said = self._encode((*protocol.verdict(given.safety, given.category), Piece("\n")))
