@@ -170,8 +170,8 @@ def _parity(
 
     def shift(trial: Trial) -> float:
         """What the classifier's verdict is worth, in logits."""
-        told = [raised[trial.question].get(said, 0.0) for said in hinted(trial.content)[:1]]
-        return float(sum(told)) / heads[trial.question].scale
+        by_verdict = raised[trial.question]
+        return rules.shift_of(by_verdict, hinted(trial.content)) / heads[trial.question].scale
 
     judges = {"torch": made.judge(fast=False, hinted=hinted)}
     for name, found in graphs.items():

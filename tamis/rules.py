@@ -175,6 +175,11 @@ def hints_of(finding: Finding) -> Hints:
     return (*found, *[name for name, p in likely[:MOST_NAMED] if p >= NAMED])
 
 
+def shift_of(by_verdict: Mapping[str, float], hints: Hints) -> float:
+    """What a classifier's verdict, the first of its hints, adds to a bias."""
+    return by_verdict.get(hints[0], 0.0) if hints else 0.0
+
+
 def read_text(content: Content, ids: Encode, shape: PairShape, hints: Hints = ()) -> Text:
     """Tokens of a text and of what it is read behind; ``hints`` are what a classifier found."""
     mark = MARKS[content.question]
@@ -264,8 +269,8 @@ class PolicyEncoder:
     def odds(self, question: Question, hints: Hints) -> tuple[float, float]:
         """Scale and bias of a pair's logit, given what the classifier said of the text."""
         known = self._known(question)
-        head, shifts = self.heads[known], self.by_verdict.get(known, {})
-        return head.scale, head.bias + (shifts.get(hints[0], 0.0) if hints else 0.0)
+        head = self.heads[known]
+        return head.scale, head.bias + shift_of(self.by_verdict.get(known, {}), hints)
 
     def _known(self, question: Question) -> str:
         return question if question in self.heads else "toxicity"

@@ -77,11 +77,12 @@ def add_policies(parser: argparse.ArgumentParser, required: bool = False) -> Non
 
 def _train(args: argparse.Namespace) -> int:
     from training.classifier import calibration
+    from training.rules.hints import no_hints
     from training.rules.model import InitError
     from training.rules.trainer import Recipe, RecipeError, train
 
-    hinted, hints = hints_by(args.hints)
-    recipe = chosen(args, *OPTIONS) | ({"hints": hints} if hints else {})
+    hinted, hints = hints_by(args.hints) if args.hints else (no_hints, None)
+    recipe = chosen(args, *OPTIONS) | {"hints": hints}
     try:
         report = train(args.data, args.policies, args.out, Recipe(**recipe), hinted=hinted)
     except (InitError, RecipeError) as error:
@@ -95,12 +96,10 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def hints_by(bundle: Path | None) -> tuple["Hinted | None", str | None]:
-    """What a classifier's bundle says of texts, as hints, and who it is; of no bundle nothing."""
+def hints_by(bundle: Path) -> tuple["Hinted", str]:
+    """What a classifier's bundle says of texts, as hints, and who it is."""
     from service.engine.runtime import available_threads
 
-    if bundle is None:
-        return None, None
     classifier = load_classifier(bundle, available_threads())
     who = f"{classifier.bundle.name}@{classifier.bundle.fingerprint[:12]}"
     return lambda content: hints_of(classifier.judge(content)), who
@@ -120,7 +119,6 @@ def hints_for(checkpoint: Path, bundle: Path | None) -> "Hinted":
     hinted, who = hints_by(bundle or default_bundle())
     if who != taught:
         raise CommandError(f"--bundle: {checkpoint} was taught with hints of {taught}, not {who}")
-    assert hinted is not None
     return hinted
 
 
@@ -135,6 +133,7 @@ def measured(bundle: Path, classifier: Path | None, hints: bool = True) -> tuple
     from training.rules.judge import Judge
 
     found = load(bundle)
-    asked = hints and found.shape.hints
-    hinted, _ = hints_by((classifier or default_bundle()) if asked else None)
-    return found, Judge.of_bundle(found, available_threads(), hinted or no_hints)
+    hinted: Hinted = no_hints
+    if hints and found.shape.hints:
+        hinted, _ = hints_by(classifier or default_bundle())
+    return found, Judge.of_bundle(found, available_threads(), hinted)

@@ -87,7 +87,7 @@ Written organisations, each text with its right verdict and rule, as a policy en
 the reason is decoded as it is served, quoting only what stands in the text. *Sound*: of all texts,
 those with a reason of 8 to 35 words that quotes (where the text is unsafe) nothing but the text and
 names no other rule. *Own rule*: no other rule of the policy shares more of its words with the
-reason. *Held out*: organisations that chose the step of the training. *Apt*: in a blind reading.
+reason. *Held out*: organisations that chose the step of the training. *Apt*: read by a person.
 """
 OLDER: Final = """## Beside the decoder's older rows
 

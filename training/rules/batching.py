@@ -36,10 +36,10 @@ def batches(
     tokens: int,
     seed: int,
     form: Form[Any] = CROSS,
-    hinted: Hinted | None = None,
+    hinted: Hinted = no_hints,
 ) -> Iterator[Batch]:
     """Batches without end: of at most ``tokens`` tokens, all pairs of a text together."""
-    hints = Noisy(hinted, seed) if hinted else no_hints
+    hints = Noisy(hinted, seed)
     count, together = (DRAWN, TOGETHER) if form is SPLIT else (1, 1)
     drawn = draw_together(Mixture(banks), seed, count)
     order = np.random.default_rng([seed, 1])

@@ -43,7 +43,7 @@ class RuleCalibration(Calibration):
 
 
 class Fit(NamedTuple):
-    """Logits of pairs → log odds."""
+    """Logits of pairs → probabilities."""
 
     scale: float
     bias: float

@@ -123,7 +123,7 @@ def train(
     out: Path,
     recipe: Recipe,
     given: Library | None = None,
-    hinted: Hinted | None = None,
+    hinted: Hinted = no_hints,
 ) -> dict[str, Any]:
     """Write ``out/model.pt``, ``tokenizer.json``, ``calibration.json`` and ``training.json``.
 
@@ -178,7 +178,7 @@ def train(
         schedule.load_state_dict(state["schedule"])
         start, best, seconds = state["step"], state["best"], state["seconds"]
 
-    judge = Judge.of_model(model, ids, shape, fast=True, hinted=hinted or no_hints)
+    judge = Judge.of_model(model, ids, shape, fast=True, hinted=hinted)
     began = time.monotonic() - seconds
     saved = time.monotonic()
     endless = batches(found.train, ids, shape, recipe.batch_tokens, recipe.seed, form, hinted)
