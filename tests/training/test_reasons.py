@@ -174,25 +174,35 @@ def write_clubs(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def test_examples_are_of_whole_and_halved_policies_and_each_text_comes_once_a_pass(
-    tmp_path: Path,
-):
+def test_a_broken_rule_is_shown_alone_and_a_safe_text_under_all(tmp_path: Path):
     pools = read_organisations([write_clubs(tmp_path / "clubs", named("train", 6))])
-    groups = list(draw(pools, 1, seed=0))
+    faults: Counter[str] = Counter()
+    groups = list(draw(pools, 2, seed=0, faults=faults))
     count = Counter(e.id for group in groups for e in group)
-    assert set(count.values()) == {1}
-    assert len(count) == 6 * 16
-    orders = {tuple(rule.name for rule in group[0].policy) for group in groups}
-    assert {len(order) for order in orders} == {2, 4}
-    assert len(orders) > 3
+    # One text in sixteen misquotes.
+    assert (len(count), set(count.values())) == (6 * 15, {2})
+    assert faults["quotes"] == 2 * 6
     for group in groups:
-        shown = {rule.name for rule in group[0].policy}
         assert len({e.policy for e in group}) == 1
-        assert {e.category for e in group} - {None} <= shown
-        if len(shown) < len(RULES):
-            assert all(e.category for e in group)
-    assert groups == list(draw(pools, 1, seed=0))
-    assert groups != list(draw(pools, 1, seed=1))
+        if group[0].category is None:
+            assert {rule.name for rule in group[0].policy} == set(RULES)
+        else:
+            assert {(e.category,) for e in group} == {tuple(r.name for r in group[0].policy)}
+    orders = [tuple(g[0].policy) for g in groups if g[0].category is None]
+    assert len(set(orders)) > 6
+    assert groups == list(draw(pools, 2, seed=0))
+    assert groups != list(draw(pools, 2, seed=1))
+
+
+def test_a_reason_that_names_a_rule_not_shown_is_not_taught(tmp_path: Path):
+    (pool,) = read_organisations([write_clubs(tmp_path / "clubs", named("train", 1))])
+    (case, *others) = pool.unsafe["Kites"]
+    named_other = replace(case, reason="A talk of “about kites” is no talk of drums, nor of boats.")
+    pool.unsafe["Kites"] = [named_other, *others]
+    faults: Counter[str] = Counter()
+    taught = {e.id for group in draw([pool], 1, seed=0, faults=faults) for e in group}
+    assert f"{case.source}/{case.id}" not in taught
+    assert faults["another rule's name"] == 1
 
 
 def test_what_is_taught_passes_the_checks_and_leaves_tests_alone(tmp_path: Path):

@@ -1,9 +1,9 @@
 """The stage ``tamis train reasoner-reasons``: reasons that people wrote, for the reason writer.
 
 Verdict and category are given, as they are where a policy encoder decides, so only the reason is
-taught. A text comes back under other policies: with all rules of its organisation in another order,
-or half of them, so that a reason does not come to depend on what else is listed. A safe text always
-stands under all: its reason may speak of any.
+taught. As served, a text that breaks a rule stands under that rule alone: beside others the reason
+was another rule's in one case of three. A safe text stands under all, in another order each pass:
+its reason may speak of any.
 """
 
 import json
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from tamis.reasoner.protocol import Format
-from training.reasoner.cases import Pool
+from training.reasoner.cases import Case, Pool
 from training.reasoner.examples import (
     Example,
     Tally,
@@ -29,11 +29,6 @@ from training.reasoner.policies import View, usual_view
 from training.reasoner.reasons import check
 from training.reasoner.sft import EXAMPLES, HELD_OUT
 from training.rules.organisations import Part, name_of, part_of, read_organisations
-
-# How often a policy is shown whole.
-WHOLE: Final = 0.5
-# Fewer rules are not halved: a policy of one tells nothing apart.
-LEAST_RULES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ def prepare(
     for name, part, passes in parts:
         chosen = [pool for pool in pools if part_of(name_of(pool)) == part]
         faults: Counter[str] = Counter()
-        groups = list(_sound(draw(chosen, passes, settings.seed), faults))
+        groups = list(draw(chosen, passes, settings.seed, faults))
         older: list[list[Example]] = []
         if replay is not None and part == "train":
             count = sum(map(len, groups)) * settings.replayed / (1 - settings.replayed)
@@ -88,51 +83,51 @@ def prepare(
     return report
 
 
-def draw(pools: Sequence[Pool], passes: int, seed: int) -> Iterator[list[Example]]:
-    """Groups of equal policy, each text once a pass; equal arguments draw the same."""
+def draw(
+    pools: Sequence[Pool], passes: int, seed: int, faults: Counter[str] | None = None
+) -> Iterator[list[Example]]:
+    """Groups of equal policy, each sound text once a pass; equal arguments draw the same.
+
+    A reason passes the checks under all the rules, since it must name no other one. What the others
+    do not pass is counted in ``faults``.
+    """
+    faults = Counter() if faults is None else faults
     for n in range(passes):
         for pool in pools:
             rng = np.random.default_rng([seed, n, *name_of(pool).encode()])
-            for view, keys, safe in _views(pool, rng):
-                cases = [case for key in keys for case in pool.unsafe.get(key, ())]
-                cases += [case for cases in pool.safe.values() for case in cases if safe]
-                order = rng.permutation(len(cases))
-                group = [replace(example_of(view, cases[int(at)]), given=True) for at in order]
-                if group:
-                    yield group
+            order = [str(key) for key in rng.permutation(list(pool.taxonomy.categories))]
+            whole = usual_view(pool.taxonomy, True, order)
+            for key in order:
+                alone = usual_view(pool.taxonomy, True, [key])
+                cases = _sound(whole, pool.unsafe.get(key, ()), faults)
+                yield from _group(alone, cases, rng)
+            safe = [case for cases in pool.safe.values() for case in cases]
+            yield from _group(whole, _sound(whole, safe, faults), rng)
 
 
-def _views(pool: Pool, rng: np.random.Generator) -> Iterator[tuple[View, list[str], bool]]:
-    """Policies, whose texts stand under each, and whether the safe ones do: each text does once."""
-
-    def shuffled() -> list[str]:
-        return [str(key) for key in rng.permutation(list(pool.taxonomy.categories))]
-
-    keys = shuffled()
-    if len(keys) < LEAST_RULES or rng.random() < WHOLE:
-        yield usual_view(pool.taxonomy, True, keys), keys, True
-        return
-    half = len(keys) // 2
-    for part in (keys[:half], keys[half:]):
-        yield usual_view(pool.taxonomy, True, part), part, False
-    yield usual_view(pool.taxonomy, True, shuffled()), [], True
+def _group(view: View, cases: Sequence[Case], rng: np.random.Generator) -> Iterator[list[Example]]:
+    """The cases' examples under one policy, in any order; nothing where there are none."""
+    if cases:
+        yield [_given(view, cases[int(at)]) for at in rng.permutation(len(cases))]
 
 
-def _sound(groups: Iterable[list[Example]], faults: Counter[str]) -> Iterator[list[Example]]:
+def _given(view: View, case: Case) -> Example:
+    return replace(example_of(view, case), given=True)
+
+
+def _sound(view: View, cases: Iterable[Case], faults: Counter[str]) -> list[Case]:
     """What passes every check; what each of the others does not pass is counted."""
-    for group in groups:
-        kept = []
-        for example in group:
-            found = check(example.reason, example)
-            if found.sound:
-                kept.append(example)
-                continue
-            faults["malformed"] += not found.written
-            faults["length"] += not found.fits
-            faults["quotes"] += not found.stands
-            faults["another rule's name"] += found.foreign
-        if kept:
-            yield kept
+    kept = []
+    for case in cases:
+        found = check(case.reason, _given(view, case))
+        if found.sound:
+            kept.append(case)
+            continue
+        faults["malformed"] += not found.written
+        faults["length"] += not found.fits
+        faults["quotes"] += not found.stands
+        faults["another rule's name"] += found.foreign
+    return kept
 
 
 def _replayed(path: Path, count: float, seed: int) -> list[list[Example]]:
