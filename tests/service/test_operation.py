@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from benchmarks.server import free_port
 from service.access import new_key
-from service.observing import metrics
+from service.observing.metrics.exposition import bury_dead
 from service.settings import Settings
 from tests.service.observed import running
 
@@ -230,5 +230,5 @@ def test_two_who_are_scraped_at_once_may_bury_the_same_process(tmp_path: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "remove", late)
-        metrics._bury_dead(tmp_path)
+        bury_dead(tmp_path)
     assert not path.exists()
