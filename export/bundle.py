@@ -21,6 +21,7 @@ from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
 from training.classifier.inference import load_model
 from training.classifier.model import GuardClassifier
+from training.classifier.recipe import Recipe
 from training.datasets import batches, mixing
 from training.datasets.batches import Example
 from training.datasets.registry import HEADS, QUESTION_OF
@@ -60,7 +61,7 @@ def build(
     # The graph has it within; the manifest says which one it is.
     spans = training.pop("pooling", None)
     calibrated = calibration.read(checkpoint)
-    recipe = trainer.Recipe(**training["recipe"])
+    recipe = Recipe(**training["recipe"])
     tokenizer = plain_tokenizer(checkpoint / TOKENIZER)
     shape = trainer.window_shape(tokenizer, recipe)
     model = load_model(checkpoint)

@@ -22,6 +22,7 @@ from tamis.bundle import Bundle, load
 from tamis.tokens import plain_tokenizer
 from training.classifier import calibration, trainer
 from training.classifier.inference import speaking
+from training.classifier.recipe import Recipe
 from training.datasets import batches
 from training.datasets.batches import Example
 from training.datasets.registry import HEADS
@@ -41,7 +42,7 @@ def recalibrate(bundle: Path, data: Sequence[Path], out: Path) -> list[dict[str,
     check_place(out)
     loaded = load(bundle)
     manifest = loaded.manifest
-    recipe = trainer.Recipe(**manifest["training"]["recipe"])
+    recipe = Recipe(**manifest["training"]["recipe"])
     tokenizer = plain_tokenizer(loaded.tokenizer)
     _, held = trainer.rows_for(data, bundle, recipe)
     shape = trainer.window_shape(tokenizer, recipe)

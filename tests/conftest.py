@@ -16,7 +16,7 @@ from service.settings import Settings
 from tamis import bundle as bundles
 
 if TYPE_CHECKING:
-    from training.classifier.trainer import Recipe
+    from training.classifier.recipe import Recipe
 
 
 # A core that is held up for a fifth of a second is no fault of what is tested.
@@ -139,7 +139,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(tiny_base: Path) -> "Recipe":
-    from training.classifier.trainer import Recipe
+    from training.classifier.recipe import Recipe
 
     return Recipe(
         base=str(tiny_base),

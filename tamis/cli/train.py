@@ -84,11 +84,12 @@ def add_to(commands: Commands) -> None:
 
 def _train_classifier(args: argparse.Namespace) -> int:
     from training.classifier import trainer
+    from training.classifier.recipe import OPTIONS, Recipe
     from training.datasets import feedback
 
-    given = {name: getattr(args, name, None) for name in trainer.OPTIONS}
+    given = {name: getattr(args, name, None) for name in OPTIONS}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    recipe = trainer.Recipe(**chosen | {"teachers": tuple(args.teacher)})
+    recipe = Recipe(**chosen | {"teachers": tuple(args.teacher)})
     processes = trainer.processes()
     counts = {"per_reviewer": args.reviewer, "per_key": args.key}
     limits = feedback.Limits(**{name: n for name, n in counts.items() if n is not None})

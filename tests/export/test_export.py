@@ -17,7 +17,7 @@ from tamis import content
 from training.classifier import trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.pooling import SPANS, Spans
-from training.classifier.trainer import Recipe
+from training.classifier.recipe import Recipe
 from training.datasets.batches import INPUTS
 from training.evaluation.checkpoint import CheckpointJudge
 

@@ -11,7 +11,8 @@ from tamis.tokens import plain_tokenizer
 from tests.conftest import row, write_rows
 from training.classifier import inference, trainer
 from training.classifier.model import GuardClassifier
-from training.classifier.trainer import Recipe
+from training.classifier.optimizer import optimizer_of
+from training.classifier.recipe import Recipe, RecipeError
 from training.datasets import batches
 from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS
@@ -122,7 +123,7 @@ def test_a_run_is_gone_on_with_as_it_began(data: Path, recipe: Recipe, tmp_path:
         ([data, more], short, "data: "),
         ([data], replace(short, steps=3), "steps: .* 4 of 4 steps"),
     ):
-        with pytest.raises(trainer.RecipeError, match=named):
+        with pytest.raises(RecipeError, match=named):
             trainer.train(folders, out, chosen)
     assert (out / "training.json").read_text() == report
     # Checkpoints of older versions do not say how they began.
@@ -153,7 +154,7 @@ def test_every_step_has_a_batch_where_later_epochs_are_shorter(
     for processes in (1, 2):
         plan = trainer._plan(rows, [], replace(recipe, steps=6 // processes), processes)
         assert [len(step) for step in plan] == [processes] * (6 // processes)
-    with pytest.raises(trainer.RecipeError, match="no row"):
+    with pytest.raises(RecipeError, match="no row"):
         trainer._plan([], [], replace(recipe, steps=6), 1)
 
 
@@ -161,7 +162,7 @@ def test_the_learning_rate_is_held_and_falls_at_the_end(tiny_base: Path, recipe:
     model = GuardClassifier.from_base(tiny_base, len(HEADS))
 
     def rates(**chosen: float) -> list[float]:
-        optimizer, schedule = trainer._optimizer(model, replace(recipe, **chosen), 20)
+        optimizer, schedule = optimizer_of(model, replace(recipe, **chosen), 20)
         found = []
         for _ in range(20):
             found.append(optimizer.param_groups[0]["lr"] / recipe.encoder_lr)
@@ -185,9 +186,9 @@ def test_lowest_layers_stay_as_pretrained(
     moved = {name for name in trained if not torch.equal(trained[name], pretrained[name])}
     assert moved
     assert not [name for name in moved if name.startswith(("embeddings.", "encoder.layer.0."))]
-    with pytest.raises(trainer.RecipeError, match="frozen_layers must be"):
+    with pytest.raises(RecipeError, match="frozen_layers must be"):
         replace(recipe, frozen_layers=-1)
-    with pytest.raises(trainer.RecipeError, match="fewer than 99"):
+    with pytest.raises(RecipeError, match="fewer than 99"):
         trainer.train([data], tmp_path / "deep", replace(recipe, steps=4, frozen_layers=99))
 
 
@@ -200,7 +201,7 @@ def test_how_unsafe_a_borderline_row_is_can_be_chosen(data: Path, recipe: Recipe
         folder = trainer.train([data, tmp_path], tmp_path / str(share), chosen)
         runs.append(inference.Checkpoint(folder).logits([parse_row(json.dumps(soft), "here")]))
     assert runs[0][0, HEADS.index("prompt")] < runs[1][0, HEADS.index("prompt")]
-    with pytest.raises(trainer.RecipeError, match="borderline must be"):
+    with pytest.raises(RecipeError, match="borderline must be"):
         replace(recipe, borderline=2.0)
 
 

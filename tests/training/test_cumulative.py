@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import graded, invented, row, write_rows
 from training.classifier import trainer
-from training.classifier.trainer import Recipe
+from training.classifier.recipe import Recipe
 from training.datasets import mixing, readings, registry
 from training.datasets.schema import parse_row, read_rows
 from training.evaluation import ablation, cumulative, cumulative_runs

@@ -9,6 +9,7 @@ import pytest
 
 from tamis.cli import main
 from tests.conftest import invented, row, write_rows
+from training.classifier import recipe as recipes
 from training.classifier import trainer
 from training.curation import clean as cleaning
 from training.curation import entropy, hard, stage
@@ -416,7 +417,7 @@ def test_a_bundle_judges_through_the_engine_that_serves(made: Path, tmp_path: Pa
 @pytest.fixture(scope="module")
 def checkpoint(data: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    recipe = trainer.Recipe(base=str(tiny_base), epochs=1, batch_tokens=1024, encoder_lr=3e-3)
+    recipe = recipes.Recipe(base=str(tiny_base), epochs=1, batch_tokens=1024, encoder_lr=3e-3)
     trainer.train([data], out, recipe)
     trainer.calibrate([data], out)
     return out

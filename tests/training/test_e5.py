@@ -20,7 +20,7 @@ from tamis.tokens import plain_tokenizer
 from training.classifier import bases, e5, inference, trainer, vocabulary
 from training.classifier.bases import Base, BaseMismatchError
 from training.classifier.model import GuardClassifier
-from training.classifier.trainer import Recipe
+from training.classifier.recipe import Recipe
 from training.classifier.wheels import Wheel
 from training.datasets.batches import INPUTS
 from training.datasets.registry import HEADS

@@ -18,7 +18,7 @@ from tamis.tokens import plain_tokenizer
 from tests.conftest import row, write_rows
 from tests.service.test_app import wait_until_ready
 from training.classifier import inference, trainer
-from training.classifier.trainer import Recipe
+from training.classifier.recipe import Recipe
 from training.datasets import batches, feedback, mixing
 from training.datasets.contamination import Seen
 from training.datasets.feedback import Limits, curate

@@ -16,7 +16,7 @@ import torch
 from tamis import content
 from training.classifier import distillation, soup, trainer
 from training.classifier.inference import Checkpoint
-from training.classifier.trainer import Recipe, RecipeError
+from training.classifier.recipe import Recipe, RecipeError
 from training.datasets.batches import UNKNOWN
 from training.datasets.registry import HEADS
 from training.datasets.schema import Row, read_rows

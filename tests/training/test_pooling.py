@@ -10,7 +10,7 @@ from torch import Tensor
 from training.classifier import inference, pooling, trainer
 from training.classifier.model import GuardClassifier
 from training.classifier.pooling import SPANS, Pooled, Spans
-from training.classifier.trainer import Recipe
+from training.classifier.recipe import Recipe
 from training.datasets.registry import HEADS
 
 RADIUS = 2

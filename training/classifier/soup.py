@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.classifier.trainer import RecipeError
+from training.classifier.recipe import RecipeError
 
 
 def average(checkpoints: Sequence[Path], out: Path, last: Sequence[Path] = ()) -> Path:

@@ -5,11 +5,11 @@ import json
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -32,10 +32,13 @@ from training.classifier.inference import (
     to_tensors,
 )
 from training.classifier.model import GuardClassifier
+from training.classifier.optimizer import falling_from, optimizer_of
 from training.classifier.pooling import SPANS
+from training.classifier.recipe import Recipe, RecipeError, feedback_behind
+from training.classifier.resuming import LENGTH, resumed, same_run, save
 from training.datasets import batches, feedback, mixing
 from training.datasets.batches import UNKNOWN, Example
-from training.datasets.registry import BORDERLINE, HEADS, QUESTIONS, source_of
+from training.datasets.registry import HEADS, QUESTIONS, source_of
 from training.datasets.schema import Row, fingerprint
 from training.evaluation.metrics import average_precision
 
@@ -44,73 +47,6 @@ Picks = list[tuple[int, Window]]
 
 # At most so much work is lost by an interruption.
 SAVE_SECONDS: Final = 420
-# What a call that goes on with a run may say otherwise than the first: how long it is.
-LENGTH: Final = frozenset({"epochs", "steps", "cooldown", "check_every"})
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be followed; the message names the field and its limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides a checkpoint, besides the code and the data."""
-
-    base: str = bases.DEFAULT
-    variant: mixing.Variant = "permissive"
-    # A finished checkpoint to go on from, instead of the bare base.
-    init: str | None = None
-    epochs: float = 2.0
-    # So many optimiser steps, instead of epochs: how runs on unlike mixtures are compared.
-    steps: int | None = None
-    batch_tokens: int = 4096
-    encoder_lr: float = 1e-4
-    head_lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.06
-    # The share of the steps over which the learning rate falls to zero, at their end. Below 1 it is
-    # constant before: such a run can be prolonged by more steps, and nothing of it was in vain.
-    cooldown: float = 1.0
-    # A row of a rich taxonomy has up to nine known categories but only one overall label.
-    category_weight: float = 0.2
-    seed: int = 0
-    max_tokens: int = 256
-    overlap: int = 64
-    context_tokens: int = 96
-    # Word vectors stay as pretrained: words that the training data lacks keep their meaning next
-    # to those it has, and half of the optimiser's work is saved.
-    train_embeddings: bool = False
-    # So many of the lowest layers stay as pretrained, too: no gradient is computed for them, and a
-    # delta to the public base does not hold them.
-    frozen_layers: int = 0
-    check_every: int = 500
-    # How unsafe a borderline row is to its question; 0 and 1 teach it as safe and as unsafe.
-    borderline: float = BORDERLINE
-    # Finished checkpoints to learn from, and how much their opinion counts beside the labels.
-    teachers: tuple[str, ...] = ()
-    teaching: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise RecipeError(f"steps must be at least 1, not {self.steps}")
-        if not 0 < self.epochs < math.inf:
-            raise RecipeError(f"epochs must be above 0 and finite, not {self.epochs}")
-        if not 0 < self.cooldown <= 1:
-            raise RecipeError(f"cooldown must be a share above 0, not {self.cooldown}")
-        if self.frozen_layers < 0:
-            raise RecipeError(f"frozen_layers must be at least 0, not {self.frozen_layers}")
-        if not 0 <= self.borderline <= 1:
-            raise RecipeError(f"borderline must be between 0 and 1, not {self.borderline}")
-        if not 0 <= self.teaching <= 1:
-            raise RecipeError(f"teaching must be a share between 0 and 1, not {self.teaching}")
-
-    def told(self) -> dict[str, Any]:
-        """For reports: where a checkpoint lay is nobody's business; which one it was is."""
-        named = {"teachers": [Path(teacher).name for teacher in self.teachers]}
-        return asdict(self) | {"init": self.init and Path(self.init).name} | named
-
-
-OPTIONS: Final = tuple(field.name for field in fields(Recipe))
 
 
 def processes() -> PartialState:
@@ -197,13 +133,13 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         with accelerator.main_process_first():
             soft = distillation.soft_targets(teachers, rows, drawn, out / "teachers.npy")
 
-    optimizer, schedule = _optimizer(model, recipe, len(plan))
+    optimizer, schedule = optimizer_of(model, recipe, len(plan))
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
     quality = -1.0
     start, best, seconds = 0, {"step": 0, "quality": quality}, 0.0
     resume = out / "last.pt"
-    if (state := _state(out, len(plan), accelerator.device)) is not None:
+    if (state := resumed(out, len(plan), accelerator.device)) is not None:
         same_run(out, state, run)
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -211,7 +147,7 @@ def train(data: Sequence[Path], out: Path, recipe: Recipe) -> Path:
         start, best, seconds = state["step"], state["best"], state["seconds"]
 
     began = time.monotonic() - seconds
-    saved, falling = time.monotonic(), _falling_from(recipe, len(plan))
+    saved, falling = time.monotonic(), falling_from(recipe, len(plan))
     bar = tqdm(
         range(start, len(plan)),
         initial=start,
@@ -298,81 +234,12 @@ def _told(quality: float) -> float | None:
     return None if math.isnan(quality) else quality
 
 
-def feedback_behind(init: Path, variant: mixing.Variant, name: str = "init") -> int:
-    """How many rows of feedback a checkpoint has learnt from that is gone on from, or taught by.
-
-    What its weights may be used for holds of whatever is made of them. ``name`` is the recipe's
-    field.
-
-    Raises:
-        RecipeError: where it learnt from rows whose licence this variant keeps out.
-    """
-    report = json.loads((init / "training.json").read_text())
-    if variant == "permissive" and report["recipe"]["variant"] != variant:
-        raise RecipeError(
-            f"{name}: {init.name} learnt from rows that the variant {variant!r} keeps out"
-        )
-    return int(report["rows"].get("feedback", 0))
-
-
-def _state(out: Path, steps: int, on: torch.device) -> dict[str, Any] | None:
-    """Where a run of so many steps goes on: None where it begins.
-
-    Raises:
-        RecipeError: where as many were taken already, in a run of another length.
-    """
-    for name in ("last.pt", "stable.pt"):
-        if not (out / name).exists():
-            continue
-        state: dict[str, Any] = torch.load(out / name, map_location=on, weights_only=True)
-        if state["steps"] != steps:
-            # What a shorter run forgot its learning rate for is not gone on from.
-            if name == "last.pt" and (out / "stable.pt").exists():
-                continue
-            if state["step"] >= steps:
-                taken = f"{out} has taken {state['step']} of {state['steps']} steps"
-                raise RecipeError(f"steps: {taken}, and {steps} are no more")
-        if name == "stable.pt":
-            # Weights that were chosen behind it are not of this run.
-            state["best"] = {"step": 0, "quality": -1.0}
-        return state
-    return None
-
-
-def same_run(out: Path, state: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """See to it that a run is gone on with as it began; older checkpoints do not say how.
-
-    Its batches would be skipped or come twice, and its report speak of what it never saw.
-
-    Raises:
-        RecipeError: naming what differs.
-    """
-    begun = state.get("run", run)
-    if others := sorted(name for name in run if begun.get(name) != run[name]):
-        raise RecipeError(
-            f"{others[0]}: {out} holds a run that began with another ({', '.join(others)}); "
-            "give another --out, and go on from its weights with --init"
-        )
-
-
 def _digest(steps: Sequence[Sequence[Picks]], examples: Sequence[Example]) -> str:
     """SHA-256 of rows, windows and labels; those of the first step depend on all that is drawn."""
     digest = hashlib.sha256()
     for at, window in (pick for step in steps for batch in step for pick in batch):
         digest.update(f"{at} {window.ids}".encode() + examples[at].labels.tobytes())
     return digest.hexdigest()
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole, or not at all."""
-    unfinished = path.with_name(f"{path.name}.part")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
-
-
-def _falling_from(recipe: Recipe, steps: int) -> int:
-    """The step from which the learning rate falls."""
-    return steps - round(recipe.cooldown * steps)
 
 
 def calibrate(data: Sequence[Path], folder: Path) -> list[Calibration]:
@@ -443,39 +310,3 @@ def _plan(
             flat += epoch(number)
         wanted = math.ceil(len(flat) * recipe.epochs / epochs)
     return [flat[at : at + processes] for at in range(0, wanted - processes + 1, processes)]
-
-
-def _optimizer(
-    model: GuardClassifier, recipe: Recipe, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with a linear warm-up and cool-down; no weight decay on biases and norms."""
-    if not recipe.train_embeddings:
-        model.encoder.get_input_embeddings().requires_grad_(False)
-    if recipe.frozen_layers:
-        try:
-            model.freeze(recipe.frozen_layers)
-        except ValueError as error:
-            raise RecipeError(f"frozen_layers: {error}") from None
-    groups = parameter_groups(model, recipe.encoder_lr, recipe.head_lr, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups)
-    warm = max(1, round(recipe.warmup * steps))
-    cool = max(1, steps - max(warm, _falling_from(recipe, steps)))
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, 1.0, (steps - step) / cool)
-    )
-
-
-def parameter_groups(
-    model: GuardClassifier, encoder_lr: float, head_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """What is trained, by learning rate; no weight decay on biases and norms."""
-    # BERT's own pooler is not asked; several processes would wait for its gradient.
-    if getattr(model.encoder, "pooler", None) is not None:
-        model.encoder.pooler.requires_grad_(False)
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = encoder_lr if name.startswith("encoder.") else head_lr
-            decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]

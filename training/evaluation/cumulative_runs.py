@@ -25,7 +25,8 @@ from tamis.policy import default_policy
 from tamis.verdict import Provenance
 from training.classifier import trainer
 from training.classifier.inference import predict
-from training.classifier.trainer import Recipe, held_out_quality
+from training.classifier.recipe import Recipe
+from training.classifier.trainer import held_out_quality
 from training.datasets import mixing, readings, registry
 from training.datasets.registry import source_of
 from training.datasets.schema import (

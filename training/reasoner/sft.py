@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tamis.bundle import sha256_of
 from tamis.reasoner.protocol import Format, Order
 from training.classifier.inference import device, keep_memory
-from training.classifier.trainer import save
+from training.classifier.resuming import save
 from training.reasoner import model as models
 from training.reasoner.charts import draw_metrics
 from training.reasoner.examples import read_examples

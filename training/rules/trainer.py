@@ -20,7 +20,9 @@ from tamis import rules
 from tamis.tokens import plain_tokenizer
 from training.classifier import bases, calibration
 from training.classifier.inference import autocast, device, keep_memory
-from training.classifier.trainer import feedback_behind, parameter_groups, same_run, save
+from training.classifier.optimizer import parameter_groups
+from training.classifier.recipe import feedback_behind
+from training.classifier.resuming import same_run, save
 from training.datasets.mixing import Variant
 from training.reasoner.policies import Library
 from training.rules.batching import Batch, batches
