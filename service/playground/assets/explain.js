@@ -1,6 +1,8 @@
 // A verdict in words. Everything said here follows from the answer and the thresholds: the page
 // knows nothing of why the model scores as it does, beyond the words that argued for it.
 
+import { sameThreshold } from "./policy.js";
+
 // Questions of their own, as a policy's own categories are; every other one counts only along with the
 // overall score.
 const INDEPENDENT = new Set(["toxicity", "attack"]);
@@ -30,7 +32,7 @@ export function scores(verdict, limits) {
     .map(([name, { score, threshold, flagged }]) => {
       const { flag = null, own = false, ...known } = limits?.categories[name] ?? {};
       // Another bundle judged by thresholds of its own, of which the verdict tells the first.
-      const block = flag !== null && Math.abs(flag - threshold) < 1e-4 ? (known.block ?? null) : null;
+      const block = flag !== null && sameThreshold(flag, threshold) ? (known.block ?? null) : null;
       // Where the policy only scores nothing is flagged, and it has to be told from the scores.
       const counts = verdict.withheld ? unsafe || own || INDEPENDENT.has(name) : flagged;
       let state = "allow";

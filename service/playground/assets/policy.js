@@ -108,6 +108,9 @@ export function inForce(draft) {
   };
 }
 
+/** Whether two thresholds are one: verdicts say them in four digits. */
+export const sameThreshold = (one, other) => Math.abs(one - other) < 1e-4;
+
 /**
  * The thresholds that an answer was judged by: `{overall: {flag, block} | null, categories}`.
  *
@@ -118,7 +121,7 @@ export function limitsOf(policy, verdict, questions) {
   if (!policy.overall || verdict.threshold === null) return { overall: null, categories: policy.categories };
   const asked = questions
     .map((question) => policy.overall[question])
-    .filter(({ flag }) => Math.abs(flag - verdict.threshold) < 1e-4);
+    .filter(({ flag }) => sameThreshold(flag, verdict.threshold));
   const blocks = new Set(asked.map(({ block }) => block));
   const block = blocks.size === 1 ? asked[0].block : null;
   return { overall: { flag: verdict.threshold, block }, categories: policy.categories };
