@@ -12,23 +12,19 @@ makes ``docs/overblocking.md``. The test that gates these figures is
 import argparse
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Final, Literal
+from typing import Final
 
+from benchmarks import unread
 from benchmarks.record import Record, render
+from benchmarks.rows import Judged, Row, judge
 from service.engine.cascade import Cascade
-from service.engine.ruled import Judging
 from tamis import bundle as bundles
 from tamis.cli.common import add_tier, load_classifier, load_tier, multilingual_of
-from tamis.content import Content, plain, prompt, response
-from tamis.deciding import decide
-from tamis.policy import default_policy
-from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.tiers import DEFAULT
-from tamis.verdict import UNSAFE, Provenance, Verdict
 
 ROOT: Final = Path(__file__).parents[1]
 ROWS: Final = ROOT / "tests" / "data" / "benign"
@@ -55,44 +51,6 @@ word. Aims: 1 % of the whole, a mean gap of .05 between twins, at most one of th
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A benign text: a request, a post (its text is ``prompt``), or an answer to ``prompt``."""
-
-    id: str
-    group: str
-    target: Literal["prompt", "response", "text"]
-    prompt: str
-    response: str | None = None
-    pair: str | None = None
-    lang: str | None = None
-
-    @property
-    def content(self) -> Content:
-        """What is judged: of an exchange the answer alone."""
-        if self.response is not None:
-            return response(self.response, self.prompt)
-        return plain(self.prompt) if self.target == "text" else prompt(self.prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A row's verdict: its overall ``score``, and the signal that came nearest to an alarm.
-
-    ``reach`` is that signal's score over its flag threshold: 1 and above is a false alarm.
-    """
-
-    row: Row
-    flagged: bool
-    score: float
-    signal: str
-    signal_score: float
-    reach: float
-
-    def __str__(self) -> str:
-        return f"{self.row.id} ({self.signal} {self.signal_score:.2f})"
-
-
 def rows(folder: Path = ROWS) -> list[Row]:
     """All rows, group by group."""
     return [
@@ -110,28 +68,6 @@ def public(data: Path) -> list[Row]:
             safe = [raw for raw in map(json.loads, stream) if not raw["label"]]
         found += [Row(raw["id"], name, "prompt", raw["prompt"]) for raw in safe]
     return found
-
-
-def judge(classifier: Judging, some: Iterable[Row]) -> list[Judged]:
-    """Judge rows one by one under the default policy."""
-    policy, bundle = default_policy(), classifier.bundle
-    provenance = Provenance(bundle.name, bundle.fingerprint, policy.name, policy.version)
-    judged = []
-    for row in some:
-        verdict = decide([classifier.judge(row.content)], policy, bundle.thresholds, provenance)
-        signal, score, reach = max(_signals(verdict), key=lambda found: found[2])
-        judged.append(Judged(row, verdict.flagged, verdict.score, signal, score, reach))
-    return judged
-
-
-def _signals(verdict: Verdict) -> Iterator[tuple[str, float, float]]:
-    """The signals that can flag on their own: name, score, score over threshold."""
-    assert verdict.threshold is not None
-    yield UNSAFE, verdict.score, verdict.score / verdict.threshold
-    alone = {TOXICITY: verdict.categories.get(TOXICITY), ATTACK: verdict.attack}
-    for name, found in alone.items():
-        if found is not None:
-            yield name, found.score, found.score / found.threshold
 
 
 def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
@@ -180,6 +116,9 @@ def record(judged: Sequence[Judged]) -> Record:
         "Flagged at the default policy. In brackets the signal furthest beyond its threshold, or "
         "nearest below it: the overall question (`unsafe`), `toxicity` or `attack`. A gap is the "
         "highest less the lowest overall score of a set of twins.",
+        "`seen by nobody` are [texts](../tests/data/unread/README.md) of either kind by an author "
+        "who saw the guide alone; nobody learns from them or writes against what is wrong with "
+        "them.",
     ]
     apart = [line(f"{name} (apart)", groups[name]) for name in APART]
     here = [line(name, some) for name, some in groups.items() if name not in APART]
@@ -246,11 +185,14 @@ def main() -> None:
     other = multilingual_of(args.multilingual)
     some = [*rows(), *(public(args.data) if args.data else [])]
     served = load_tier(tier, args.bundle, args.accurate, multilingual=other)
-    named = {tier: judge(served, some)}
+    judges = {tier: served}
     if tier != "fast":
-        named["fast"] = judge(load_tier("fast", args.bundle, None, multilingual=other), some)
+        judges["fast"] = load_tier("fast", args.bundle, None, multilingual=other)
     if args.before:
-        named["before"] = judge(load_classifier(args.before), some)
+        judges["before"] = load_classifier(args.before)
+    named = {who: judge(one, some) for who, one in judges.items()}
+    severities = unread.rows()
+    both = {who: judge(one, severities) for who, one in judges.items()}
     judged = [one for one in named[tier] if one.row.group not in PUBLIC]
     if args.rows:
         for group in by_group(judged).values():
@@ -258,7 +200,7 @@ def main() -> None:
                 print(f"{one}  {(one.row.response or one.row.prompt)[:100]!r}")
         print()
     made = record(judged)
-    made.tables = [beside(named), *made.tables]
+    made.tables = [beside(named), unread.table(both, severities), *made.tables]
     made.command += f" --tier {args.tier}" if args.tier else ""
     made.command += " --data DATA/eval" * bool(args.data) + " --before BUNDLE" * bool(args.before)
     who = [f"{served.bundle.name}@{served.bundle.fingerprint[:12]}"]

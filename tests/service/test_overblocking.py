@@ -13,8 +13,9 @@ from typing import Final
 import pytest
 
 from benchmarks import overblocking
-from benchmarks.overblocking import ALARMING, Judged, Row
+from benchmarks.overblocking import ALARMING
 from benchmarks.record import render
+from benchmarks.rows import Judged, Row, judge
 from service.engine.classifier import Classifier
 from tamis.bundle import MANIFEST
 from tamis.cli.common import load_tier
@@ -61,7 +62,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def judged(classifier: Classifier, rows: list[Row]) -> list[Judged]:
-    return overblocking.judge(classifier, rows)
+    return judge(classifier, rows)
 
 
 def alarms(judged: Sequence[Judged]) -> str:
@@ -86,7 +87,7 @@ def test_the_set_is_what_its_page_says(rows: list[Row]):
 def test_an_alarm_is_counted_where_there_is_one(classifier: Classifier):
     mild = "Tell my sister she is a worthless, ugly idiot."
     texts = [Row("a", "g", "text", mild, pair="p"), Row("b", "g", "text", "A fine day.", pair="p")]
-    found = overblocking.judge(classifier, texts)
+    found = judge(classifier, texts)
     assert [one.flagged for one in found] == [one.reach >= 1 for one in found] == [True, False]
     assert overblocking.false_alarms(found) == 0.5
     assert overblocking.gaps(found) == {"p": pytest.approx(found[0].score - found[1].score)}
@@ -133,7 +134,7 @@ def test_twins_score_alike(judged: list[Judged]):
     not (ACCURATE.folder / MANIFEST).is_file(), reason="the accurate bundle was not made"
 )
 def test_the_default_tier_stops_less(rows: list[Row]):
-    judged = overblocking.judge(load_tier("cascade", None, None), rows)
+    judged = judge(load_tier("cascade", None, None), rows)
     total = overblocking.counted(judged)
     assert overblocking.false_alarms(total) <= CASCADE_TOTAL, alarms(total)
     twenty = overblocking.by_group(judged)[ALARMING]
