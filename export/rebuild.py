@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import safe_open
 from tqdm import tqdm
 
-from export.delta import BESIDE, Matrix, decoded, encode, read_index
+from export.delta import BESIDE, decoded, encode, read_index
 from export.kinds import Made, load
+from export.tracing import Matrix
 from tamis.building import building, replacing
 from tamis.bundle import BundleError, sha256_of
 from tamis.tiers import BANDS

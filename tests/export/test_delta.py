@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from export import delta
-from export.delta import PAYLOAD, Recipe, decoded, encode, read_index, trace
+from export.delta import PAYLOAD, decoded, encode, read_index
 from export.rounding import nearest
+from export.tracing import Recipe, copies, trace, verbatim
 from tamis.bundle import BundleError, sha256_of
 
 RNG = np.random.default_rng(0)
@@ -56,6 +57,28 @@ def test_what_was_taken_out_of_a_matrix_is_found(base, lost: tuple[int, ...]):
     found = trace(nearest(down)[0], base, "file", 0)
     assert found is not None
     assert (found.tensors, found.rows, found.columns) == (("layer.0.down",), lost, ())
+
+
+@pytest.mark.parametrize("lost", [(), (0, 5, 300)])
+def test_what_a_restored_body_has_at_its_end_is_found(base, lost: tuple[int, ...]):
+    # Those that one quantiser took aside come last, and the next one takes others.
+    last = (7, 2, 411)
+    order = [n for n in range(512) if n not in (*lost, *last)] + [*last]
+    up = smoothed(tuned(base["layer.2.up"].T))[:, order]
+    found = trace(nearest(up)[0], base, "file", 0)
+    assert found is not None
+    assert (found.tensors, found.columns, found.last_columns) == (("layer.2.up",), lost, last)
+    assert np.array_equal(found.of(base), base["layer.2.up"].T[:, order])
+    down = tuned(base["layer.0.down"].T)[order]
+    found = trace(nearest(down)[0], base, "file", 0)
+    assert found is not None
+    assert (found.tensors, found.rows, found.last_rows) == (("layer.0.down",), lost, last)
+    assert np.array_equal(found.of(base), base["layer.0.down"].T[order])
+
+
+def test_what_nobody_touched_is_said_by_its_name(base):
+    files = {"one": b"before", "two": b"before" + verbatim(base["words"]) + b"behind"}
+    assert [*copies(files, base)] == [("two", 6, "words", base["words"].nbytes)]
 
 
 def test_a_table_is_found_as_it_lies_and_a_stranger_is_not(base):
@@ -111,6 +134,8 @@ def encoded(bundle, tmp_path_factory: pytest.TempPathFactory):
         for name, value in tensors.items()
         if value.dtype == np.int8
     }
+    # Places are as the base has them.
+    base |= {n: v for n, v in tensors.items() if n.endswith("position_embeddings.weight")}
     out = tmp_path_factory.mktemp("delta")
     size = encode(bundle.path, base, {"name": "invented", "sha256": None}, out)
     return base, out, size
@@ -127,6 +152,8 @@ def test_a_bundle_comes_back_byte_by_byte(bundle, encoded):
     index = read_index(out)
     assert index["fingerprint"] == bundle.fingerprint
     assert len(index["recipes"]) == 25  # four products a layer, and the table
+    (copy,) = index["copies"]
+    assert copy["tensor"].endswith("position_embeddings.weight")
 
 
 def test_nothing_of_an_earlier_bundle_stays_beside_a_delta(tmp_path: Path):
