@@ -49,9 +49,9 @@ MEAN_GAP: Final = 0.064
 WIDEST_GAP: Final = 0.31
 
 # The default tier's, where its second bundle is there.
-CASCADE_TOTAL: Final = 0.028
+CASCADE_TOTAL: Final = 0.023
 CASCADE_SHORT: Final = 0.05
-CASCADE_TWENTY: Final = 2
+CASCADE_TWENTY: Final = 1
 CASCADE_MEAN_GAP: Final = 0.04
 
 
