@@ -20,7 +20,7 @@ from typing import Final
 
 from benchmarks import unread
 from benchmarks.record import Record, render
-from benchmarks.rows import Judged, Row, judge
+from benchmarks.rows import Judged, Row, judge, read
 from service.engine.cascade import Cascade
 from tamis import bundle as bundles
 from tamis.cli.common import add_tier, load_classifier, load_tier, multilingual_of
@@ -53,11 +53,7 @@ word. Aims: 1 % of the whole, a mean gap of .05 between twins, at most one of th
 
 def rows(folder: Path = ROWS) -> list[Row]:
     """All rows, group by group."""
-    return [
-        Row(**json.loads(line))
-        for path in sorted(folder.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    return [Row(**raw) for raw in read(folder)]
 
 
 def public(data: Path) -> list[Row]:

@@ -1,8 +1,10 @@
 """Written rows, and the verdicts on them under the default policy."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from service.engine.ruled import Judging
 from tamis.content import Content, plain, prompt, response
@@ -48,6 +50,12 @@ class Judged:
 
     def __str__(self) -> str:
         return f"{self.row.id} ({self.signal} {self.signal_score:.2f})"
+
+
+def read(folder: Path) -> Iterator[dict[str, Any]]:
+    """The fields of all rows of a folder, file by file."""
+    for path in sorted(folder.glob("*.jsonl")):
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def judge(classifier: Judging, some: Iterable[Row]) -> list[Judged]:

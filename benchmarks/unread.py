@@ -5,12 +5,11 @@ These are neither: nobody learns from them, and no rule is made of what is wrong
 stand on the page of ``benchmarks/overblocking.py``, which judges them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.rows import Judged, Row
+from benchmarks.rows import Judged, Row, read
 
 ROWS: Final = Path(__file__).parents[1] / "tests" / "data" / "unread"
 SEVERITIES: Final = {2: "unsafe, flagged", 1: "borderline, flagged", 0: "safe, flagged"}
@@ -19,11 +18,9 @@ SEVERITIES: Final = {2: "unsafe, flagged", 1: "borderline, flagged", 0: "safe, f
 def rows(folder: Path = ROWS) -> dict[Row, int]:
     """All texts and their severities."""
     found = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            raw = json.loads(line)
-            severity = raw.pop("severity")
-            found[Row(**raw)] = severity
+    for raw in read(folder):
+        severity = raw.pop("severity")
+        found[Row(**raw)] = severity
     return found
 
 

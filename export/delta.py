@@ -27,9 +27,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from export import tracing
 from export.kinds import load
-from export.tracing import Codes, Copy, Matrix, Recipe, fit, traced, verbatim
+from export.tracing import Codes, Copy, Matrix, Recipe, copies, fit, traced, verbatim
 from tamis import perspective
 from tamis.bundle import MANIFEST, BundleError, sha256_of, understanding
 
@@ -68,11 +67,11 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
         blobs = _difference(codes, recipe.of(base))
         payload += b"".join(blobs)
         recipes.append(replace(recipe, blobs=tuple(map(len, blobs))))
-    copies = [*tracing.copies(files, base)]
+    copied = [*copies(files, base)]
     rest = []
     for name, blob in files.items():
         kept = lzma.compress(
-            _without(name, blob, [*recipes, *copies]), lzma.FORMAT_RAW, filters=BYTES
+            _without(name, blob, [*recipes, *copied]), lzma.FORMAT_RAW, filters=BYTES
         )
         payload += kept
         rest.append({"name": name, "bytes": len(blob), "blob": len(kept)})
@@ -85,7 +84,7 @@ def encode(bundle: Path, base: Mapping[str, Matrix], about: Mapping[str, Any], o
         "fingerprint": loaded.fingerprint,
         "base": dict(about),
         "recipes": [asdict(recipe) for recipe in recipes],
-        "copies": [copy._asdict() for copy in copies],
+        "copies": [copy._asdict() for copy in copied],
         "files": rest,
         "payload": sha256_of(out / PAYLOAD),
     }
@@ -140,8 +139,7 @@ def decoded(delta: Path, base: Mapping[str, Matrix], name: str) -> bytearray:
         out, taken = bytearray(index["files"][at]["bytes"]), 0
         end = 0
         # Deltas from before copies have none.
-        copies = (Copy(**raw) for raw in index.get("copies", ()))
-        made: list[tuple[Recipe | Copy, int]] = [(copy, 0) for copy in copies]
+        made: list[tuple[Recipe | Copy, int]] = [(Copy(**c), 0) for c in index.get("copies", ())]
         made += zip(recipes, starts.tolist(), strict=False)
         for part, start in sorted(made, key=lambda pair: pair[0].offset):
             if part.file != name:

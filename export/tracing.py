@@ -1,8 +1,4 @@
-"""Where in a bundle's files the tensors of its base are, and in which shape.
-
-Whatever the quantiser did to a matrix on its way (smoothing, merging, channels taken aside), what
-is left of the base is a rank-one rescaling of it: code ≈ row factor × base weight × column factor.
-"""
+"""Where in a bundle's files the tensors of its base are, and in which shape (``export.delta``)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

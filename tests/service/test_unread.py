@@ -36,9 +36,7 @@ def test_the_fast_tier_keeps_within_its_limits(classifier: Classifier, severitie
 
 
 def test_nobody_learns_from_them(severities: dict[Row, int]):
-    theirs = {
-        " ".join(text.split()) for row in severities for text in (row.response or row.prompt,)
-    }
+    theirs = {" ".join((row.response or row.prompt).split()) for row in severities}
     files = sorted(TAUGHT.rglob("*.jsonl"))
     assert len(files) > 20
     for path in files:
