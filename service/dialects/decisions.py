@@ -25,7 +25,7 @@ from pydantic import (
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect, body_of, documented
-from service.engine.reasoner.reasoner import Explanation
+from service.engine.reasoner.explanation import Explanation
 from service.errors import RequestError
 from service.moderation.explaining import Asked
 from service.moderation.moderator import moderator_of

@@ -9,18 +9,10 @@ from typing import Any, Final, Literal, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from service.engine.reasoner.explanation import Explanation, Given, Reading
 from service.engine.reasoner.labels import SameLabelsError
 from service.engine.reasoner.queue import Explainer
-from service.engine.reasoner.reasoner import (
-    Emit,
-    Explanation,
-    Given,
-    Pause,
-    Policy,
-    Reading,
-    Reasoner,
-    TooLongError,
-)
+from service.engine.reasoner.reasoner import Emit, Pause, Policy, Reasoner, TooLongError
 from service.engine.runtime import background_threads
 from service.errors import RequestError, retry_after
 from service.moderation.arrival import LOOK, Arrival, State

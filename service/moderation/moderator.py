@@ -14,7 +14,7 @@ from service.configuration import Configuration
 from service.engine.engine import Engine
 from service.engine.memory import Memory, Work
 from service.engine.pairs import Rulings
-from service.engine.reasoner.reasoner import Explanation
+from service.engine.reasoner.explanation import Explanation
 from service.engine.timings import Timings
 from service.errors import RequestError
 from service.moderation import limits

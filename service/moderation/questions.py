@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from service.engine.policy_encoder import RuleScore
-from service.engine.reasoner.reasoner import Explanation, Given, Reading
+from service.engine.reasoner.explanation import Explanation, Given, Reading
 from service.moderation.explaining import Asked
 from tamis.reasoner.protocol import Guideline
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.engine.engine import Engine
 from service.engine.loader import Loader, own_cores, workers_of
 from service.engine.pairs import Rulings
-from service.engine.workers.crew import LostError
+from service.engine.workers.processes import LostError
 from service.errors import RequestError, retry_after
 from service.moderation.rules import Rules
 from service.moderation.tiers import Tiers, Tongues

@@ -94,7 +94,8 @@ def _read(args: argparse.Namespace) -> int:
 
 def _word(reasoner: Any, example: Any) -> Any:
     """A reason as the service writes it."""
-    from service.engine.reasoner.reasoner import Given, Reading, TooLongError, go_on
+    from service.engine.reasoner.explanation import Given, Reading
+    from service.engine.reasoner.reasoner import TooLongError, go_on
     from service.settings import Settings
     from training.reasoner.worded import Worded
 

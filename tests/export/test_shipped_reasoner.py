@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from export import reasoner as export
-from service.engine.reasoner.reasoner import Explanation, Reasoner, go_on
+from service.engine.reasoner.explanation import Explanation
+from service.engine.reasoner.reasoner import Reasoner, go_on
 from tamis import content
 from tamis.reasoner import bundle as bundles
 from tamis.reasoner import protocol

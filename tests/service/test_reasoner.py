@@ -11,13 +11,7 @@ import pytest
 from service.engine.reasoner import reasoner as engine
 from service.engine.reasoner.decoder import Decoder
 from service.engine.reasoner.queue import Explainer
-from service.engine.reasoner.reasoner import (
-    GivenUpError,
-    LateError,
-    Reasoner,
-    TooLongError,
-    go_on,
-)
+from service.engine.reasoner.reasoner import GivenUpError, LateError, Reasoner, TooLongError, go_on
 from service.engine.scheduler import DeadlineError, OverloadedError
 from tamis import content
 from tamis.bundle import BundleError

@@ -26,8 +26,10 @@ from service.engine.memory import Memory
 from service.engine.runtime import available_memory
 from service.engine.warmup import Pace
 from service.engine.workers import crew as crews
+from service.engine.workers import processes
 from service.engine.workers import template as templates
-from service.engine.workers.crew import Crew, CrewEvents, LostError, WorkerLostError
+from service.engine.workers.crew import Crew, CrewEvents, WorkerLostError
+from service.engine.workers.processes import LostError
 from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, sha256_of
 from tamis.content import document, exchange, plain, prompt
@@ -196,7 +198,7 @@ async def test_what_no_worker_survives_is_refused_and_harms_nobody_else(
 async def test_a_worker_that_does_not_answer_is_replaced(
     crew: Crew, served: Engine, classifier, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(crews, "PATIENCE", 1.5)
+    monkeypatch.setattr(processes, "PATIENCE", 1.5)
     for seat in crew._seats.values():
         crew._bury(seat)
     crew.tend()

@@ -10,13 +10,14 @@ where category names begin alike, or a reason is wanted, is more run.
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from service.engine.reasoner.decoder import Decoder, Floats
+from service.engine.reasoner.explanation import Explanation, Reading, Status
 from service.engine.reasoner.labels import Labels
 from service.engine.reasoner.prefixes import Prefixes
 from service.engine.reasoner.quoting import Quoting
@@ -40,7 +41,6 @@ from tamis.reasoner.quotes import Source
 STEP: Final = 64
 
 Policy = tuple[Guideline, ...]
-Status = Literal["ok", "malformed", "unfinished", "late"]
 Pause = Callable[[], None]
 """Called between runs; may wait, and ends the work by raising ``GivenUpError`` or ``LateError``."""
 Emit = Callable[[str], None]
@@ -66,67 +66,6 @@ class TooLongError(ValueError):
         super().__init__(f"{tokens} tokens, {limit} fit")
         self.tokens = tokens
         self.limit = limit
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A verdict that others reached; the category is None where it is safe, or known to nobody."""
-
-    safety: Safety
-    category: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the reasoner makes of a text before it says why.
-
-    ``categories`` are P(category | unsafe), of sum 1. ``fault`` says that the model, left alone,
-    would not have written a verdict at all; then the probabilities mean little.
-    """
-
-    unsafe: float
-    categories: dict[str, float]
-    fault: Fault | None
-    tokens: int = 0
-    prefix: int = 0
-    """How many of them are the policy's."""
-    cached: int = 0
-    """How many of them were in the cache."""
-    given: Given | None = None
-    """The verdict, where it is another's: the probabilities are then, too, and sum to nothing."""
-
-    @property
-    def safety(self) -> Safety:
-        """The label that was given, else the likelier one."""
-        if self.given is not None:
-            return self.given.safety
-        return "unsafe" if self.unsafe >= 0.5 else "safe"
-
-    @property
-    def best(self) -> str:
-        """The category that fits best, whether safe or not."""
-        return max(self.categories, key=lambda name: self.categories[name])
-
-    @property
-    def category(self) -> str | None:
-        """The category that was given, else the one that fits best; None where it is safe."""
-        if self.given is not None:
-            return self.given.category
-        return None if self.safety == "safe" else self.best
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A reading and its reason, None unless ``status`` is "ok" and a reason was asked for."""
-
-    reading: Reading
-    status: Status
-    reason: str | None = None
-    fault: Fault | None = None
-    written: int = 0
-    """Tokens of the reason."""
-    verdict_seconds: float = 0.0
-    reason_seconds: float = 0.0
 
 
 class Reasoner:

@@ -4,8 +4,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry
 
+from service.engine.reasoner.explanation import Explanation, Status
 from service.engine.reasoner.queue import ExplainerEvents
-from service.engine.reasoner.reasoner import Explanation, Status
 from service.observing.metrics.series import Series
 
 
