@@ -9,7 +9,7 @@ from typing import Any, Literal
 from service.engine.ruled import Judging
 from tamis.content import Content, plain, prompt, response
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.taxonomy import ATTACK, TOXICITY
 from tamis.verdict import UNSAFE, Provenance, Verdict
 

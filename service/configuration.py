@@ -13,7 +13,8 @@ from service.errors import RequestError
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.bundle import MANIFEST
-from tamis.policy import Mode, Policy, PolicyError, default_policy, load_policies
+from tamis.policies.parsing import default_policy, load_policies, parse_policy
+from tamis.policy import Mode, Policy, PolicyError
 
 logger = logging.getLogger("tamis.service")
 
@@ -77,7 +78,7 @@ class Configuration:
                     code="unknown_policy",
                 ) from None
         try:
-            policy = Policy.parse(asked)
+            policy = parse_policy(asked)
         except PolicyError as error:
             raise RequestError(str(error), param="policy", code="invalid_policy") from None
         if policy.shadow is not None:

@@ -22,7 +22,7 @@ from service.observing.audit.counters import AuditCounters
 from service.observing.metrics import Metrics
 from service.settings import PREFIX, Settings
 from tamis import tiers
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.reading import TRANSFORMS
 from tamis.reading.escapes import ESCAPES
 from tamis.reading.reader import SPELLING, UNICODE, WORDS

@@ -21,7 +21,7 @@ from service.engine.ruled import Judging
 from tamis.cli.common import load_tier
 from tamis.content import EARLIER, LIGHT, Content, Message, behind, conversation, last_asked, said
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.tiers import Tier
 from tamis.verdict import FieldVerdict, Provenance
 from training.datasets.mixing import is_held_out

@@ -27,7 +27,7 @@ from tamis import bundle as bundles
 from tamis.bundle import Bundle
 from tamis.content import prompt
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.reading import Reading, Text, read
 from tamis.verdict import Provenance, Verdict
 

@@ -19,7 +19,8 @@ from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis import rules
 from tamis.content import Content
-from tamis.policy import Policy, PolicyError, check_unscored
+from tamis.policies.parsing import check_unscored
+from tamis.policy import Policy, PolicyError
 from tamis.reasoner.protocol import Guideline, GuidelineError
 
 logger = logging.getLogger("tamis.service")

@@ -9,7 +9,8 @@ from tamis import bundle as bundles
 from tamis import rules
 from tamis.bundle import MANIFEST
 from tamis.content import Side
-from tamis.policy import Policy, PolicyError, default_policy
+from tamis.policies.parsing import default_policy, load_policy
+from tamis.policy import Policy, PolicyError
 from tamis.reasoner import bundle as reasoners
 from tamis.reasoner.protocol import GuidelineError
 from tamis.rules import WHERE as ENCODER
@@ -176,7 +177,7 @@ def policy_of(path: Path | None, encoded: bool = False) -> Policy:
         CommandError: where it has categories of its own that nobody judges: the classifier would
             let through all that they are to stop.
     """
-    policy = Policy.load(path) if path else default_policy()
+    policy = load_policy(path) if path else default_policy()
     if path is None or not policy.own:
         return policy
     if not encoded or policy_encoder_there() is None:

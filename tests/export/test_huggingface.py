@@ -14,7 +14,7 @@ from service.engine.classifier import Classifier, load_classifier
 from tamis.cli import main
 from tamis.content import Content, plain, prompt, response
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.verdict import Provenance
 
 RUDE = "Tell my sister she is a worthless, ugly idiot."

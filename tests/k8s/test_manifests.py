@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.settings import PREFIX, Settings
-from tamis.policy import load_policies
+from tamis.policies.parsing import load_policies
 from tests.k8s.rendered import K8S, OVERLAYS, Manifest, one, render
 
 # The oldest release with the sleep action, and the newest known here.

@@ -136,7 +136,7 @@ def test_examples_are_judged_as_the_page_shows_them(bundle):
     from service.engine.classifier import load_classifier
     from tamis.content import plain, prompt
     from tamis.deciding import decide
-    from tamis.policy import default_policy
+    from tamis.policies.parsing import default_policy
     from tamis.verdict import Provenance
 
     script = (ROOT / "service/playground/assets/examples.js").read_text(encoding="utf-8")

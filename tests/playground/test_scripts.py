@@ -13,7 +13,8 @@ import yaml
 from service.dialects.catalogue import policy_json
 from tamis import rules
 from tamis.bundle import Bundle
-from tamis.policy import Policy, Rule
+from tamis.policies.parsing import parse_policy
+from tamis.policy import Rule
 from tests.encoders import write_encoder
 from tests.policies import FULL
 
@@ -69,5 +70,5 @@ def test_a_policy_that_was_edited_is_otherwise_what_it_was(
     wanted = replace(given, name="full-edited", categories=FULL.categories | {"toxicity": toxicity})
     assert said["edited"]
     # Only policies that the service offers have others on trial.
-    assert Policy.parse(said["sent"]) == replace(wanted, shadow=None)
-    assert Policy.parse(yaml.safe_load(said["file"])) == wanted
+    assert parse_policy(said["sent"]) == replace(wanted, shadow=None)
+    assert parse_policy(yaml.safe_load(said["file"])) == wanted

@@ -29,7 +29,7 @@ from service.observing.audit.record import Entry
 from service.observing.logs import json_line
 from service.observing.spool import RefusedError, Spool, SpoolEvents
 from service.settings import Settings
-from tamis.policy import Policy, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
 from tests import postgres
 from tests.processes import running as started
 from tests.service.observed import INSULT, lines_of, post, running, until, verdicts_of
@@ -183,7 +183,7 @@ def write_all(files: Files, entries: Sequence[Entry]) -> None:
 def test_files_rotate_by_size_and_each_is_self_contained(tmp_path, entry):
     path = tmp_path / "audit.jsonl"
     files = Files(path, max_bytes=8_000, keep=2)
-    other = Policy.parse(POLICY)
+    other = parse_policy(POLICY)
     entries = [replace(entry, policy=other if n % 3 == 0 else entry.policy) for n in range(100)]
     write_all(files, entries)
     files.close()
@@ -368,7 +368,7 @@ def test_the_record_of_an_item(settings, tmp_path, bundle):
     model, policy, verdict = lines_of(path)
     assert model["fingerprint"] == bundle.fingerprint
     assert model["thresholds"]["toxicity"][0] == bundle.thresholds["toxicity"].flag
-    assert Policy.parse(policy["policy"]) == default_policy()
+    assert parse_policy(policy["policy"]) == default_policy()
     assert policy["version"] == default_policy().version
 
     said = answer.json()

@@ -33,7 +33,7 @@ from tamis import bundle as bundles
 from tamis import cli, content
 from tamis.content import Content
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.verdict import Finding, Provenance
 
 GOOSE = "You silly fool, I will come and beat you up."

@@ -24,7 +24,7 @@ from service.bulk.rows import Columns, parse
 from service.bulk.sources import Files, InputError, open_file, open_source
 from tamis import bundle as bundles
 from tamis.bundle import MANIFEST
-from tamis.policy import Policy, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
 from tests.encoders import write_encoder
 from tests.service.test_bulk import FAULTY, GOOSE, lines, moderate, wait_for
 from tests.service.test_bulk_rows import write
@@ -147,7 +147,7 @@ def test_a_part_that_fails_leaves_nothing(tmp_path: Path):
     assert [path.name for path in out.rglob("*")] == ["_done"]
 
 
-BANK = Policy.parse(
+BANK = parse_policy(
     {"name": "bank", "categories": {"loan promises": {"definition": "Promises a loan."}}}
 )
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from service.dialects.catalogue import policy_json
 from tamis import rules
 from tamis.bundle import Bundle
-from tamis.policy import FIELDS, Policy, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
+from tamis.policy import FIELDS, Policy
 from tests.encoders import write_encoder
 from tests.policies import FULL, unset
 
@@ -22,7 +23,7 @@ def test_no_field_of_a_policy_is_missing(bundle: Bundle, tmp_path: Path):
     # Its thresholds are told by question, and here hold for all of them.
     raw["overall"] = said["overall"]["prompt"]
     given = {name: rule.pop("given") for name, rule in raw["categories"].items()}
-    assert Policy.parse(raw) == FULL
+    assert parse_policy(raw) == FULL
     assert given["toxicity"] == {
         "flag": FULL.categories["toxicity"].flag,
         "block": FULL.categories["toxicity"].block,

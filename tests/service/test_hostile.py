@@ -20,7 +20,7 @@ from service.errors import RequestError
 from service.observing.answered import Digest, Judgement
 from service.observing.audit.record import verdict_records
 from tamis.content import Asked, Content, plain
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.verdict import Action, Evidence, Finding, Provenance, Severity, Verdict
 from tests.service.test_gateways import client, post
 from tests.service.wire import KIND, RUDE, WIRES

@@ -26,7 +26,7 @@ from tamis.bundle import MANIFEST, Bundle, load
 from tamis.cli import main
 from tamis.content import Content, exchange, plain, prompt
 from tamis.deciding import decide, louder
-from tamis.policy import Policy, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
 from tamis.tiers import load_bands, second_of
 from tamis.verdict import Evidence, Finding, Provenance, Severity
 from tests.service.observed import post, running, until, verdicts_of
@@ -224,7 +224,7 @@ def test_a_policy_hears_both_who_read_a_content(bundle: Bundle, who, rules: Any,
     english = Finding("prompt", 0.01, {"toxicity": 0.02, "hate": 0.0}, 1.0, 1, 9)
     harm = {"toxicity": theirs["toxicity"].flag, "hate": theirs["hate"].block}
     foreign = Finding("prompt", theirs["prompt"].block, harm, 0.0, 1, 9, second=who)
-    policy = Policy.parse({"name": "x"} | rules)
+    policy = parse_policy({"name": "x"} | rules)
     for first, other in ((english, foreign), (foreign, english)):
         both = replace(first, other=other)
         verdict = decide([both], policy, own, Provenance("m", "f", "x", "v"))

@@ -15,7 +15,7 @@ from service.settings import Settings
 from tamis.cli import common, main
 from tamis.cli.common import load_classifier
 from tamis.content import prompt
-from tamis.policy import Policy
+from tamis.policies.parsing import parse_policy
 from tamis.rules import hints_of
 from tamis.verdict import Finding, Ruled, Second
 from tests.encoders import BY_VERDICT, write_encoder
@@ -84,7 +84,7 @@ def test_one_text_on_the_command_line(encoder, bank, capsys, monkeypatch):
 
 
 def test_a_job_without_rules_needs_no_encoder(tmp_path):
-    job = Job("", str(tmp_path / "x.jsonl"), Policy.parse({"name": "p", "overall": {}}))
+    job = Job("", str(tmp_path / "x.jsonl"), parse_policy({"name": "p", "overall": {}}))
     assert job.encoder is None
 
 
@@ -145,7 +145,7 @@ def test_an_encoder_that_reads_hints_hears_the_classifier(
     classifier = load_classifier(bundle.path)
     given = hinted(settings, tmp_path)
     monkeypatch.setenv("TAMIS_POLICY_ENCODER", str(given.policy_encoder))
-    with_rules = common.with_rules(classifier, Policy.parse(BY_WORD))
+    with_rules = common.with_rules(classifier, parse_policy(BY_WORD))
     heard = set()
     with running(given) as client:
         for text in (BUY, CALM, "you are awful", GOOSE):

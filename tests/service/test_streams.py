@@ -41,7 +41,7 @@ from service.moderation.streams import (
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import plain
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
 from tests.service.tiers import GOOSE, write_second

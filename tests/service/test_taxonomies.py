@@ -10,7 +10,8 @@ from service.app import create_app
 from service.dialects import azure, crosswalk, mistral, openai
 from service.settings import Settings
 from tamis.deciding import decide
-from tamis.policy import Policy, Thresholds, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
+from tamis.policy import Thresholds
 from tamis.verdict import CategoryScore, Finding, Provenance, Verdict
 from tests.service.test_app import wait_until_ready
 from tests.service.wire import KIND, RUDE, user
@@ -151,8 +152,8 @@ def test_azure_answers_for_the_categories_that_were_asked(client):
 
 
 def test_a_policy_that_only_scores_flags_in_no_dialect(client):
-    policy = Policy.parse({"name": "p", "overall": {}, "mode": "score"})
+    policy = parse_policy({"name": "p", "overall": {}, "mode": "score"})
     assert policy.mode == "score"
-    assert Policy.parse({"name": "p", "overall": {}, "mode": "block"}) == Policy.parse(
+    assert parse_policy({"name": "p", "overall": {}, "mode": "block"}) == parse_policy(
         {"name": "p", "overall": {}, "mode": "enforce"}
     )

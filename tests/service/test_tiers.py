@@ -26,7 +26,7 @@ from tamis.bundle import MANIFEST, Bundle, BundleError
 from tamis.cli import main
 from tamis.content import exchange, plain, prompt
 from tamis.deciding import decide
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.reasoner.protocol import Guideline
 from tamis.tiers import BANDS, load_bands, second_of
 from tamis.verdict import Provenance

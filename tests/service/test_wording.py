@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from service.access import new_key
 from service.app import create_app
 from service.engine.reasoner import reasoner as engine
+from service.engine.reasoner.explanation import Given, Reading
 from service.engine.reasoner.reasoner import Reasoner, go_on
 from service.moderation.limits import DEADLINE
 from service.settings import Settings
@@ -165,7 +166,7 @@ def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
 
     model = Reasoner(reasoners.load(tiny_reasoner), 1, 1 << 20)
     policy = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
-    decided = engine.Reading(0.9, {SHARES: 0.9}, None, given=engine.Given("unsafe", SHARES))
+    decided = Reading(0.9, {SHARES: 0.9}, None, given=Given("unsafe", SHARES))
     found = []
     for step in (7, 64, 1_000):
         monkeypatch.setattr(engine, "STEP", step)
@@ -185,8 +186,8 @@ def test_of_a_broken_policy_the_broken_rule_is_read_alone(tiny_reasoner: Path):
     rules = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
 
     def read(policy: Sequence[protocol.Guideline], category: str | None) -> int:
-        given = engine.Given("safe" if category is None else "unsafe", category)
-        decided = engine.Reading(0.9, {}, None, given=given)
+        given = Given("safe" if category is None else "unsafe", category)
+        decided = Reading(0.9, {}, None, given=given)
         return model.word(policy, prompt(BUY), decided, go_on, 8).reading.prefix
 
     assert read(rules, SHARES) == read(rules[:1], SHARES) < read(rules, None)

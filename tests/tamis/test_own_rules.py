@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tamis.deciding import breach, decide
-from tamis.policy import Policy, PolicyError, Thresholds, check_unscored, load_policies
+from tamis.policies.parsing import check_unscored, load_policies, parse_policy
+from tamis.policy import PolicyError, Thresholds
 from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Action, Finding, Provenance, Ruled, Second, Severity
 
@@ -20,7 +21,7 @@ BY = Second(
 )
 TEA, LOAN = Guideline("tea", "Speaks of tea."), Guideline("loan", "Promises a loan.")
 RAW = {"tea": {"definition": TEA.definition}, "loan": {"definition": LOAN.definition}}
-POLICY = Policy.parse({"name": "p", "categories": RAW | {"hate": {}, "attack": {}}})
+POLICY = parse_policy({"name": "p", "categories": RAW | {"hate": {}, "attack": {}}})
 
 
 def finding(tea: float, loan: float = 0.0, question: str = "prompt", **more: object) -> Finding:
@@ -31,7 +32,7 @@ def finding(tea: float, loan: float = 0.0, question: str = "prompt", **more: obj
 
 def test_a_policys_rules_are_its_own_categories():
     assert POLICY.rules == (TEA, LOAN)
-    assert Policy.parse({"name": "p", "categories": {"hate": {}}}).rules == ()
+    assert parse_policy({"name": "p", "categories": {"hate": {}}}).rules == ()
     assert [one.name for one in POLICY.guidelines] == ["tea", "loan", "hate"]
 
 
@@ -49,7 +50,7 @@ def test_a_rule_acts_by_the_encoders_thresholds_for_what_is_judged(score, action
 
 def test_a_policys_own_thresholds_go_before_the_encoders():
     rule = RAW["tea"] | {"flag": 0.2, "block": 0.3}
-    policy = Policy.parse({"name": "p", "categories": {"tea": rule}, "overall": {}})
+    policy = parse_policy({"name": "p", "categories": {"tea": rule}, "overall": {}})
     verdict = decide([finding(0.25)], policy, OWN, WHO)
     assert verdict.action is Action.FLAG
     assert verdict.fields["prompt"].action is Action.FLAG
@@ -86,14 +87,14 @@ def test_what_breaks_nothing_is_spoken_of_where_it_came_closest():
 
 def test_a_broken_content_goes_before_one_that_comes_close():
     low = {"tea": RAW["tea"] | {"flag": 0.1}, "loan": RAW["loan"] | {"flag": 0.99}}
-    policy = Policy.parse({"name": "p", "categories": low})
+    policy = parse_policy({"name": "p", "categories": low})
     found = breach([finding(0.0, 0.98), finding(0.11)], policy, OWN)
     assert found is not None
     assert (found.at, found.category) == (1, "tea")
 
 
 def test_what_the_overall_question_finds_is_spoken_of_as_what_it_is_likeliest():
-    policy = Policy.parse({"name": "p", "overall": {}, "categories": RAW | {"hate": {}}})
+    policy = parse_policy({"name": "p", "overall": {}, "categories": RAW | {"hate": {}}})
     unsafe = finding(0.1, overall=0.7, categories={"hate": 0.3})
     found = breach([unsafe], policy, OWN)
     assert found is not None
@@ -116,7 +117,7 @@ def test_what_nobody_scores_has_no_thresholds_and_no_trial(tmp_path: Path):
     limits = RAW["tea"] | {"flag": 0.3}
     own = {"name": "own", "categories": {"tea": limits}}
     with pytest.raises(PolicyError, match=r"here: category 'tea' is your own"):
-        check_unscored(Policy.parse(own), "here")
+        check_unscored(parse_policy(own), "here")
     trial = {"name": "trial", "overall": {}, "shadow": "own"}
     for raw in (own, trial):
         (tmp_path / f"{raw['name']}.yaml").write_text(yaml.safe_dump(raw))

@@ -7,7 +7,8 @@ import pytest
 
 from tamis.bundle import BundleError
 from tamis.deciding import decide
-from tamis.policy import CalibratedThresholds, Thresholds, default_policy
+from tamis.policies.parsing import default_policy
+from tamis.policy import CalibratedThresholds, Thresholds
 from tamis.tiers import Band, Bands, Weighing, load_bands
 from tamis.verdict import Evidence, Finding, Provenance, Second
 from tests.service.tiers import write_bands

@@ -1,7 +1,8 @@
 import pytest
 
 from tamis.deciding import decide, withhold
-from tamis.policy import CalibratedThresholds, Policy, Thresholds, default_policy
+from tamis.policies.parsing import default_policy, parse_policy
+from tamis.policy import CalibratedThresholds, Thresholds
 from tamis.verdict import Action, Evidence, Finding, Provenance, Severity
 
 OWN = {
@@ -50,7 +51,7 @@ def test_toxicity_and_attack_need_no_company():
 
 
 def test_a_policy_without_the_overall_question_looks_at_its_categories_alone():
-    policy = Policy.parse({"name": "x", "categories": {"violence": {"flag": 0.3, "block": 0.6}}})
+    policy = parse_policy({"name": "x", "categories": {"violence": {"flag": 0.3, "block": 0.6}}})
     found = finding(overall=0.99, categories={"hate": 0.99, "violence": 0.2})
     assert not decide([found], policy, OWN, WHO).flagged
     found = finding(overall=0.2, categories={"violence": 0.35})
@@ -96,7 +97,7 @@ def test_what_is_flagged_besides_the_overall_question_is_its_fields_own():
 def test_a_category_needs_the_company_of_its_own_field():
     asked = finding("prompt", 0.7, categories={"hate": 0.1, "violence": 0.6})
     answered = finding("response", 0.45, categories={"hate": 0.44, "violence": 0.0})
-    policy = Policy.parse(
+    policy = parse_policy(
         {"name": "x", "overall": {}, "categories": {"hate": {"flag": 0.4}, "violence": {}}}
     )
     verdict = decide([asked, answered], policy, OWN, WHO)
@@ -121,7 +122,7 @@ def test_severity_is_of_three(overall: float, severity: float, expected: str):
     # Alone it changes nothing about what is done.
     assert verdict.flagged == (overall >= 0.5)
     # A policy that does not ask the overall question is told as well, by the bundle's threshold.
-    policy = Policy.parse({"name": "x", "categories": {"violence": {}}})
+    policy = parse_policy({"name": "x", "categories": {"violence": {}}})
     verdict = decide([found], policy, KNOWING, WHO)
     assert (verdict.severity, verdict.flagged) == (expected, False)
 
@@ -133,7 +134,7 @@ def test_a_bundle_without_the_head_knows_safe_and_unsafe_only():
 
 @pytest.mark.parametrize("act", ["allow", "flag", "block"])
 def test_a_policy_may_act_on_what_is_borderline(act: str):
-    policy = Policy.parse({"name": "x", "overall": {}, "severity": {"borderline": act}})
+    policy = parse_policy({"name": "x", "overall": {}, "severity": {"borderline": act}})
     spans = (Evidence(0, 1, "a", "borderline", 0.9, "prompt"),)
     found = finding("prompt", 0.2, severity=0.7, evidence=spans)
     verdict = decide([found], policy, KNOWING, WHO)
@@ -147,7 +148,7 @@ def test_a_policy_may_act_on_what_is_borderline(act: str):
 @pytest.mark.parametrize("rules", [{"overall": {}}, {"categories": {"hate": {}}}])
 @pytest.mark.parametrize("act", ["flag", "block"])
 def test_what_is_worse_than_borderline_fares_no_better(rules: dict[str, object], act: str):
-    policy = Policy.parse({"name": "x", "severity": {"borderline": act}} | rules)
+    policy = parse_policy({"name": "x", "severity": {"borderline": act}} | rules)
     spans = (Evidence(0, 1, "a", "unsafe", 0.6, "prompt"),)
     found = finding("prompt", 0.6, severity=0.9, categories={"hate": 0.1}, evidence=spans)
     verdict = decide([found], policy, KNOWING, WHO)
@@ -178,7 +179,7 @@ def test_what_declines_a_little_is_judged_by_what_it_says():
     assert its.score == pytest.approx(0.9405)
     assert its.action is Action.BLOCK
     # Nor is a sure one a pass: low thresholds still hear the response's own question.
-    strict = Policy.parse({"name": "x", "overall": {"flag": 0.1, "block": 0.4}})
+    strict = parse_policy({"name": "x", "overall": {"flag": 0.1, "block": 0.4}})
     assert decide([answer(0.9, 0.85)], strict, KNOWING, WHO).action is Action.FLAG
     assert decide([answer(0.05, 0.0)], strict, KNOWING, WHO).score == 0.05
 
@@ -196,7 +197,7 @@ def test_a_sensitivity_chooses_among_the_bundles_own_thresholds():
     found = finding("prompt", 0.72, categories={"hate": 0.55})
 
     def judged(**more: object) -> tuple[str, float | None, bool]:
-        policy = Policy.parse({"name": "x", "overall": {}, "categories": {"hate": {}}} | more)
+        policy = parse_policy({"name": "x", "overall": {}, "categories": {"hate": {}}} | more)
         verdict = decide([found], policy, own, WHO)
         return verdict.action, verdict.threshold, verdict.categories["hate"].flagged
 

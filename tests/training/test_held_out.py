@@ -3,7 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tamis.content import Content
-from tamis.policy import Thresholds, default_policy
+from tamis.policies.parsing import default_policy
+from tamis.policy import Thresholds
 from tamis.verdict import Finding, Provenance, Second
 from tests.conftest import row, write_rows
 from training.datasets import mixing

@@ -8,7 +8,8 @@ import pytest
 from export.delta import INDEX, read_index
 from tamis.bundle import Bundle
 from tamis.content import Content
-from tamis.policy import Thresholds, default_policy
+from tamis.policies.parsing import default_policy
+from tamis.policy import Thresholds
 from tamis.tiers import ACCURATE
 from tamis.verdict import Finding, Provenance
 from tests.conftest import row, write_rows

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tamis.policy import default_policy
+from tamis.policies.parsing import default_policy
 from tamis.verdict import Provenance
 from training.classifier import trainer
 from training.classifier.inference import predict

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service.observing.audit.record import FORMAT, POSTGRES, AuditError, Who, model_of, who_of
+from tamis.policies.parsing import parse_policy
 from tamis.policy import Policy, PolicyError, Thresholds
 from tamis.verdict import Second
 
@@ -100,7 +101,7 @@ class Log:
         if raw["format"] != FORMAT:
             raise ValueError(f"format is {raw['format']!r}")
         try:
-            policy = Policy.parse(raw["policy"])
+            policy = parse_policy(raw["policy"])
         except PolicyError as error:
             raise ValueError(str(error)) from None
         if policy.version != raw["version"]:
