@@ -56,7 +56,7 @@ def pod(name: str = "a", provider: str = "CPUExecutionProvider", bundle: str = "
         **always("tamis_ready", 1, name),
         **always("tamis_load_failed", 0, name, reason="provider"),
         **always("tamis_runtime_info", 1, name, provider=provider, threads="2", workers="2"),
-        **always("tamis_bundle_info", 1, name, name="tamis-22m", fingerprint=bundle),
+        **always("tamis_tier_info", 1, name, tier="fast", name="tamis-22m", fingerprint=bundle),
         **always("tamis_policy_info", 1, name, policy="default", version="v1"),
         **always("tamis_config_last_reload_successful", 1, name),
         **always("tamis_queued_tokens", 300, name),
@@ -81,6 +81,20 @@ def shadow(agree: float, differ: float) -> Series:
     return rising(name, agree, shadow_action="allow", **pair) | rising(
         name, differ, shadow_action="flag", **pair
     )
+
+
+def accurate(bundle: str, name: str = "a") -> Series:
+    """A pod's bundle for second opinions."""
+    told = {"tier": "accurate", "name": "tamis-110m", "fingerprint": bundle}
+    return always("tamis_tier_info", 1, name, **told)
+
+
+def opinions(given: float, **missed: float) -> Series:
+    """Second opinions a minute: given, and missing for some reason."""
+    found: Series = {}
+    for result, count in {"given": given, **missed}.items():
+        found |= rising("tamis_second_opinions_total", count, result=result)
+    return found
 
 
 GOOD = pod() | requests(fast=600)
@@ -178,6 +192,19 @@ CASES: dict[str, tuple[Series, int, set[str]]] = {
         15,
         set(),
     ),
+    "the accurate bundle of one pod is another": (
+        GOOD | accurate("f3") | pod("b") | accurate("f4", "b"),
+        40,
+        {"TamisMixedBundles"},
+    ),
+    "a pod still makes its accurate bundle": (GOOD | accurate("f3") | pod("b"), 40, set()),
+    "one second opinion in five is missing": (
+        GOOD | opinions(80, not_ready=15, deadline=5),
+        60,
+        {"TamisSecondOpinionsMissing"},
+    ),
+    "one second opinion in twenty is missing": (GOOD | opinions(95, deadline=5), 60, set()),
+    "nobody needs a second opinion": (GOOD | opinions(0, not_ready=0), 60, set()),
     "throttled in 40 % of periods": (GOOD | throttled(0.4), 30, {"TamisThrottled"}),
     "throttled in 10 % of periods": (GOOD | throttled(0.1), 30, set()),
     "a worker ended": (
