@@ -48,6 +48,10 @@ EXTRAS = {"pyarrow": "bulk", "ray": "ray", "psycopg": "postgres"}
 DAMAGED = (EOFError, zlib.error)
 BROKEN_PIPE = 128 + 13
 INTERRUPTED = 128 + 2
+ABOUT = (
+    "Judge prompts, answers and posts on your own hardware. Commands from `train` on, but for "
+    "`feedback`, need the extra `training`."
+)
 SERVING = ("serve", "keys", "moderate", "audit", "evaluate")
 
 
@@ -90,7 +94,7 @@ def _open_closed() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tamis", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tamis", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"tamis {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

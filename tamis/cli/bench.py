@@ -5,20 +5,39 @@ import importlib
 from pathlib import Path
 
 from tamis import bundle as bundles
-from tamis.cli.common import CommandError, Commands, whole
+from tamis.cli.common import CommandError, Commands, one_a_line, whole
 from tamis.tiers import TIERS
 
-BENCHMARKS = (
-    *("latency", "saturation", "peers", "overload", "invariance", "soak", "roofline"),
-    *("rolling", "observability", "reasoner", "rules", "robustness", "conversations"),
-    *("tiers", "workers", "mixed", "profile"),
-)
+BENCHMARKS = {
+    "latency": "HTTP latency of one client beside the bare runtime's",
+    "saturation": "throughput beside the bare runtime's",
+    "peers": "other servers on the same cores",
+    "overload": "three times more than the machine can do",
+    "invariance": "the same text, the same score, whatever the load",
+    "soak": "memory over time",
+    "roofline": "the bare graph beside what a core can do at most",
+    "rolling": "what a rolling update costs the callers",
+    "observability": "what logs, audit records and spans cost",
+    "reasoner": "time to verdict and to reason",
+    "rules": "what a policy's own rules add",
+    "robustness": "what an obfuscated text still says, and a greedy attacker",
+    "conversations": "last turns in the light of earlier ones",
+    "tiers": "latency, memory and size of every tier",
+    "workers": "threads beside worker processes",
+    "mixed": "everything at once, while workers are killed",
+    "profile": "where a request's time goes",
+}
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    bench = commands.add_parser("bench", help="measure; docs/performance.md is made from it")
-    bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS)
+    bench = commands.add_parser(
+        "bench",
+        help="measure; docs/performance.md is made from it",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=one_a_line(BENCHMARKS),
+    )
+    bench.add_argument("name", nargs="?", default="latency", choices=BENCHMARKS, metavar="NAME")
     bench.add_argument("--bundle", type=Path)
     bench.add_argument(
         "--data",

@@ -35,6 +35,12 @@ class CommandError(RuntimeError):
     """Something the user can put right; printed without a traceback."""
 
 
+def one_a_line(about: Mapping[str, str]) -> str:
+    """Names and what they are for, below a command's help."""
+    width = max(map(len, about)) + 2
+    return "\n".join(f"  {name:{width}}{said}" for name, said in about.items())
+
+
 def whole(text: str) -> int:
     """A whole number above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:

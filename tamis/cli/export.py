@@ -14,7 +14,7 @@ from typing import Final
 from tamis import tiers
 from tamis.bundle import MANIFEST, BundleError, default_bundle
 from tamis.cli import rules
-from tamis.cli.common import CommandError, Commands, load_classifier, whole
+from tamis.cli.common import CommandError, Commands, load_classifier, one_a_line, whole
 from tamis.reasoner.bundle import WHERE, default_reasoner
 from tamis.rules import ACCURATE as RULES
 from tamis.rules import accurate_wanted, default_policy_encoder
@@ -22,22 +22,36 @@ from tamis.tiers import ACCURATE, MULTILINGUAL, Companion
 
 CLASSIFIER: Final = ("int8", "fp16")
 REASONER: Final = ("int4", "int8", "fp32")
+WHAT_FOR: Final = {
+    "classifier": "a checkpoint as a bundle",
+    "checkpoint": "a bundle as a checkpoint to go on training from",
+    "thresholds": "a bundle's scales and thresholds anew",
+    "delta": "a bundle as its difference from its public base",
+    "accurate": "the accurate tier's bundle, from base and delta",
+    "multilingual": "the bundle for other languages, from base and delta",
+    "policy-encoder": "an accurate policy encoder, from base and delta",
+    "cascade": "when the fast bundle is to ask the accurate one",
+    "reasoner": "the reasoner, from base and adapter",
+    "rules": "a policy encoder's checkpoint as a bundle",
+    "huggingface": "a bundle as optimum and transformers load it",
+}
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    export = commands.add_parser("export", help="checkpoint → bundle with a parity report")
+    export = commands.add_parser(
+        "export",
+        help="checkpoint → bundle with a parity report",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=one_a_line(WHAT_FOR),
+    )
     export.add_argument(
         "what",
         nargs="?",
-        choices=list(WHAT),
+        choices=WHAT,
         default="classifier",
-        help="classifier: a checkpoint as a bundle; delta: that bundle as its difference from the "
-        "public base; accurate, multilingual, policy-encoder: the bundle from base and delta; "
-        "cascade: when the "
-        "fast bundle is to ask the accurate one; reasoner; rules: the policy encoder; "
-        "huggingface: a bundle as optimum and transformers load it; checkpoint: a bundle as a "
-        "checkpoint to go on training from; thresholds: a bundle's scales and thresholds anew",
+        metavar="WHAT",
+        help="classifier unless said otherwise",
     )
     export.add_argument("folder", nargs="?", type=Path, help="huggingface: where to write")
     export.add_argument(

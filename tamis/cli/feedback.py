@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tamis.cli.common import CommandError
 from tamis.corrections.record import Correction, write_lines
 from tamis.corrections.store import StoreError, default_location, open_store, read_corrections
+from tamis.tiers import NONE
 
 VARIABLE = "TAMIS_FEEDBACK"
 
@@ -82,7 +84,14 @@ def _time(text: str) -> datetime:
 
 
 def _location(args: argparse.Namespace) -> str:
-    location: str = args.store or os.environ.get(VARIABLE) or default_location()
+    """Where corrections are kept: as for the service, which may be told to keep none.
+
+    Raises:
+        CommandError: where it is.
+    """
+    location: str = args.store or os.environ.get(VARIABLE, default_location())
+    if location in NONE:
+        raise CommandError(f"{VARIABLE}: {location!r} keeps no corrections; name their --store")
     return location
 
 

@@ -16,7 +16,10 @@ def add_to(commands: Commands) -> None:
     )
     new.add_argument("name", help="of its holder; appears in logs and audit records")
     new.add_argument(
-        "--scope", action="append", dest="scopes", help="moderate, feedback, metrics or admin"
+        "--scope",
+        action="append",
+        dest="scopes",
+        help="moderate, feedback, metrics or admin; once for each",
     )
     new.add_argument("--policy", help="the policy it gets where it names none")
     new.add_argument("--rate", type=float, help="items a second")

@@ -59,7 +59,9 @@ def add_to(stages: Commands) -> None:
     sft.add_argument("--seed", type=int)
     sft.set_defaults(run=_sft)
 
-    own = stages.add_parser("reasoner-self", help="reasons in the reasoner's own words, the right")
+    own = stages.add_parser(
+        "reasoner-self", help="reasons in the reasoner's own words, of those the right ones"
+    )
     own.add_argument("--data", type=Path, required=True, help="folder of examples")
     own.add_argument("--init", type=Path, required=True, help="checkpoint that writes")
     own.add_argument("--out", type=Path, required=True, help="folder of examples")

@@ -340,6 +340,16 @@ def texts(location: str) -> list[str | None]:
     return [c.reviewer for c in read_corrections(location)]
 
 
+@pytest.mark.parametrize("kept", ["off", ""])
+def test_where_the_service_keeps_none_a_store_has_to_be_named(kept, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TAMIS_FEEDBACK", kept)
+    assert main(["feedback", "list"]) == 1
+    assert "TAMIS_FEEDBACK" in capsys.readouterr().err
+    store = str(tmp_path / "other.sqlite")
+    open_store(store).save(correction())
+    assert main(["feedback", "list", "--store", store]) == 0
+
+
 def test_list_shows_no_text_unless_asked(kept: str, capsys):
     assert main(["feedback", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
