@@ -51,7 +51,7 @@ made, found and turned off: [operations](operations.md#languages).
   own, languages in Latin letters that share no grammar with these.
 """
 UNMARKED: Final = """
-Rows that do not. Those that are not read as English here were read by their beginnings (366): all
+Rows that do not. Of those that are not read as English here 366 were read by their beginnings: all
 but some 70, 0.1 % of the rows, are in another language or hold a sentence in one, which nobody
 marked; the others are slang, lists of hashtags, and names:
 """

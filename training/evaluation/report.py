@@ -16,7 +16,8 @@ HEAD: Final = """# Results
 
 Generated from the output of `tamis evaluate`; do not edit.
 
-    tamis evaluate --data DATA/eval [--bundle BUNDLE] --json NAME.json [--findings NAME.findings]
+    tamis evaluate --data DATA/eval [--bundle BUNDLE] --multilingual off --json NAME.json \\
+        [--findings NAME.findings]
     tamis evaluate --data DATA/eval --recorded FAST.findings ACCURATE.findings --json cascade.json
     tamis evaluate --held-out DATA/annotated DATA/contexts CON [--tier TIER] --json NAME.held.json
     python -m training.evaluation.report NAME=NAME.json … --held-out NAME=NAME.held.json …
