@@ -98,7 +98,9 @@ class Queue(Generic[T]):
 
     Fairness is start-time fair queueing (Goyal et al. 1996): a request's tasks take turns of
     growing number, each further by its tokens, so a request of 200 windows lets a single one pass
-    after the window that is running.
+    after the window that is running. Who comes later begins at the turn that everybody has reached
+    by then, an equal share of the work done: a turn's number that stood still while newcomers are
+    served (every request is one) would have them pass for ever.
 
     Where ``batch_tokens`` allows more than one task a run, the task whose turn it is takes along
     those of about its length and of its own model that queued meanwhile: little padding, and nobody
@@ -223,6 +225,7 @@ class Queue(Generic[T]):
             self._tokens = MEMORY * self._tokens + tokens
             self._seconds = MEMORY * self._seconds + seconds
         self.busy -= 1
+        self._turn += tokens / max(1, len(self._requests))
         ended = []
         for entry in batch:
             request = entry.request

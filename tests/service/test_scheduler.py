@@ -401,6 +401,31 @@ def test_neither_a_pause_nor_blank_texts_make_a_machine_slow():
     assert queue.speed == pytest.approx(100, rel=0.2)
 
 
+def test_newcomers_do_not_pass_for_ever():
+    """Each request has a turn of its own: a text of five windows among people who ask again."""
+    queue: Queue[Job] = Queue(
+        workers=1, max_tokens=10**9, max_wait=1e9, batch_tokens=0, speed=1_000.0
+    )
+
+    def add(name: str, *costs: int) -> Request:
+        jobs = [Job(f"{name}{n}", cost) for n, cost in enumerate(costs)]
+        request = Request(lambda _: None, len(jobs), sum(costs), math.inf)
+        queue.add(request, jobs)
+        return request
+
+    long, served = add("long", *[200] * 5), 0
+    for _ in range(3):
+        add("short", 50)
+    while not long.gone:
+        batch = queue.take(0.0)
+        served += 1
+        if all(request is not long for request in queue.done(batch, 0.1, failed=False)):
+            add("short", 50) if batch[0].request is not long else None
+        assert served < 100
+    # Four take turns by tokens: 1,000 of the long one beside some 3,000 of the others.
+    assert 40 < served < 80
+
+
 def test_many_workers_lose_nothing():
     done: list[str] = []
     scheduler: Scheduler[Job] = Scheduler(
