@@ -1,6 +1,7 @@
-"""Emoji in the place of a word: the few that stand for things that harm."""
+"""Emoji in the place of a word that stand for things that harm, and texts of nothing but emoji."""
 
 import re
+import unicodedata
 from typing import Final
 
 from tamis.reading.text import Edit
@@ -23,6 +24,15 @@ MEANT: Final = {
     "🏹": "bow",
     "⚗": "chemistry",
 }
+# Of Unicode's names: filled or outlined, and no colour of anything.
+FILLED: Final = frozenset(("black", "white", "heavy"))
+# What Unicode calls otherwise than people do.
+CALLED: Final = {"🖕": "middle finger", "💩": "poop", "🙉": "monkey", "🙊": "monkey"}
+# Skin, variants, joints, keys, a flag's region: they change a picture, and are none.
+CHANGING: Final = re.compile(
+    "[\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d\u20e3]+"
+)
+FLAG: Final = re.compile("(?:[\U0001f1e6-\U0001f1ff]{2})+")
 EMOJI: Final = re.compile(f"(?:[{''.join(MEANT)}]\ufe0f?)+")
 
 
@@ -35,6 +45,30 @@ def emoji(text: str) -> list[Edit]:
             said = " ".join(MEANT[char] for char in dict.fromkeys(m[0]) if char in MEANT)
             found.append(Edit(*m.span(), f" {said} "))
     return found
+
+
+def named(text: str) -> list[Edit]:
+    """``🎉🍕`` → ``party popper slice of pizza``, as a screen reader says it; each once.
+
+    In a text without a letter alone: a body that has no piece for any of it takes all such texts
+    for the same unknown token, which was flagged as rude, hearts and thumbs that are up alike.
+    """
+    if text.isascii() or any(map(str.isalpha, text)):
+        return []
+    found = [Edit(*m.span(), "") for m in CHANGING.finditer(text)]
+    found += [Edit(*m.span(), " flag ") for m in FLAG.finditer(text)]
+    flags = {at for edit in found for at in range(edit.start, edit.end)}
+    seen = set[str]()
+    for at, char in enumerate(text):
+        if at not in flags and char > "\xff" and unicodedata.category(char) in ("So", "Sm"):
+            found.append(Edit(at, at + 1, " " if char in seen else f" {_name(char)} "))
+            seen.add(char)
+    return sorted(found)
+
+
+def _name(char: str) -> str:
+    called = unicodedata.name(char, "symbol").lower().split()
+    return CALLED.get(char) or " ".join(word for word in called if word not in FILLED)
 
 
 ARTICLES: Final = frozenset(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, spacing
-from tamis.reading.emoji import emoji
+from tamis.reading.emoji import emoji, named
 from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
 from tamis.reading.text import Edit, Text
@@ -30,6 +30,7 @@ UNICODE: Final[dict[str, Simple]] = {
     "braille": letters.braille,
     "lookalikes": letters.lookalikes,
     "emoji": emoji,
+    "pictures": named,
 }
 HIDDEN: Final = ("tags", "variation_selectors", "zero_width_bits")
 WORDS: Final[dict[str, Simple]] = {
@@ -98,6 +99,7 @@ def read(text: str) -> Reading:
     told = english >= LAXER or names <= EXACT
     # A slip is corrected by guessing, and what stood there may say more: it is no code.
     coded = told and names != {"misspelt"} and prose(text) < CODED * english
+    coded = coded or "pictures" in names
     return Reading((said,) if coded else (original, said), fired, messages)
 
 

@@ -79,8 +79,6 @@ BENIGN = {
     "chess": "1. e4 e5 2. Nf3 Nc6 3. Bb5 a6 4. Ba4 Nf6 5. O-O Be7",
     "music": "Am G C F | C G Am F | do re mi fa sol la ti",
     "emoji": "Happy birthday 🎂🎉 dear friend 😀👍🏽 👩\u200d👩\u200d👧\u200d👦 ❤️ 🇫🇮🇸🇪 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f 1️⃣ first 2️⃣ second",
-    "emoji_only": "😀👍🎉",
-    "flags": "🇫🇮🇸🇪🇳🇴🇩🇰",
     "bullets": "① tea ② cake ③ jam ™ ® © № 5 ½ cup 10 ㎏ 20℃ ªº",
     "names": "Nishit, Shital Patel, Xóchitl Ñandú, Siobhán Ó Brien, Nguyễn Văn An, Wojciech Szczęsny, Björk Guðmundsdóttir, Oluwaseun Adébáyò",
     "chat": "hmmm ok soooo nice, brb lol!!! gr8 m8, c u l8r :) www.example.com AAA batteries",

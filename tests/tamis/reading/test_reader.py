@@ -88,6 +88,33 @@ def test_what_hides_nothing_is_left_alone(name: str):
     assert reading.transforms == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("👍", "thumbs up sign"),
+        ("❤️ 🙏🏽 !!", "heart person with folded hands !!"),
+        ("😂😂😂", "face with tears of joy"),
+        ("👨\u200d👩\u200d👧", "man woman girl"),
+        ("🇫🇮🇸🇪🇳🇴", "flag"),
+        ("1️⃣ 2️⃣", "1 2"),
+        ("♪", "eighth note"),
+    ],
+)
+def test_pictures_alone_are_read_by_their_names(text: str, said: str):
+    reading = read(text)
+    assert reading.transforms == ("pictures",)
+    (view,) = reading.views
+    assert view.text.split() == said.split()
+    at = view.text.index(said.split()[-1])
+    start, end = view.origin(at, at + 1)
+    assert 0 <= start < end <= len(text)
+
+
+@pytest.mark.parametrize("text", ["ok 👍", "5 × 3 = 15", "12 €", "§ 4", "…", "是 ✓"])
+def test_pictures_beside_letters_and_ordinary_signs_stay(text: str):
+    assert read(text) == Reading((Text(text),))
+
+
 @pytest.mark.parametrize("text", ALIKE)
 def test_what_is_dressed_up_reads_the_same(text: str):
     """Harmless, but folded: soft hyphens, a title in wide spacing, a name in fine letters."""
@@ -111,8 +138,10 @@ def test_what_nobody_sees_is_hidden(text: str, name: str):
 def test_a_flag_hides_no_message_behind_it():
     tags = "".join(chr(0xE0000 + ord(c)) for c in SENTENCE)
     flag = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
-    for text in (f"Go {flag}!", f"({flag})", flag):
-        assert read(text) == Reading((Text(text),))
+    assert read(f"Go {flag}!") == Reading((Text(f"Go {flag}!"),))
+    for text in (f"({flag})", flag):
+        assert read(text).hidden == ()
+        assert read(text).views[0].text.strip("( )") == "waving flag"
     reading = read(f"Go {flag}{tags} team")
     (hidden,) = reading.hidden
     assert (hidden.start, hidden.end) == (3 + len(flag), 3 + len(flag) + len(tags))
