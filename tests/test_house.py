@@ -25,7 +25,7 @@ from tamis import tiers
 from tamis.policies.parsing import default_policy
 from tamis.reading import TRANSFORMS
 from tamis.reading.escapes import ESCAPES
-from tamis.reading.reader import SPELLING, UNICODE, WORDS
+from tamis.reading.reader import LAST, SPELLING, UNICODE, WORDS
 from tamis.reasoner.bundle import NAME
 from tamis.taxonomy import ATTACK, taxonomy
 from training.datasets.registry import CATEGORIES, HEADS, TOXICITY, sources
@@ -112,7 +112,7 @@ def test_every_tier_and_every_bundle_that_ships_is_registered():
 
 def test_every_transformation_is_read_and_explained():
     """A function of a module of ``tamis/reading``, and a line in a table of ``reader.py``."""
-    read_by = (UNICODE, WORDS, ESCAPES, SPELLING)
+    read_by = (UNICODE, WORDS, ESCAPES, SPELLING, LAST)
     tables: list[Callable[..., Any]] = [found for table in read_by for found in table.values()]
     # A line may put two together: what its function calls is registered by it.
     called = {name for found in tables for name in found.__code__.co_names}

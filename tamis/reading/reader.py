@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, spacing
+from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, opaque, spacing
 from tamis.reading.emoji import emoji, named
 from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
@@ -44,6 +44,8 @@ CIPHERS: Final = (
 )
 # Of a cipher's letters words come by chance: only where nothing was turned.
 SPELLING: Final[dict[str, Simple]] = {"misspelt": misspelt}
+# What stood there says nothing to a classifier but that it cannot be read.
+NAMED: Final = frozenset(("pictures", "identifiers"))
 # What these give is what was written, in whatever language.
 EXACT: Final = frozenset(
     (
@@ -51,6 +53,8 @@ EXACT: Final = frozenset(
         *("base64", "base32", "hex", "binary", "decimal"),
     )
 )
+# What is left when nothing can be decoded any more.
+LAST: Final[dict[str, Simple]] = {"identifiers": opaque.identifiers}
 UNREADABLE: Final = "unreadable"
 UNREAD_SCRIPT: Final = "unread_script"
 TRANSFORMS: Final = (
@@ -62,6 +66,7 @@ TRANSFORMS: Final = (
     *WORDS,
     *CIPHERS,
     *SPELLING,
+    *LAST,
     UNREADABLE,
     UNREAD_SCRIPT,
 )
@@ -91,6 +96,10 @@ def read(text: str) -> Reading:
     """
     original, names = Text(text), set[str]()
     said = _understood(original, names, DEPTH)
+    for name, find in LAST.items():
+        if edits := find(said.text):
+            names.add(name)
+            said = said.edit(edits)
     messages = tuple(invisible.hidden(text)) if names.intersection(HIDDEN) else ()
     fired = tuple(name for name in TRANSFORMS if name in names)
     if said.text == text:
@@ -99,7 +108,7 @@ def read(text: str) -> Reading:
     told = english >= LAXER or names <= EXACT
     # A slip is corrected by guessing, and what stood there may say more: it is no code.
     coded = told and names != {"misspelt"} and prose(text) < CODED * english
-    coded = coded or "pictures" in names
+    coded = coded or not names.isdisjoint(NAMED)
     return Reading((said,) if coded else (original, said), fired, messages)
 
 

@@ -98,6 +98,11 @@ BENIGN = {
 }
 
 # A text, and what it reads as.
+# Nothing but a code that says nothing: read as what it is.
+OPAQUE = {
+    name: BENIGN.pop(name) for name in ("uuid", "md5", "sha256", "jwt", "png", "ssh", "pem", "dna")
+}
+
 ALIKE = {
     "C H A P T E R   I": "CHAPTER I",
     "“Quoted” — it’s a dash – and an ellipsis… with a no-break space and soft\xadhyphen": "“Quoted” — it’s a dash – and an ellipsis… with a no-break space and softhyphen",
