@@ -47,8 +47,9 @@ def parse_policy(raw: Any, where: str = "policy") -> Policy:
     categories = _mapping(data.get("categories", {}), f"{where}: field 'categories'")
     rules = {c: _rule(r, f"{where}: category {c!r}") for c, r in categories.items()}
     _check_categories(rules, where)
-    overall = data.get(OVERALL, None)
-    if not categories and OVERALL not in data:
+    # Null says what leaving it out says: it is how JSON writes what is not there.
+    overall = data.get(OVERALL)
+    if not categories and overall is None:
         raise PolicyError(f"{where}: a policy needs at least one category or 'overall'")
     deadline = data.get("deadline_ms")
     known = range(1, MAX_DEADLINE_MS + 1)
@@ -67,7 +68,7 @@ def parse_policy(raw: Any, where: str = "policy") -> Policy:
         shadow=shadow,
         description=str(data.get("description") or ""),
         categories=rules,
-        overall=_rule(overall, f"{where}: 'overall'") if OVERALL in data else None,
+        overall=None if overall is None else _rule(overall, f"{where}: 'overall'"),
     )
 
 
@@ -75,13 +76,19 @@ def load_policy(path: Path) -> Policy:
     """Read a policy file.
 
     Raises:
-        PolicyError: where the file is not YAML or not a policy.
+        PolicyError: where the file is not YAML or not a policy, or 'overall' has nothing behind it.
     """
     try:
         raw = _Unique(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A ValueError are bytes that are no text, and a day that is none (2026-02-30).
         raise PolicyError(f"{path.name}: not YAML: {error}") from None
+    if isinstance(raw, dict) and raw.get(OVERALL, ...) is None:
+        # A category is asked so (``hate:``), null means not asked: nothing tells which was meant.
+        raise PolicyError(
+            f"{path.name}: field 'overall' has nothing behind it: write 'overall: {{}}' to ask it at "
+            "the bundle's own thresholds, or leave it out"
+        )
     return parse_policy(raw, path.name)
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tamis.policies.parsing import default_policy, load_policies, parse_policy
+from tamis.policies.parsing import default_policy, load_policies, load_policy, parse_policy
 from tamis.policy import CalibratedThresholds, PolicyError, Rule, Thresholds
 from tamis.taxonomy import ATTACK, taxonomy
 
@@ -99,6 +99,23 @@ def test_gaps_are_filled_from_the_bundle_and_block_is_never_below_flag(
 
 def test_a_description_that_was_left_empty_is_none():
     assert parse_policy({"name": "n", "overall": {}, "description": None}).description == ""
+
+
+def test_an_overall_question_that_is_null_is_not_asked():
+    rules = {"name": "n", "categories": {"hate": {}}}
+    assert parse_policy(rules | {"overall": None}) == parse_policy(rules)
+    with pytest.raises(PolicyError, match="at least one category or 'overall'"):
+        parse_policy({"name": "n", "overall": None})
+
+
+def test_a_file_says_whether_it_asks_the_overall_question(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    for nothing in ("", " null", " ~"):
+        path.write_text(f"name: n\ncategories: {{hate: }}\noverall:{nothing}\n")
+        with pytest.raises(PolicyError, match=r"mine.yaml: field 'overall' has nothing behind it"):
+            load_policy(path)
+    path.write_text("name: n\ncategories: {hate: }\noverall: {}\n")
+    assert load_policy(path).overall == Rule()
 
 
 def test_policies_of_a_folder_by_name(tmp_path: Path):
