@@ -23,11 +23,14 @@ from tamis.policy import (
 )
 from tamis.reasoner.protocol import GuidelineError
 from tamis.taxonomy import UnknownCategoryError, taxonomy
+from tamis.verdict import Severity
 
 FIELDS: Final = {
     *("name", "description", "categories", "deadline_ms", "mode", "shadow", "sensitivity"),
     *("severity", "judge", "mask", OVERALL),
 }
+# Labels of /classify, /predict, detectors and evidence, which must not mean two things.
+LABELS: Final = tuple(severity.value for severity in Severity)
 
 
 def parse_policy(raw: Any, where: str = "policy") -> Policy:
@@ -86,8 +89,8 @@ def load_policy(path: Path) -> Policy:
     if isinstance(raw, dict) and raw.get(OVERALL, ...) is None:
         # A category is asked so (``hate:``), null means not asked: nothing tells which was meant.
         raise PolicyError(
-            f"{path.name}: field 'overall' has nothing behind it: write 'overall: {{}}' to ask it at "
-            "the bundle's own thresholds, or leave it out"
+            f"{path.name}: field 'overall' has nothing behind it: write 'overall: {{}}' to ask it "
+            "at the bundle's own thresholds, or leave it out"
         )
     return parse_policy(raw, path.name)
 
@@ -172,6 +175,11 @@ def _check_categories(rules: Mapping[str, Rule], where: str) -> None:
             if not (rule.definition or "").strip():
                 raise PolicyError(
                     f"{where}: {error}; a category of your own needs a 'definition'"
+                ) from None
+            if name in LABELS:
+                raise PolicyError(
+                    f"{where}: category {name!r}: {', '.join(LABELS)} are labels of whole texts; a "
+                    "category of your own needs another name"
                 ) from None
 
 

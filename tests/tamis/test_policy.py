@@ -21,6 +21,13 @@ def test_the_default_policy_names_every_category_and_leaves_thresholds_to_the_bu
         ({"categories": {}}, "'name'"),
         ({"name": "x"}, "at least one category"),
         ({"name": "x", "categories": {"hatred": {}}}, "unknown category 'hatred'"),
+        *[
+            (
+                {"name": "x", "categories": {label: {"definition": "Tea."}}},
+                f"category '{label}': safe",
+            )
+            for label in ("safe", "borderline", "unsafe")
+        ],
         ({"name": "x", "categories": {"hate": {"flags": 1}}}, "unknown field 'flags'"),
         ({"name": "x", "categories": {"hate": {"flag": 0}}}, "'flag' must be a number above 0"),
         ({"name": "x", "categories": {"hate": {"flag": True}}}, "'flag' must be a number"),
