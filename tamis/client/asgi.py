@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from typing import Any, Final
 
+from tamis.client.attempts import TOO_SHORT
 from tamis.client.client import AsyncClient, Policy
 from tamis.client.errors import ApiError, ClientError
 from tamis.client.items import Item, is_item
@@ -114,8 +115,9 @@ class ModerationMiddleware:
         try:
             found = await self._client.moderate(item, policy=self._policy, deadline=self._deadline)
         except ApiError as error:
-            # A policy that is unknown, or cannot be had yet, is no fault of the text either.
-            if error.status in FAULTS and error.param != "policy":
+            # A policy that is unknown, or cannot be had yet, is no fault of the text either; nor is
+            # the deadline, which is ours, and which the same text keeps on a machine with room.
+            if error.status in FAULTS and error.param != "policy" and error.code != TOO_SHORT:
                 # The text's own fault, say its length: no state of the service would change it.
                 return 400, error.code or "invalid_request", error.message
             return self._unavailable()

@@ -409,15 +409,20 @@ def test_middleware_does_not_let_a_list_through_as_a_batch(question):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-def test_middleware_does_not_blame_a_text_for_the_policy():
-    error = {"message": "policy: there is no …; known: default", "code": "unknown_policy"}
+@pytest.mark.parametrize(
+    ("param", "code"),
+    [("policy", "unknown_policy"), ("x-request-timeout-ms", "deadline_too_short")],
+)
+def test_middleware_does_not_blame_a_text_for_policy_or_deadline(param, code):
+    error = {"message": f"{param}: known: default", "code": code, "param": param}
 
     def handle(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(400, json={"error": error | {"param": "policy"}})
+        return httpx.Response(400, json={"error": error})
 
-    answer = guarded(handle, policy="gone").post("/chat", json={"question": "hi"})
+    answer = guarded(handle).post("/chat", json={"question": "hi"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "moderation_unavailable")
-    answer = guarded(handle, policy="gone", fail_open=True).post("/chat", json={"question": "hi"})
+    assert param not in answer.text
+    answer = guarded(handle, fail_open=True).post("/chat", json={"question": "hi"})
     assert answer.json() == {"said": "hi", "judged": False}
 
 
