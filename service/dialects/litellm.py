@@ -20,6 +20,7 @@ from service.dialects.chat import Call, ChatRequest, Message
 from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import blocks, refusal_of, verdict_of
 from service.dialects.rewriting import shown_evidence
+from service.dialects.written import check_written
 from service.moderation.masking import holdback
 from service.moderation.moderator import moderator_of
 from service.moderation.streams import settled
@@ -59,6 +60,7 @@ async def guardrail(request: Request) -> JSONResponse:
     """Judge one side of a call: it is blocked, passes, or passes with its texts masked."""
     body = await body_of(request, BODY, TAGS)
     given = body.additional_provider_specific_params or Params()
+    check_written(await request.body(), given.policy, "additional_provider_specific_params")
     call = _key(request, body.litellm_call_id)
     contents = contents_of(body, given, calls_of(request), call)
     policy = moderator_of(request).policy(request, given.policy)

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service.dialects.answers import VERDICTS
 from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
+from service.dialects.written import check_written
 from service.engine.timings import STAGES, Timings
 from service.errors import RequestError
 from service.moderation.explaining import explanation_json
@@ -166,6 +167,7 @@ async def moderate(request: Request) -> Response:
         [f"input[{n}]" for n in range(len(batch))] if isinstance(body.input, list) else ["input"]
     )
     reasoned = body.explain == "reason"
+    check_written(await request.body(), body.policy)
     policy = moderator.policy(request, body.policy, reasoned)
     contents = map(contents_of, batch)
     items = moderator.select(list(zip(names, contents, strict=True)), policy, body.judge)

@@ -13,6 +13,7 @@ from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.halves import validated
 from service.dialects.native import TAGS, Message, Strict, turn_of, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
+from service.dialects.written import check_written
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
 from service.moderation.streams import Followed, Stream
@@ -96,6 +97,7 @@ async def follow(request: Request) -> JSONResponse:
             "name: must be 1 to 128 letters, digits and _.:-", param="name"
         ) from None
     body = await body_of(request, BODY, TAGS)
+    check_written(await request.body(), body.policy)
     policy = moderator.policy(request, body.policy)
     what = _content(body, body.text)
     followed = await moderator.streams.follow(request, name, what, policy, body.final)
@@ -122,7 +124,9 @@ async def stream(request: Request) -> Response:
     moderator.loaded()
     moderator.check_room(request.headers)
     lines = _lines(request, moderator.settings.stream_seconds)
-    first: First = _parsed(FIRST, await anext(lines, b"{}"))
+    line = await anext(lines, b"{}")
+    first: First = _parsed(FIRST, line)
+    check_written(line, first.policy)
     policy = moderator.policy(request, first.policy)
     what = _content(first, first.text)
 
