@@ -64,6 +64,8 @@ class Envelope:
             # behind a proxy that ends TLS, and many clients do not repeat a body for one.
             scope["path"] = path
         began = time.perf_counter()
+        # Blanks around a value are none of it (RFC 9110 §5.5), and the server leaves those behind.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         state = scope.setdefault("state", {})

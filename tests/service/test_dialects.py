@@ -165,6 +165,18 @@ def test_without_a_key_nobody_comes_in_and_a_key_brings_its_policy(locked, wire:
     assert not wire.passes(answer.status_code, said(answer))
 
 
+def test_blanks_around_a_header_are_none_of_its_value(locked):
+    client, key = locked
+    headers = {
+        "authorization": f"Bearer {key}\t ",
+        "x-tamis-policy": " strict ",
+        "x-request-timeout-ms": "60000\t",
+    }
+    answer = client.post("/moderate", json={"input": KIND}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["policy"].startswith("strict@")
+
+
 @pytest.mark.parametrize("status", [429, 529])
 def test_what_hooks_say_where_there_is_no_room_can_be_chosen(settings, status, monkeypatch):
     def full(*_: Any) -> None:
