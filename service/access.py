@@ -208,7 +208,7 @@ class Access:
 
     def _caller(self, headers: Headers) -> Key:
         given = headers.get("x-api-key") or headers.get(AZURE_KEY)
-        if given is None and (bearer := BEARER.fullmatch(headers.get("authorization", ""))):
+        if not given and (bearer := BEARER.fullmatch(headers.get("authorization", ""))):
             given = bearer[1]
         form = FORM.fullmatch(given or "")
         key = self.keys.get(form[1]) if form else None
@@ -235,7 +235,7 @@ def scope_of(path: str) -> Scope:
 def credentials(asked: Asked) -> Headers:
     """A request's headers, in which its key stands wherever the request had it."""
     headers = Headers(scope=asked)
-    if not asked["path"].startswith(GOOGLE) or "x-api-key" in headers:
+    if not asked["path"].startswith(GOOGLE) or headers.get("x-api-key"):
         return headers
     key = headers.get("x-goog-api-key") or QueryParams(asked["query_string"]).get("key")
     # No key of ours is anything but ASCII, and no header could hold it.

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from starlette.datastructures import Headers
 
-from service.access import Access, Bucket, Key, KeysError, new_key, read_keys
+from service.access import Access, Bucket, Key, KeysError, credentials, new_key, read_keys
 from service.errors import RequestError
 
 
@@ -39,6 +39,16 @@ def test_a_key_opens_what_its_scopes_name_and_nothing_else():
     for path in ("/metrics", "/admin/reload", "/feedback"):
         error = refusal(access, path, authorization=f"bearer {key}")
         assert (error.status, error.code) == (403, "missing_scope")
+
+
+@pytest.mark.parametrize("empty", ["x_api_key", "ocp_apim_subscription_key"])
+def test_an_empty_header_is_no_key_beside_one_that_is(empty: str):
+    access, key = keyring()
+    assert enter(access, "/moderate", **{empty: "", "authorization": f"Bearer {key}"}) is not None
+    headers = [(empty.replace("_", "-").encode(), b"")]
+    query = f"key={key}".encode()
+    asked = {"type": "http", "path": "/v1alpha1/x", "headers": headers, "query_string": query}
+    assert access.enter("/v1alpha1/x", credentials(asked)) is not None
 
 
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/playground/app.js"])
