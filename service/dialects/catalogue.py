@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect
-from service.moderation.moderator import POLICY, moderator_of
+from service.moderation.moderator import POLICY, moderator_of, name_in
 from tamis.bundle import Bundle
 from tamis.content import Question
 from tamis.policy import Policy
@@ -27,7 +27,7 @@ async def policies(request: Request) -> JSONResponse:
     bundle, rulings = moderator.loaded().bundle, moderator.rulings
     encoder = None if rulings is None else rulings.encoder.bundle
     offered = moderator.configuration.policies
-    asked = moderator.configuration.policy(request.headers.get(POLICY), request.state.caller)
+    asked = moderator.configuration.policy(name_in(request.headers, POLICY), request.state.caller)
     return JSONResponse(
         {
             "default": asked.name,

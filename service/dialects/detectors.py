@@ -19,7 +19,7 @@ from service.dialects.dialect import Dialect, Loose, body_of
 from service.dialects.hook import of_nobody
 from service.dialects.mistral import last_of
 from service.errors import RequestError
-from service.moderation.moderator import moderator_of
+from service.moderation.moderator import moderator_of, name_in
 from tamis import content
 from tamis.content import Content
 from tamis.policy import Policy, Rule
@@ -139,7 +139,7 @@ def _said(label: str, score: float) -> dict[str, Any]:
 
 def _policy(request: Request, parameters: Parameters | None) -> Policy:
     moderator = moderator_of(request)
-    policy = moderator.policy(request, moderator.offered(request.headers.get(DETECTOR)))
+    policy = moderator.policy(request, moderator.offered(name_in(request.headers, DETECTOR)))
     if parameters is None or not parameters.threshold:
         return policy
     return at_threshold(policy, parameters.threshold)

@@ -46,6 +46,17 @@ UNEXPLAINED: Final[Mapping[str | None, Unexplained]] = {
 }
 
 
+def name_in(headers: Headers, header: str) -> str | None:
+    """A policy's name in a header: in UTF-8, as it is sent today, or else in Latin-1."""
+    given = headers.get(header)
+    if given is None or given.isascii():
+        return given
+    try:
+        return given.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return given
+
+
 class Moderator:
     """The application's state: settings, configuration, metrics, and the bundles that serve."""
 
@@ -80,7 +91,7 @@ class Moderator:
                 asked (``reasoned``).
         """
         if asked is None:
-            asked = request.headers.get(POLICY)
+            asked = name_in(request.headers, POLICY)
         policy = self.configuration.policy(asked, request.state.caller)
         # While the model is loading, what is asked of it is not refused for good.
         judged = self.serving.engine is None or self.rulings is not None

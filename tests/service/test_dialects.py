@@ -144,6 +144,7 @@ def locked(bundle, tmp_path_factory) -> Iterator[tuple[TestClient, str]]:
     (folder / "lax.yaml").write_text(json.dumps(lax))
     strict = "{name: strict, overall: {flag: 0.000001, block: 0.000001}, categories: {hate: {}}}"
     (folder / "strict.yaml").write_text(strict)
+    (folder / "size.yaml").write_text(strict.replace("name: strict", "name: größe"), "utf-8")
     settings = Settings(bundle=bundle.path, keys=folder / "keys.yml", policies=folder)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -163,6 +164,18 @@ def test_without_a_key_nobody_comes_in_and_a_key_brings_its_policy(locked, wire:
     headers = {"x-api-key": key, "x-tamis-policy": "strict"}
     answer = client.post(wire.path, json=wire.body(KIND), headers=headers)
     assert not wire.passes(answer.status_code, said(answer))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_header_names_a_policy_that_is_not_ascii(locked, encoding: str):
+    client, key = locked
+    headers = {"x-api-key": key, "x-tamis-policy": "größe".encode(encoding)}
+    answer = client.post("/moderate", json={"input": KIND}, headers=headers)
+    assert answer.json()["policy"].startswith("größe@")
+    assert client.get("/policies", headers=headers).json()["default"] == "größe"
+    headers = {"x-api-key": key, "detector-id": "größe".encode(encoding)}
+    contents = {"contents": [KIND]}
+    assert client.post("/api/v1/text/contents", json=contents, headers=headers).json()[0]
 
 
 def test_blanks_around_a_header_are_none_of_its_value(locked):
