@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from starlette.requests import ClientDisconnect
@@ -98,6 +98,7 @@ class Envelope:
                 self._lifecycle.asked()
             if self._enter is not None:
                 self._enter(scope)
+            _check_encoding(headers)
             limited = self._limited(receive, headers.get(b"content-length", b"0"))
             await self._app(scope, limited, tagged)
         except RequestError as error:
@@ -151,6 +152,23 @@ class Envelope:
             return message
 
         return limited
+
+
+def _check_encoding(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a compressed body, whose size would say nothing about that of its texts.
+
+    What asks by its headers alone, as Envoy may, has none.
+    """
+    given = headers.get(b"content-encoding", b"").lower()
+    has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+    if has_body and given not in (b"", b"identity"):
+        raise RequestError(
+            "content-encoding: bodies are taken as they are, not compressed",
+            param="content-encoding",
+            code="unsupported_encoding",
+            status=415,
+            headers={"accept-encoding": "identity"},
+        )
 
 
 def _too_large(limit: int) -> RequestError:

@@ -1,5 +1,6 @@
 """What every dialect answers to: good and bad texts, bad bodies, and a service that cannot."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +101,17 @@ def test_what_is_no_request_is_refused(client, wire: Wire, body: bytes):
     answer = client.post(wire.path, content=body)
     assert answer.status_code == 400
     assert message_of(answer)
+
+
+@EVERY
+def test_a_compressed_body_is_refused_by_its_header(client, wire: Wire):
+    body = gzip.compress(json.dumps(wire.body(KIND)).encode())
+    answer = client.post(wire.path, content=body, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert message_of(answer).startswith("content-encoding: ")
+    assert answer.headers["accept-encoding"] == "identity"
+    answer = client.post(wire.path, json=wire.body(KIND), headers={"content-encoding": "Identity"})
+    assert answer.status_code == 200
 
 
 @EVERY
