@@ -14,7 +14,7 @@ from service.access import KeysError
 from service.blocklists import Blocklists
 from service.dialects.calls import Calls
 from service.dialects.dialect import refuse
-from service.dialects.registry import DIALECTS
+from service.dialects.registry import DIALECTS, methods
 from service.errors import RequestError
 from service.feedback import Feedback
 from service.moderation.moderator import Moderator
@@ -171,11 +171,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.scope['path']}", 405: "method not allowed"}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     request.state.code = code
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and request.state.dialect is not None:
+        headers["Allow"] = ", ".join(methods(request.state.route))
     said = RequestError(
         message.get(error.status_code, str(error.detail)),
         code=code or "http_error",
         status=error.status_code,
-        headers=dict(error.headers or {}),
+        headers=headers,
     )
     return _said(request, said)
 

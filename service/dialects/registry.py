@@ -67,3 +67,9 @@ def find(path: str) -> tuple[str | None, Dialect | None]:
         if pattern.match(path):
             return registered, dialect
     return None, None
+
+
+def methods(path: str) -> list[str]:
+    """What a registered path takes. The router knows but the first of its routes."""
+    routes = [route for route in _ROUTES[path].routes if isinstance(route, Route)]
+    return sorted({name for one in routes if one.path == path for name in one.methods or ()})

@@ -60,6 +60,17 @@ def test_files_that_are_no_lists_of_ours_are_none(client, folder: Path):
     assert [one["blocklistName"] for one in ask(client, "GET", "")["value"]] == ["garden"]
 
 
+def test_another_method_is_told_all_that_a_path_takes(client):
+    for path, methods in (
+        ("", "GET"),
+        ("/garden", "DELETE, GET, PATCH"),
+        ("/garden:removeBlocklistItems", "POST"),
+        ("/garden/blocklistItems", "GET"),
+    ):
+        answer = client.put(LISTS + path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
 def test_a_list_is_made_filled_read_and_forgotten(client):
     made = {"blocklistName": "garden", "description": "a"}
     assert ask(client, "PATCH", "/garden", 201, json={"description": "a"}) == made
