@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.text is not None:
         raise CommandError("moderate: give a text or --input, not both")
+    if not args.input:
+        # A shell's variable that is not set; as a path it would be this folder with all in it.
+        raise CommandError("--input: must name a file or a folder, or '-' for standard input")
     if stray := given(args, ("response", "json")):
         raise CommandError(f"{stray[0]}: goes with a text, not with --input")
     check_tier(args.tier, args.bundle, args.accurate)

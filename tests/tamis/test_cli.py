@@ -105,6 +105,15 @@ def test_an_argument_that_is_not_utf_8_is_refused(capsys, texts):
     assert capsys.readouterr().err == "tamis: moderate: the text is not UTF-8\n"
 
 
+@pytest.mark.parametrize("more", [[], ["--ray", "--output", "judged"]])
+def test_an_input_without_a_name_is_not_the_folder(capsys, tmp_path: Path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('"a calm garden"\n')
+    assert main(["moderate", "--input", "", *more]) == 1
+    assert capsys.readouterr().err.startswith("tamis: --input: must name a file or a folder")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("lines", [1, 3_000])
 def test_a_reader_who_has_had_enough_is_no_fault(tmp_path: Path, lines):
     said = {"time": "2026-01-01", "question": "prompt", "text": "a calm garden", "label": "safe"}
