@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from service.dialects.halves import mended
-from service.dialects.native import ITEM_SHAPES, TAGS, Item, contents_of
+from service.dialects.native import TAGS, Item, contents_of
 from service.errors import from_validation
 from tamis.content import Content, NotThereError, Side, judged
 
@@ -183,7 +183,8 @@ def _contents(value: Any, judged: Mapping[str, str]) -> tuple[Content, ...]:
     if isinstance(value, str):
         return contents_of(value)
     if not isinstance(value, Mapping):
-        raise RowError(None, f"the row {ITEM_SHAPES}")
+        named = ", ".join(judged.values())
+        raise RowError(None, f"the row must be a text, or have one of the columns {named}")
     # A table has every column in every row: null says that this row has none.
     item = {field: value[c] for field, c in judged.items() if value.get(c) is not None}
     shapes = [field for field in SHAPES if field in item]
