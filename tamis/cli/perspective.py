@@ -24,6 +24,10 @@ NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError)
 MAX_COLUMN: Final = 16 << 20
 
 
+class _RefusedError(CommandError):
+    """What a service says of one text in place of scores."""
+
+
 def add_to(commands: Commands) -> None:
     """Add the command."""
     command = commands.add_parser("perspective", help="Perspective's scores: fit, compare")
@@ -65,13 +69,21 @@ def _fit(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     theirs: dict[str, list[float]] = {}
     ours: dict[str, list[float]] = {}
+    empty = 0
     for number, (text, scores) in enumerate(_stored(args.stored), 1):
         if number > args.most:
             break
         asked = {name: value for name, value in scores.items() if name in ATTRIBUTES}
-        if not text.strip() or not asked:
+        if not asked:
             continue
-        for name, value in _ask(args.url, args.key, text, list(asked)).items():
+        try:
+            found = _ask(args.url, args.key, text, list(asked)) if text.strip() else None
+        except _RefusedError as error:
+            raise CommandError(f"{args.stored.name}: row {number}: {error}") from None
+        if found is None:
+            empty += 1
+            continue
+        for name, value in found.items():
             theirs.setdefault(name, []).append(asked[name])
             ours.setdefault(name, []).append(value)
     if not any(len(values) > 1 for values in ours.values()):
@@ -80,6 +92,8 @@ def _compare(args: argparse.Namespace) -> int:
     for name in ATTRIBUTES:
         if len(ours.get(name, ())) > 1:
             print(_line(name, perspective.compare(ours[name], theirs[name])))
+    if empty:
+        print(f"rows with nothing to judge: {empty}")
     return 0
 
 
@@ -126,7 +140,8 @@ def _row(row: dict[str, Any]) -> tuple[str, dict[str, float]]:
     return text, scores
 
 
-def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[str, float]:
+def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[str, float] | None:
+    """What a service says of a text; None where it finds nothing in it, say blanks of no width."""
     query = f"?{urllib.parse.urlencode({'key': key})}" if key else ""
     body = {
         "comment": {"text": text},
@@ -144,7 +159,10 @@ def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[st
             found = json.load(answer)["attributeScores"]
             return {name: float(score["summaryScore"]["value"]) for name, score in found.items()}
     except urllib.error.HTTPError as error:
-        raise CommandError(f"{url} answers {error.code}: {_said(error)}") from None
+        message, kind = _said(error)
+        if kind == "COMMENT_EMPTY":
+            return None
+        raise _RefusedError(f"{url} answers {error.code}: {message}") from None
     except OSError as error:
         raise CommandError(f"{url} does not answer: {error}") from None
     except (*NO_ANSWER, http.client.HTTPException) as error:
@@ -152,11 +170,14 @@ def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[st
         raise CommandError(f"{url} does not answer as Perspective does: {name}") from None
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _said(error: urllib.error.HTTPError) -> tuple[str, str | None]:
+    """A refusal's message, and Perspective's name for it where it has one."""
     try:
-        return str(json.loads(error.read())["error"]["message"])
+        said = json.loads(error.read())["error"]
+        details = said.get("details") or [{}]
+        return str(said["message"]), details[0].get("errorType")
     except (*NO_ANSWER, OSError, http.client.HTTPException):
-        return error.reason  # A proxy's page, perhaps, or half of an answer.
+        return error.reason, None  # A proxy's page, perhaps, or half of an answer.
 
 
 def _head() -> str:

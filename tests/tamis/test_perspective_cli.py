@@ -78,6 +78,34 @@ def test_a_row_at_fault_is_numbered_and_not_quoted(
     assert "quiet" not in said
 
 
+def test_texts_without_anything_to_judge_are_counted_and_refused_ones_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "kept.jsonl"
+    texts = ("a pond", " ", "\u200b", "a garden")
+    rows = [{"text": text, "scores": {"TOXICITY": 0.5}} for text in texts]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    kinds = {"\u200b": "COMMENT_EMPTY"}
+
+    def answer(request: urllib.request.Request, **_: Any) -> io.BytesIO:
+        assert isinstance(request.data, bytes)
+        if kind := kinds.get(json.loads(request.data)["comment"]["text"]):
+            said = {"error": {"message": "Refused.", "details": [{"errorType": kind}]}}
+            raise urllib.error.HTTPError(
+                "", 400, "", Message(), io.BytesIO(json.dumps(said).encode())
+            )
+        return io.BytesIO(json.dumps(ANSWER).encode())
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    assert compare(path) == 0
+    assert capsys.readouterr().out.endswith("\nrows with nothing to judge: 2\n")
+    kinds["a garden"] = "COMMENT_TOO_LONG"
+    assert compare(path) == 1
+    assert (
+        "kept.jsonl: row 4: http://localhost:8000 answers 400: Refused." in capsys.readouterr().err
+    )
+
+
 class Torn(io.BytesIO):
     """What is read where a connection is closed in the middle."""
 
