@@ -131,6 +131,16 @@ CASES: dict[str, tuple[Series, int, set[str]]] = {
         {"TamisNoneReady"},
     ),
     "one is not ready": (GOOD | pod("b") | always("tamis_ready", 0, "b"), 10, {"TamisPodNotReady"}),
+    "one is not ready any more": (
+        GOOD | pod("b") | {f"tamis_ready{{{labels('b')}}}": "1x4 0x60"},
+        11,
+        {"TamisPodNotReady"},
+    ),
+    "one was not ready for 3 minutes": (
+        GOOD | pod("b") | {f"tamis_ready{{{labels('b')}}}": "1x4 0x2 1x60"},
+        11,
+        set(),
+    ),
     "one is restarted before it is ready, again and again": (
         GOOD
         | pod("b")
