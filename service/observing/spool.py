@@ -22,6 +22,8 @@ T_contra = TypeVar("T_contra", contravariant=True)
 BATCH: Final = 1_000
 FIRST_RETRY: Final = 0.1
 LAST_RETRY: Final = 30.0
+# Seconds that a write which is under way at the end may take beyond it.
+LAST_WRITE: Final = 5.0
 
 
 class RefusedError(Exception):
@@ -132,7 +134,7 @@ class Spool(Generic[T]):
         self._filled.set()
         if self._thread.is_alive():
             # A write that hangs must not hang the shutdown; the thread dies with the process.
-            self._thread.join(timeout + 5)
+            self._thread.join(timeout + LAST_WRITE)
         if hangs := self._thread.is_alive():
             self._error("%d records may be lost: a write hangs", len(self._records))
         return not hangs

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.observing.spool import LAST_WRITE
 from service.settings import PREFIX, Settings
 from tamis.policies.parsing import load_policies
 from tests.k8s.rendered import K8S, OVERLAYS, Manifest, one, render
@@ -80,8 +81,10 @@ def test_a_pod_has_time_to_leave(manifests, monkeypatch):
         monkeypatch.setenv(name, value)
     settings = Settings()
     pre_stop = container(manifests)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    # At worst it is asked on while it lingers, as long as it may drain, and then drains.
+    # At worst it is asked on while it lingers, as long as it may drain, and then drains; reasons
+    # that are written end; and what was seen is written, as long as it may drain again.
     leaving = settings.linger_seconds + 2 * settings.drain_seconds
+    leaving += settings.reasoner_seconds + settings.drain_seconds + 2 * LAST_WRITE
     grace = pod(manifests)["terminationGracePeriodSeconds"]
     assert pre_stop >= 5
     assert pre_stop + leaving + MARGIN <= grace

@@ -27,6 +27,8 @@ from service.observing.audit.files import Files
 from service.observing.audit.history import Log
 from service.observing.audit.record import Entry
 from service.observing.logs import json_line
+from service.observing.metrics import Metrics
+from service.observing.observers import Observers
 from service.observing.spool import RefusedError, Spool, SpoolEvents
 from service.settings import Settings
 from tamis.policies.parsing import default_policy, parse_policy
@@ -157,6 +159,25 @@ def test_a_sink_that_hangs_at_the_end_is_told_of(caplog, monkeypatch):
     assert "20 records may be lost: a write hangs" in caplog.text
     sink.open.set()
     assert spool.close(10)
+
+
+async def test_who_observes_has_one_time_to_end(bundle, tmp_path: Path, monkeypatch):
+    settings = Settings(bundle=bundle.path, audit=str(tmp_path / "audit.jsonl"), drain_seconds=1)
+    observers = Observers(settings, Metrics())
+    given: list[float] = []
+    end = Spool.close
+
+    def close(spool: Spool[Any], timeout: float) -> bool:
+        if spool in (observers._desk, observers._audit._spool):
+            given.append(timeout)
+            time.sleep(0.3)
+        return end(spool, timeout)
+
+    monkeypatch.setattr(Spool, "close", close)
+    async with observers.running():
+        pass
+    assert given[0] == 1
+    assert 0 <= given[1] <= 0.7
 
 
 def test_a_record_that_is_refused_for_good_does_not_hold_up_the_others(caplog):

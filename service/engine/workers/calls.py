@@ -174,18 +174,20 @@ def serve(front: Connection, models: Models) -> None:
     with suppress(EOFError, OSError):
         while True:
             call: Call = front.recv()
-            answer: Any
             try:
-                answer = call(models)
-            except Exception as error:
-                answer = Failed(_portable(error), "".join(traceback.format_tb(error.__traceback__)))
-            front.send_bytes(pickle.dumps(answer, PROTOCOL))
+                answer = pickle.dumps(call(models), PROTOCOL)
+            except BaseException as raised:
+                where = "".join(traceback.format_tb(raised.__traceback__))
+                answer = pickle.dumps(Failed(portable(raised), where), PROTOCOL)
+            front.send_bytes(answer)
 
 
-def _portable(error: Exception) -> Exception:
-    """The error, where it can be told to another process; else its kind."""
-    try:
-        pickle.dumps(error, PROTOCOL)
-    except Exception:
-        return RuntimeError(type(error).__name__)
-    return error
+def portable(raised: BaseException) -> Exception:
+    """What was raised, where another process can be told it; else its kind."""
+    with suppress(Exception):
+        # There and back: one whose ``__init__`` takes other arguments cannot be made again. What
+        # is no ``Exception``, as what Rust panics with, would end a thread that expects none.
+        if isinstance(raised, Exception):
+            pickle.loads(pickle.dumps(raised, PROTOCOL))  # noqa: S301 (what was just dumped)
+            return raised
+    return RuntimeError(type(raised).__name__)

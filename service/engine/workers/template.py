@@ -21,7 +21,7 @@ from service.engine.judging import Model
 from service.engine.priority import PATIENT, stand_back
 from service.engine.runtime import CpuRuntime
 from service.engine.warmup import Pace, warm_up
-from service.engine.workers.calls import Key, Slot, serve
+from service.engine.workers.calls import Key, Slot, portable, serve
 from tamis.bundle import Bundle
 from tamis.tiers import second_of
 
@@ -85,8 +85,8 @@ class _Template:
                 answer = self._load(asked)
             else:
                 answer, way = self._fork(asked)
-        except Exception as error:
-            answer = error
+        except BaseException as raised:
+            answer = portable(raised)
         self._front.send(answer)
         if way is not None:
             with way:
@@ -119,6 +119,7 @@ class _Template:
 
     def _become(self, asked: Fork, ours: socket.socket, theirs: socket.socket) -> NoReturn:
         """Be a worker: nothing of the template's is left but what it loaded."""
+        status = 1
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for held in (theirs, self._line, self._front):
@@ -131,8 +132,9 @@ class _Template:
             if asked.patient:
                 stand_back(PATIENT)
             serve(Connection(ours.detach()), self._models)
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)  # which the front logs, where it is another than 0
 
     def _reap(self, _: int, __: FrameType | None) -> None:
         with suppress(ChildProcessError):
