@@ -195,7 +195,7 @@ WORKDIR /opt/tamis
 USER 65532:65532
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Ready, not merely alive; a full queue does not make it unhealthy.
+# Ready, not merely alive; a full queue does not make it unhealthy. It sees no argument of `serve`.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"TAMIS_PORT\"]}/health/ready', timeout=2)"]
 ENTRYPOINT ["python", "-m", "tamis"]
