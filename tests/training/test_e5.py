@@ -188,7 +188,7 @@ def test_the_command_cuts_to_what_texts_need(
 
 
 def test_a_choice_of_pieces_is_kept_as_bits(tmp_path: Path):
-    vocabulary.write_kept({0, 3, 17}, tmp_path / "bits")
+    (tmp_path / "bits").write_bytes(bytes([0b10010000, 0, 0b01000000]))
     assert vocabulary.read_kept(tmp_path / "bits") == [0, 3, 17]
 
 

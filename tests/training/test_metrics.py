@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from training.classifier.calibration import calibration_error, fit_platt, sigmoid
-from training.classifier.thresholds import PLATEAU, best_f1, lowest_at_precision
+from training.classifier.thresholds import PLATEAU, Scored, lowest_at_precision, plain
 from training.evaluation.metrics import average_precision, f1, roc_auc
 
 pairs = st.lists(
@@ -23,18 +23,18 @@ def test_ranking_metrics_agree_with_scikit_learn(rows: list[tuple[bool, float]])
 @given(pairs)
 def test_the_threshold_is_as_good_as_the_best(rows: list[tuple[bool, float]]):
     y, p = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    threshold, value = best_f1(p, y, np.ones(len(p)))
-    assert value == pytest.approx(f1_score(y, p >= threshold))
-    assert value >= max(f1_score(y, p >= t) for t in np.unique(p)) - PLATEAU - 1e-9
+    found = plain(Scored(p, y, np.ones(len(p))))
+    assert found.f1 == pytest.approx(f1_score(y, p >= found.sets["balanced"].flag))
+    assert found.f1 >= max(f1_score(y, p >= t) for t in np.unique(p)) - PLATEAU - 1e-9
 
 
 def test_the_threshold_is_the_middle_of_the_plateau():
     p = np.linspace(0, 1, 1001)
     y = (p > 0.8).astype(float)
     y[(p > 0.75) & (p < 0.8)] = np.arange(49) % 2
-    threshold, value = best_f1(p, y, np.ones(len(p)))
-    assert 0.74 < threshold < 0.81
-    assert value > 0.93
+    found = plain(Scored(p, y, np.ones(len(p))))
+    assert 0.74 < found.sets["balanced"].flag < 0.81
+    assert found.f1 > 0.93
 
 
 def test_block_is_the_lowest_threshold_with_enough_precision():

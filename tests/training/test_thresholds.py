@@ -20,7 +20,6 @@ from training.classifier.thresholds import (
     Scored,
     Target,
     benign,
-    best_f1,
     choose,
     plain,
 )
@@ -63,6 +62,12 @@ def test_a_source_with_a_handful_of_benign_rows_has_no_say_where_others_have():
     assert alarming(found, 0.5) == pytest.approx(1)
 
 
+def best_f1(rows: Scored) -> tuple[float, float]:
+    """Where F1 alone would flag, and F1 there."""
+    found = plain(rows)
+    return found.sets["balanced"].flag, found.f1
+
+
 @pytest.fixture
 def mixed() -> tuple[Scored, Benign]:
     """A hard mix, half of it unsafe; and ordinary requests, six in a hundred of them alarming."""
@@ -74,7 +79,7 @@ def mixed() -> tuple[Scored, Benign]:
 
 def test_balanced_alarms_no_more_than_its_share_of_ordinary_requests(mixed):
     rows, ordinary = mixed
-    best, value = best_f1(*rows)
+    best, value = best_f1(rows)
     assert alarming(ordinary, best) > 0.02
     found = choose(rows, [ordinary], USUAL)
     flag = found.sets["balanced"].flag
@@ -113,7 +118,7 @@ def test_an_early_question_spends_what_is_left_of_its_share_on_recall(mixed):
 def test_where_f1_is_best_is_quiet_enough_it_stays(mixed):
     rows, _ = mixed
     quiet = benign(np.full(500, 0.01), sources({"a": 500}))
-    best, value = best_f1(*rows)
+    best, value = best_f1(rows)
     found = choose(rows, [quiet], USUAL)
     assert found.sets["balanced"].flag == pytest.approx(best)
     assert (found.f1, found.alarms) == (pytest.approx(value), 0.0)
@@ -133,7 +138,7 @@ def test_no_share_is_worth_more_f1_than_its_cost(mixed, cost: float):
     assert found.f1 >= best - cost
     assert found.alarms == pytest.approx(1)
     # Strict has no share to use up, and stays where F1 is best.
-    assert found.sets["strict"].flag == pytest.approx(best_f1(*rows)[0])
+    assert found.sets["strict"].flag == pytest.approx(best_f1(rows)[0])
 
 
 def test_the_group_that_alarms_most_decides(mixed):

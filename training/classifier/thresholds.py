@@ -165,16 +165,6 @@ def plain(scored: Scored, cost: float | None = None, by: Quality | None = None) 
     return Chosen(_blocking(scored, flags), float(f1[middle]), share)
 
 
-def best_f1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
-    """(threshold, weighted F1 there): the middle of the plateau around the best F1.
-
-    F1 hardly changes over a wide range of thresholds (from 0.1 to 0.6 for prompts it stays within
-    0.02), and where in it the very best lies is luck: 0.17 in one checkpoint, 0.42 600 steps later.
-    """
-    found = plain(Scored(p, y, w))
-    return found.sets["balanced"].flag, found.f1
-
-
 def lowest_at_precision(p: np.ndarray, y: np.ndarray, w: np.ndarray, precision: float) -> float:
     """The lowest threshold with at least this weighted precision; 1.0 where none has it."""
     grid = np.unique(p)[::-1]
@@ -224,6 +214,11 @@ def _around_best(f1: np.ndarray, cost: float) -> tuple[int, int]:
 
 
 def _middle(grid: np.ndarray, f1: np.ndarray) -> int:
+    """The middle of the plateau around the best F1.
+
+    F1 hardly changes over a wide range of thresholds (from 0.1 to 0.6 for prompts it stays within
+    0.02), and where in it the very best lies is luck: 0.17 in one checkpoint, 0.42 600 steps later.
+    """
     first, last = _around_best(f1, PLATEAU)
     middle = (grid[first] + grid[last]) / 2
     return first + int(np.argmin(np.abs(grid[first : last + 1] - middle)))

@@ -136,14 +136,7 @@ def _lines(file: Path) -> Iterator[tuple[str, float]]:
             yield text, float(often or 1)
 
 
-def write_kept(kept: Collection[int], file: Path) -> None:
-    """Keep a choice of pieces as one bit for each id."""
-    bits = np.zeros(max(kept) + 1, dtype=np.uint8)
-    bits[list(kept)] = 1
-    file.write_bytes(np.packbits(bits).tobytes())
-
-
 def read_kept(file: Path = KEPT) -> list[int]:
-    """The ids of a choice that was kept; by default that for the thirty ``LANGUAGES``."""
+    """The ids of a choice, one bit for each; by default that for the thirty ``LANGUAGES``."""
     bits = np.unpackbits(np.frombuffer(file.read_bytes(), dtype=np.uint8))
     return [int(at) for at in np.flatnonzero(bits)]

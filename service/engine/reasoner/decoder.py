@@ -60,11 +60,6 @@ class Decoder:
             self._binding.bind_ortvalue_input(name, value)
             self._binding.bind_ortvalue_output(name.replace("past", "present", 1), value)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values that a token takes."""
-        return self._cache[:, :, :, 0].nbytes
-
     def read(self, ids: Sequence[int], wanted: Sequence[int] = (-1,)) -> Floats:
         """Append tokens; the logits (W, vocabulary) behind those at ``wanted``, last by default.
 
