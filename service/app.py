@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 # One that takes another's place hears nobody before it can judge: what the kernel
                 # handed it would be refused, while its siblings answer.
                 await loading
+            _spawn(tasks, moderator.serving.watch_tiers())
             _spawn(tasks, moderator.serving.watch())
             _spawn(tasks, moderator.serving.watch_rules())
             _spawn(tasks, moderator.serving.tend())

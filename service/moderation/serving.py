@@ -35,21 +35,33 @@ class Serving:
         self.tongues = Tongues(settings, metrics, self.loader)
         self.rules = Rules(settings, metrics)
         self.leaving = False
-        self._started = asyncio.Event()
+        self._started, self._tried = asyncio.Event(), asyncio.Event()
 
     async def load(self) -> None:
         """Load and warm the engine without holding up the event loop.
 
-        Where the tier has an accurate bundle, go on to look for that one until cancelled.
+        It ends though the accurate tier may have no bundle yet, for ``watch_tiers`` to serve.
 
         Raises:
             BundleError, ProviderError: where the bundle or the provider is not usable.
         """
+        try:
+            if self._settings.tier == "accurate":
+                await self.tiers.look(self._start)
+                return
+            await self._start(self._settings.bundle)
+            if self._settings.tier == "cascade":
+                self.tiers.expect(self.loaded())
+        finally:
+            self._tried.set()
+
+    async def watch_tiers(self) -> None:
+        """Look for the accurate bundle until cancelled, where the tier has one."""
+        await self._tried.wait()
         if self._settings.tier == "accurate":
             await self.tiers.alone(self._start)
-            return
-        await self._start(self._settings.bundle)
-        if self._settings.tier == "cascade":
+        elif self._settings.tier == "cascade":
+            await self._started.wait()
             await self.tiers.beside(self.loaded())
 
     async def watch(self) -> None:

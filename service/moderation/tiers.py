@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ class Tiers:
         self.tier = settings.tier
         wanted = settings.tier != "fast"
         self._arrival = Arrival(settings.accurate if wanted else None, "the accurate bundle")
+        self._served = False
         self.trouble: str | None = None
         """Why a cascade asks nobody twice."""
 
@@ -59,23 +61,20 @@ class Tiers:
         # Of a cascade, too: its fast bundle waits for no other.
         return "the model is still loading", 1.0
 
+    async def look(self, take: Callable[[Path], Awaitable[None]]) -> None:
+        """Serve the bundle where it is there already."""
+        await self._arrival.look(partial(self._first, take))
+
     async def alone(self, take: Callable[[Path], Awaitable[None]]) -> None:
         """Look for the bundle until cancelled, and serve it when it comes; later ones wait."""
-        served = False
+        await self._arrival.watch(partial(self._first, take))
 
-        async def first(path: Path) -> None:
-            nonlocal served
-            if served:
-                logger.warning("the accurate bundle is a new one: restart to serve it")
-                return
-            await take(path)
-            served = True
-
-        await self._arrival.watch(first)
+    def expect(self, engine: Engine) -> None:
+        """Have an engine find what it is unsure of, before there is anybody else to ask."""
+        engine.consult(self._bands(engine))
 
     async def beside(self, engine: Engine) -> None:
         """Look for the bundle until cancelled, and have the engine ask it when it is unsure."""
-        engine.consult(self._bands(engine))
 
         async def take(path: Path) -> None:
             classifier, pace = await run_in_threadpool(self._loader.load, path, "accurate")
@@ -88,6 +87,13 @@ class Tiers:
                 logger.info("asking twice: %s@%s", bundle.name, bundle.fingerprint[:12])
 
         await self._arrival.watch(take)
+
+    async def _first(self, take: Callable[[Path], Awaitable[None]], path: Path) -> None:
+        if self._served:
+            logger.warning("the accurate bundle is a new one: restart to serve it")
+            return
+        await take(path)
+        self._served = True
 
     def _bands(self, engine: Engine, accurate: Served | None = None) -> Bands | None:
         """The bands, where there are any for these bundles; else why not, for all to see."""

@@ -1,5 +1,6 @@
 """The real command in processes of its own."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from unittest.mock import patch
 
 import pytest
@@ -18,7 +19,10 @@ import pytest
 from benchmarks.server import free_port
 from service import server as serving
 from service.access import KeysError
+from service.app import create_app
+from service.moderation.serving import Serving
 from service.settings import Settings
+from tamis.bundle import Bundle
 from tests.processes import running
 
 OPTIONAL = [n for n, f in Settings.model_fields.items() if type(None) in get_args(f.annotation)]
@@ -34,8 +38,9 @@ def server(address: str) -> Iterator[subprocess.Popen[bytes]]:
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "tamis", "serve", "--port", port, "--processes", "2"]
     command += ["--multilingual", "off"]
-    # Where there is none, it would be looked for.
+    # Where there is none, it would be looked for, as the accurate one is.
     chosen = {"TAMIS_LINGER_SECONDS": "0", "TAMIS_MULTILINGUAL": "nowhere"}
+    chosen |= {"TAMIS_TIER": "cascade", "TAMIS_ACCURATE": "nowhere"}
     with running(command, env=os.environ | chosen) as process:
         wait_for(address, "tamis_ready", 2)
         yield process
@@ -88,6 +93,27 @@ def test_several_processes_count_together_and_one_that_dies_is_replaced(server, 
     wait_for(address, "tamis_verdicts_total", 40 + asked)
     # The scrape itself; what the dead process had counted is gone.
     wait_for(address, "tamis_requests_in_flight", 1)
+
+
+@pytest.mark.parametrize("tier", ["fast", "cascade", "accurate"])
+async def test_a_process_that_is_told_to_stop_while_it_starts_does(
+    tier: Literal["fast"], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    # uvicorn raises the signal again once it has ended.
+    monkeypatch.setattr(signal, "raise_signal", lambda _: None)
+    load = Serving.load
+
+    async def told(loading: Serving) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await load(loading)
+
+    monkeypatch.setattr(Serving, "load", told)
+    settings = Settings(
+        bundle=bundle.path, tier=tier, accurate=Path("none"), processes=2, linger_seconds=0
+    )
+    config = serving.uvicorn.Config(create_app(settings), port=free_port(), log_config=None)
+    async with asyncio.timeout(20):
+        await serving.uvicorn.Server(config).serve()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from fastapi.testclient import TestClient
@@ -352,6 +352,22 @@ def test_the_accurate_tier_waits_for_its_bundle(bundle, second: Bundle, tmp_path
         metrics = client.get("/metrics").text
     assert sample(metrics, 'tamis_answers_total{tier="accurate"}') == 1
     assert sample(metrics, "tamis_load_failed") == 0
+
+
+@pytest.mark.parametrize("tier", ["fast", "cascade", "accurate"])
+@pytest.mark.parametrize("there", [True, False])
+async def test_one_of_several_processes_starts_in_every_tier(
+    bundle: Bundle, second: Bundle, tmp_path: Path, quick, tier: Literal["fast"], there: bool
+):
+    accurate = second.path if there else tmp_path / "none"
+    app = create_app(Settings(bundle=bundle.path, tier=tier, accurate=accurate, processes=2))
+    async with asyncio.timeout(20), app.router.lifespan_context(app):
+        serving = app.state.moderator.serving
+        assert (serving.engine is not None) == (there or tier != "accurate")
+        # What is looked for is looked for on.
+        state = "off" if tier == "fast" else "ready" if there else "absent"
+        while serving.tiers.state != state:
+            await asyncio.sleep(0.01)
 
 
 def test_the_command_line_judges_in_a_tier(bundle, second: Bundle, tmp_path: Path, capsys):
