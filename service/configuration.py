@@ -100,10 +100,8 @@ class Configuration:
             PolicyError, KeysError: where one cannot; everything stays as it was.
         """
         async with self._reloading:
-            # Taken before reading: a file written meanwhile is a change again.
-            self._applied = await asyncio.to_thread(self._signature)
             try:
-                offered = await asyncio.to_thread(self._read)
+                offered = await asyncio.to_thread(self._look)
             except (PolicyError, KeysError) as error:
                 self._metrics.reloaded(applied=False)
                 logger.error("policies and keys stay as they were: %s", error)
@@ -127,6 +125,14 @@ class Configuration:
             if still and found != self._applied:
                 with suppress(PolicyError, KeysError):  # logged and counted
                     await self.reload()
+
+    def _look(self) -> Offered:
+        try:
+            # Taken before reading: a file written meanwhile is a change again.
+            self._applied = self._signature()
+            return self._read()
+        except OSError as error:
+            raise PolicyError(f"policies and keys cannot be read: {error.strerror}") from None
 
     def _read(self) -> Offered:
         settings = self._settings

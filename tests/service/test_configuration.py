@@ -138,10 +138,13 @@ async def test_watching_sees_a_swapped_link_and_waits_until_it_stands_still(
     assert configuration.policies["lax"].categories["toxicity"].flag == 0.7
 
 
+# Watching looks before it reloads, which looks again.
+@pytest.mark.parametrize(("good", "said"), [(0, "looked at"), (2, "read")])
 async def test_a_look_that_fails_is_not_the_last_one(
-    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog, good: int, said: str
 ):
-    metrics, looks = Metrics(), iter([OSError(errno.ESTALE, "Stale file handle")])
+    metrics = Metrics()
+    looks = iter([None] * good + [OSError(errno.ESTALE, "Stale file handle")])
     look = Configuration._signature
 
     def stale(configuration: Configuration) -> Any:
@@ -157,7 +160,7 @@ async def test_a_look_that_fails_is_not_the_last_one(
         while not value(metrics, 'tamis_config_reloads_total{result="applied"}'):
             await asyncio.sleep(0.01)
     watch.cancel()
-    assert "policies and keys cannot be looked at: Stale file handle" in caplog.text
+    assert f"policies and keys cannot be {said}: Stale file handle" in caplog.text
 
 
 async def test_watching_sees_that_a_file_may_be_read_by_now(settings: Settings, folder: Path):
