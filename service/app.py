@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from service.observing.observers import Observers
 from service.playground import page
 from service.settings import Settings
 from service.web import admin
+from service.web.background import Background
 from service.web.lifecycle import Lifecycle
 from service.web.middleware import Envelope
 from service.web.openapi import Application
@@ -55,21 +57,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if aside is not None and settings.admin_port is not None:
                 listener = admin.listening(aside, settings.host, settings.admin_port)
                 await stack.enter_async_context(listener)
-            tasks: set[asyncio.Task[None]] = set()
-            stack.push_async_callback(_cancel, tasks)
-            lifecycle.attend(lambda: _spawn(tasks, _reload(moderator)))
-            loading = _spawn(tasks, _load(moderator, lifecycle))
+            background, serving = Background(), moderator.serving
+            stack.push_async_callback(background.end)
+            lifecycle.attend(lambda: background.start("reloading", partial(_reload, moderator)))
+            loading = background.start("loading", partial(_load, moderator, lifecycle))
             if settings.processes > 1:
                 # One that takes another's place hears nobody before it can judge: what the kernel
                 # handed it would be refused, while its siblings answer.
                 await loading
-            _spawn(tasks, moderator.serving.watch_tiers())
-            _spawn(tasks, moderator.serving.watch())
-            _spawn(tasks, moderator.serving.watch_rules())
-            _spawn(tasks, moderator.serving.tend())
-            _spawn(tasks, moderator.reasoning.watch())
-            if settings.reload_seconds:
-                _spawn(tasks, moderator.configuration.watch(settings.reload_seconds))
+            background.start("looking for the accurate bundle", serving.watch_tiers)
+            background.start("looking for the multilingual bundle", serving.watch)
+            background.start("looking for the policy encoder", serving.watch_rules)
+            background.start("tending inference workers", serving.tend)
+            background.start("looking for the reasoner", moderator.reasoning.watch)
+            if seconds := settings.reload_seconds:
+                watch = partial(moderator.configuration.watch, seconds)
+                background.start("looking at policies and keys", watch)
             yield
 
     app = Application(
@@ -145,19 +148,6 @@ async def _load(moderator: Moderator, lifecycle: Lifecycle) -> None:
 async def _reload(moderator: Moderator) -> None:
     with suppress(PolicyError, KeysError):  # logged and counted
         await moderator.configuration.reload()
-
-
-def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _request_error(request: Request, error: Exception) -> Response:
