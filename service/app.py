@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await stack.enter_async_context(listener)
             background, serving = Background(), moderator.serving
             stack.push_async_callback(background.end)
+            stack.callback(serving.loader.halt)  # first: a load would be waited for
             lifecycle.attend(lambda: background.start("reloading", partial(_reload, moderator)))
             loading = background.start("loading", partial(_load, moderator, lifecycle))
             if settings.processes > 1:

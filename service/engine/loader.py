@@ -90,6 +90,11 @@ class Loader:
         classifier = Classifier(bundle, runtime)
         return classifier, warm_up(classifier)
 
+    def halt(self) -> None:
+        """Load nothing more in workers, and give up what is being loaded there."""
+        if self.crew is not None:
+            self.crew.halt()
+
     def close(self) -> None:
         """End the workers."""
         if self.crew is not None:

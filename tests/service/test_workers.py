@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.process import tree
 from benchmarks.server import Server
+from service.app import create_app
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.engine import Engine
 from service.engine.loader import own_cores, workers_of
@@ -344,13 +345,50 @@ def test_who_ends_over_a_bundle_says_so(bundle: Bundle):
         crew.close()
 
 
+def test_one_that_holds_the_models_and_does_not_answer_is_started_anew(
+    crew: Crew, second: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(processes, "FORKING", 0.2)
+    template, seat = crew._template, next(iter(crew._seats.values()))
+    os.kill(template.pid, signal.SIGSTOP)
+    crew._bury(seat)
+    crew._seated(seat)
+    assert crew._template is not template
+    assert not lives(template.pid)
+    monkeypatch.setattr(processes, "LOADING", 0.2)
+    os.kill(crew._template.pid, signal.SIGSTOP)
+    with pytest.raises(LostError, match="it does not answer"):
+        crew.load("accurate", second)
+    monkeypatch.undo()
+    crew.tend()
+    assert crew.alive == crew.wanted
+
+
+async def test_the_end_does_not_wait_for_a_load(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    stuck, load = asyncio.Event(), crews.Template.load
+    loop = asyncio.get_running_loop()
+
+    def never(template: crews.Template, asked: crews.Load) -> Pace:
+        os.kill(template.pid, signal.SIGSTOP)
+        loop.call_soon_threadsafe(stuck.set)
+        return load(template, asked)
+
+    monkeypatch.setattr(crews.Template, "load", never)
+    app = create_app(settings.model_copy(update={"workers": 1}))
+    async with asyncio.timeout(20), app.router.lifespan_context(app):
+        await stuck.wait()
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+
+
 class running_until_failed:  # noqa: N801
     """Why an application did not become ready."""
 
     def __init__(self, settings: Settings) -> None:
         from fastapi.testclient import TestClient
-
-        from service.app import create_app
 
         self._client = TestClient(create_app(settings))
 

@@ -138,7 +138,7 @@ class Crew(Hands):
 
         Raises:
             BundleError, ProviderError: where it is not usable.
-            LostError: where loading it ends the process that does.
+            LostError: where loading it ends the process that does, or it does not answer.
         """
         with self._leading:
             asked = Load(slot, bundle)
@@ -203,9 +203,15 @@ class Crew(Hands):
             if last:
                 _settle(task.reading, self._ask(Pool(opened.judge, opened.held, opened.scored)))
 
+    def halt(self) -> None:
+        """Make and load nothing more; who waits for a load need not wait for its end."""
+        self._closing.set()
+        if self._leading.locked():
+            self._template.kill()
+
     def close(self) -> None:
         """See ``Hands``."""
-        self._closing.set()
+        self.halt()
         for seat in self._seats.values():
             with seat.lock:
                 if seat.worker is not None:
@@ -281,12 +287,12 @@ class Crew(Hands):
         """The template, a new one where it has ended.
 
         Raises:
-            LostError: where what was loaded cannot be loaded again.
+            LostError: where what was loaded cannot be loaded again, or all is to end.
         """
+        if self._closing.is_set():
+            raise LostError("closed")
         if not self._template.alive:
-            if self._closing.is_set():
-                raise LostError("closed")
-            logger.warning("the process that holds the models has ended; it is started anew")
+            logger.warning("the process that holds the models is lost; it is started anew")
             self._template.close()
             self._template = Template()
             for load in self._loaded.values():
