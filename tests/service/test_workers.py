@@ -35,7 +35,7 @@ from service.settings import Settings
 from tamis.bundle import MANIFEST, Bundle, sha256_of
 from tamis.content import document, exchange, plain, prompt
 from tamis.tiers import load_bands
-from tests.service.deadly import Deadly
+from tests.service.deadly import Deadly, Panicking, Telling, Unreadable, Unsayable
 from tests.service.observed import running, until
 from tests.service.test_operation import sample
 from tests.service.tiers import GOOSE, SOUP, write_second
@@ -220,6 +220,29 @@ async def test_an_error_is_the_callers_and_the_worker_lives_on(
     served._other = None
     await served.judge([(prompt(SOUP),)])
     assert crew.pids == pids
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [(Panicking, RuntimeError), (Telling, RuntimeError), (Unsayable, TypeError)],
+)
+async def test_whatever_a_call_comes_to_the_worker_lives_on(
+    crew: Crew, served: Engine, monkeypatch: pytest.MonkeyPatch, call: type, error: type[Exception]
+):
+    pids = crew.pids
+    monkeypatch.setattr(crews, "Judge", call)
+    with pytest.raises(error, match=r"PanicException|Told|pickle"):
+        await served.judge([(prompt(SOUP),)])
+    assert crew.pids == pids
+
+
+async def test_a_worker_that_an_error_ends_says_so(
+    served: Engine, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    monkeypatch.setattr(crews, "Judge", Unreadable)
+    with pytest.raises(WorkerLostError):
+        await served.judge([(prompt(SOUP),)])
+    assert "ended (status 1)" in caplog.text
 
 
 async def test_models_are_loaded_again_where_who_holds_them_has_ended(
