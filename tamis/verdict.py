@@ -60,7 +60,7 @@ class Evidence:
 
 
 Role = Literal["accurate", "multilingual", "rules"]
-Missed = Literal["deadline", "not_ready"]
+Missed = Literal["deadline", "not_ready", "failed"]
 """Why a content that the fast tier was unsure of got no second opinion."""
 
 

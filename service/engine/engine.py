@@ -1,5 +1,6 @@
 """The asynchronous engine: contents in, findings and stage times out."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +21,14 @@ from service.engine.runtime import available_threads, has_quota
 from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
 from service.engine.timings import Timings
 from service.engine.warmup import Pace
+from service.errors import frames
 from tamis.bundle import Bundle
 from tamis.content import Content
 from tamis.reasoner.protocol import Guideline
 from tamis.tiers import Bands, second_of
-from tamis.verdict import Finding, Role
+from tamis.verdict import Finding, Missed, Role
+
+logger = logging.getLogger("tamis.service")
 
 SPECIAL_TOKENS: Final = 3
 # Of a deadline so much is left for the answer behind a second opinion.
@@ -57,6 +61,12 @@ class _Judged:
     tokenize: float
     pool: float
     found: float
+
+    def miss(self, unsure: Sequence[int], why: Missed) -> None:
+        """These have got no second opinion, which is known by now."""
+        for n in unsure:
+            self.findings[n] = replace(self.findings[n], missed=why)
+        self.found = time.perf_counter()
 
     def timings(self, began: float) -> Timings:
         """By stage, now that all is said."""
@@ -335,7 +345,7 @@ class Engine:
         """Put second opinions in the place of findings that leave the answer open.
 
         Load does not decide whether a second opinion is given: it waits its turn, and nothing but
-        the request's own deadline cuts that short.
+        the request's own deadline cuts that short. Where it fails, what is known stands.
         """
         bands, second = self._bands, self._second
         if bands is None:
@@ -344,8 +354,7 @@ class Engine:
         if not unsure:
             return
         if second is None:
-            for n in unsure:
-                found.findings[n] = replace(found.findings[n], missed="not_ready")
+            found.miss(unsure, "not_ready")
             return
         left = None
         if deadline is not None:
@@ -354,9 +363,12 @@ class Engine:
         try:
             more = await self._judged(asked, left, extra=True)
         except (DeadlineError, OverloadedError):
-            found.found = time.perf_counter()
-            for n in unsure:
-                found.findings[n] = replace(found.findings[n], missed="deadline")
+            found.miss(unsure, "deadline")
+            return
+        except Exception as error:
+            # Not its message, which may quote a text.
+            logger.error("no second opinion: %s\n%s", type(error).__name__, frames(error))
+            found.miss(unsure, "failed")
             return
         for n, finding in zip(unsure, more.findings, strict=True):
             found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)

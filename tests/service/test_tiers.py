@@ -138,6 +138,27 @@ async def test_a_deadline_leaves_the_first_opinion_and_says_so(make: Make, class
         await engine.judge([(plain(SOUP * 200),)], deadline=0.001)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+async def test_a_second_opinion_that_fails_leaves_the_first(
+    make: Make, classifier, accurate, monkeypatch: pytest.MonkeyPatch, caplog, cache_bytes: int
+):
+    def score(*_: Any, **__: Any) -> Any:
+        raise FloatingPointError(GOOSE)
+
+    engine = make(cache_bytes=cache_bytes)
+    monkeypatch.setattr(accurate, "score", score)
+    ((goose, soup),), _ = await engine.judge([(plain(GOOSE), prompt(SOUP))])
+    assert goose == replace(classifier.judge(plain(GOOSE)), missed="failed")
+    assert soup == classifier.judge(prompt(SOUP))
+    (grown,), _, _ = await engine.judge_growing([(plain(GOOSE), Memory())], whole=True)
+    assert grown.missed == "failed"
+    assert "no second opinion: FloatingPointError\n" in caplog.text
+    assert GOOSE not in caplog.text
+    monkeypatch.undo()
+    ((found,),), _ = await engine.judge([(plain(GOOSE),)])
+    assert found.second is not None
+
+
 async def test_rules_are_judged_whether_or_not_a_second_opinion_is_in_time(
     make: Make, slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
