@@ -9,7 +9,7 @@ import yaml
 from service.access import KeysError, new_key
 from service.configuration import Configuration
 from service.errors import RequestError
-from service.observing.metrics import Metrics
+from service.observing.metrics import SHARED, Metrics
 from service.settings import Settings
 from tamis.policy import PolicyError
 
@@ -54,8 +54,21 @@ async def test_a_change_is_put_in_force(settings: Settings, folder: Path):
     after = configuration.policies["lax"].version
     assert after != before
     assert value(metrics, 'tamis_config_reloads_total{result="applied"}') == 1
-    assert value(metrics, f'tamis_policy_info{{policy="lax",version="{before}"}}') == 0
+    assert before not in metrics.scrape().decode()
     assert value(metrics, f'tamis_policy_info{{policy="lax",version="{after}"}}') == 1
+
+
+def test_the_version_that_one_of_several_processes_replaced_is_0(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    metrics = Metrics()
+    metrics.offering({"lax": "v1", "strict": "v1"})
+    monkeypatch.setenv(SHARED, "folder")
+    metrics.offering({"lax": "v2", "strict": "v1"})
+    monkeypatch.delenv(SHARED)
+    found = [value(metrics, f'tamis_policy_info{{policy="lax",version="v{n}"}}') for n in (1, 2)]
+    assert found == [0, 1]
+    assert value(metrics, 'tamis_policy_info{policy="strict",version="v1"}') == 1
 
 
 @pytest.mark.parametrize(

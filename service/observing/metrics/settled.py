@@ -1,9 +1,11 @@
 """What is in force: the policies offered, and whether the last change of files was taken."""
 
+import os
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
+from service.observing.metrics.exposition import SHARED
 from service.observing.metrics.series import Series
 
 
@@ -40,10 +42,13 @@ class Settled(Series):
 
     def offering(self, versions: Mapping[str, str]) -> None:
         """The policies in force, by name."""
-        for policy, version in self._offered.items():
-            # Set rather than removed: other processes' files cannot be unwritten.
-            self._policies.labels(policy, version).set(0)
         for policy, version in versions.items():
             self._policies.labels(policy, version).set(1)
+        for policy, version in self._offered.items() - versions.items():
+            if os.environ.get(SHARED):
+                # What is in a file that processes share cannot be removed.
+                self._policies.labels(policy, version).set(0)
+            else:
+                self._policies.remove(policy, version)
         self._offered = dict(versions)
         self._reload_successful.set(1)
