@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
@@ -116,6 +116,23 @@ def _read(call: Call[T], answer: httpx.Response) -> T:
         raise UnreachableError("what answered is no Tamis") from None
 
 
+class _Timed(httpx.SyncByteStream):
+    """A body whose pieces come in time: httpx bounds each, of which a slow proxy may send many."""
+
+    def __init__(self, body: httpx.SyncByteStream, until: float) -> None:
+        self._body, self._until = body, until
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Raises TimeoutError, at the first piece that comes too late."""
+        for piece in self._body:
+            if time.monotonic() > self._until:
+                raise TimeoutError("the answer took too long")
+            yield piece
+
+    def close(self) -> None:
+        self._body.close()
+
+
 class Client(_Caller):
     """Asks a service, and waits for it. Safe to share between threads."""
 
@@ -184,13 +201,26 @@ class Client(_Caller):
         attempts = self._attempts(deadline)
         while True:
             try:
-                answer = self._http.post(**self._sent(call, attempts))
+                answer = self._tried(self._sent(call, attempts))
                 if answer.is_success:
                     return _read(call, answer)
                 wait = attempts.refused(answer)
-            except httpx.RequestError as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 wait = attempts.failed(error)
             time.sleep(wait)
+
+    def _tried(self, sent: Mapping[str, Any]) -> httpx.Response:
+        """One try.
+
+        Raises:
+            httpx.RequestError, TimeoutError: where there is no answer in time.
+        """
+        until = time.monotonic() + sent["timeout"]
+        with self._http.stream("POST", **sent) as answer:
+            assert isinstance(answer.stream, httpx.SyncByteStream)
+            answer.stream = _Timed(answer.stream, until)
+            answer.read()
+        return answer
 
 
 class AsyncClient(_Caller):
@@ -257,7 +287,7 @@ class AsyncClient(_Caller):
         while True:
             sent = self._sent(call, attempts)
             try:
-                # httpx's own bounds each piece of an answer, of which a slow proxy may send many.
+                # httpx's own bounds each piece, see ``_Timed``.
                 async with asyncio.timeout(sent["timeout"]):
                     answer = await self._http.post(**sent)
                 if answer.is_success:

@@ -1,6 +1,7 @@
 """The clients against a real application, and against servers that fail in every way."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -260,6 +261,26 @@ def test_no_answer_within_the_deadline_is_late():
     client = Client(URL, http=httpx.Client(transport=httpx.MockTransport(slow)), retries=0)
     with pytest.raises(LateError, match="passed"):
         client.moderate("x", deadline=0.04)
+
+
+@pytest.mark.parametrize("coding", [{}, {"content-encoding": "gzip"}])
+def test_an_answer_that_comes_in_drips_is_late_for_who_waits(coding):
+    def drips() -> Iterator[bytes]:
+        # A decoder may say nothing for a while.
+        for piece in gzip.compress(bytes(10_000)) * 100:
+            time.sleep(0.01)
+            yield bytes([piece]) if coding else b" "
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=drips(), headers=coding)
+
+    began = time.monotonic()
+    http = httpx.Client(transport=httpx.MockTransport(handle))
+    with pytest.raises(LateError):
+        Client(URL, http=http).moderate("x", deadline=0.05)
+    with pytest.raises(UnreachableError, match="took too long"):
+        Client(URL, http=http, timeout=0.05, retries=0).moderate("x")
+    assert time.monotonic() - began < 1
 
 
 async def test_the_client_that_awaits_does_the_same(bundle):
