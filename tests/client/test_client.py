@@ -280,7 +280,7 @@ def test_an_answer_that_comes_in_drips_is_late_for_who_waits(coding):
         Client(URL, http=http).moderate("x", deadline=0.05)
     with pytest.raises(UnreachableError, match="took too long"):
         Client(URL, http=http, timeout=0.05, retries=0).moderate("x")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 async def test_the_client_that_awaits_does_the_same(bundle):

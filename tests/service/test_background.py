@@ -55,6 +55,6 @@ async def test_as_served(settings: Settings, monkeypatch: pytest.MonkeyPatch, ca
 
     monkeypatch.setattr(Configuration, "watch", watch)
     app = create_app(settings)
-    async with asyncio.timeout(20), app.router.lifespan_context(app):
+    async with asyncio.timeout(60), app.router.lifespan_context(app):
         await watched.wait()
     assert "looking at policies and keys failed" in caplog.text

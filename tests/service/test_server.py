@@ -112,7 +112,7 @@ async def test_a_process_that_is_told_to_stop_while_it_starts_does(
         bundle=bundle.path, tier=tier, accurate=Path("none"), processes=2, linger_seconds=0
     )
     config = serving.uvicorn.Config(create_app(settings), port=free_port(), log_config=None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await serving.uvicorn.Server(config).serve()
 
 

@@ -382,7 +382,7 @@ async def test_one_of_several_processes_starts_in_every_tier(
 ):
     accurate = second.path if there else tmp_path / "none"
     app = create_app(Settings(bundle=bundle.path, tier=tier, accurate=accurate, processes=2))
-    async with asyncio.timeout(20), app.router.lifespan_context(app):
+    async with asyncio.timeout(60), app.router.lifespan_context(app):
         serving = app.state.moderator.serving
         assert (serving.engine is not None) == (there or tier != "accurate")
         # What is looked for is looked for on.

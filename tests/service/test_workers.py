@@ -371,7 +371,7 @@ def test_who_ends_over_a_bundle_says_so(bundle: Bundle):
 def test_one_that_holds_the_models_and_does_not_answer_is_started_anew(
     crew: Crew, second: Bundle, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(processes, "FORKING", 0.2)
+    monkeypatch.setattr(processes, "FORKING", 1.0)
     template, seat = crew._template, next(iter(crew._seats.values()))
     os.kill(template.pid, signal.SIGSTOP)
     crew._bury(seat)
@@ -400,11 +400,11 @@ async def test_the_end_does_not_wait_for_a_load(
 
     monkeypatch.setattr(crews.Template, "load", never)
     app = create_app(settings.model_copy(update={"workers": 1}))
-    async with asyncio.timeout(20), app.router.lifespan_context(app):
+    async with asyncio.timeout(60), app.router.lifespan_context(app):
         await stuck.wait()
         await asyncio.sleep(0.05)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 class running_until_failed:  # noqa: N801
