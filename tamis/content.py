@@ -1,6 +1,7 @@
 """What is judged: a prompt, a response to it, a document from outside, a plain text."""
 
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -98,6 +99,8 @@ def behind(earlier: Sequence[str], request: str | None = None, room: int = EARLI
     turns get ``room`` characters before the request, and leave it its own: a long one says itself
     what it is about. None where there is nothing, which is no empty request.
     """
+    if not earlier:
+        return request
     if request is None:
         return "\n".join(newest(earlier, room)) or None
     return "\n".join([*newest(earlier, min(room, LIGHT - len(request))), request])
@@ -152,16 +155,20 @@ def conversation(messages: Sequence[Message], earlier: Sequence[str] = ()) -> tu
     if at is None:
         return tuple(found)
     prompts = []
+    # As many as ``newest`` looks at: with all of them, 110,000 turns of one user took ten minutes.
+    before = deque(filter(str.strip, [*earlier, *said(messages[:first])]), EARLIER)
     for i in range(first, at + 1):
-        if i == at or (_is_user(messages[i]) and messages[i].content.strip()):
-            one = _asked(messages, i, earlier)
-            prompts.append(prompt(one.request, _field(i), one.earlier))
+        text = messages[i].content
+        if i == at or (_is_user(messages[i]) and text.strip()):
+            prompts.append(prompt(text, _field(i), newest(before)))
+        if text.strip() and _speaks(messages[i]):
+            before.append(text)
     return (*prompts, *found)
 
 
 def said(messages: Sequence[Message]) -> list[str]:
     """What user and assistant said: a light that neither operator nor tools can colour."""
-    return [m.content for m in messages if _is_user(m) or m.role == "assistant"]
+    return [m.content for m in messages if _speaks(m)]
 
 
 def last_asked(messages: Sequence[Message]) -> Asked:
@@ -201,6 +208,10 @@ def of_sides(contents: Sequence[Content], sides: Collection[Side]) -> tuple[Cont
 
 def _is_user(message: Message) -> bool:
     return message.role not in OTHERS
+
+
+def _speaks(message: Message) -> bool:
+    return _is_user(message) or message.role == "assistant"
 
 
 def _last_asked(messages: Sequence[Message]) -> int | None:
