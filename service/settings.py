@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     processes: int = Field(1, ge=1, description="Server processes, each with its own engine.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
     max_items: int = Field(256, ge=1)
+    # Sixteen of each item. Of 430,000, which fit into a body, the event loop had 9 s to do.
+    max_contents: int = Field(4_096, ge=1, description="Texts to judge in one request.")
     # Some 300 windows, 5 s on two cores; a megabyte took 20 s.
     max_text_characters: int = Field(262_144, ge=1)
     max_queued_tokens: int = Field(400_000, ge=1)

@@ -17,6 +17,7 @@ from service.dialects.chat import TAGS, ChatRequest
 from service.dialects.dialect import Dialect
 from service.dialects.halves import mended, validated
 from service.dialects.hook import blocks, refusal_of, verdict_of
+from service.dialects.values import check_values
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
 
@@ -61,6 +62,7 @@ def _read(body: bytes, cut: bool) -> ChatRequest:
     try:
         if not cut:
             return validated(BODY, body)
+        check_values(body)
         text = codecs.getincrementaldecoder("utf-8")().decode(mended(body))
         there: Any = from_json(text, allow_partial="trailing-strings")
         return BODY.validate_python(there)

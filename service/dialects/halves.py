@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from service.dialects.values import check_values
+
 T = TypeVar("T")
 
 # Pairs and whatever else is whole, in one go; or a half. Nothing is tried twice.
@@ -33,8 +35,10 @@ def validated(body: TypeAdapter[T], given: bytes) -> T:
     """What a body says.
 
     Raises:
+        RequestError: as ``check_values``.
         ValidationError: naming the field at fault.
     """
+    check_values(given)
     try:
         return body.validate_json(given)
     except ValidationError as error:

@@ -34,6 +34,21 @@ def check_items(count: int, most: int, param: str) -> None:
         )
 
 
+def check_contents(items: Sequence[tuple[str, Sequence[Content]]], most: int) -> None:
+    """Refuse items of too many texts together: each has a task, a place in the queue and a finding.
+
+    Raises:
+        RequestError: naming the field and the limit.
+    """
+    if (count := sum(len(contents) for _, contents in items)) > most:
+        param = items[0][0].partition("[")[0]
+        raise RequestError(
+            f"{param}: {count} texts to judge are over the limit of {most}",
+            param=param,
+            code="too_many_items",
+        )
+
+
 def check_lengths(items: Sequence[tuple[str, Sequence[Content]]], limit: int) -> None:
     """Refuse too long a text.
 

@@ -193,7 +193,8 @@ class Moderator:
         limits.check_items(count, self.settings.max_items, param)
 
     def check_lengths(self, items: Sequence[tuple[str, Sequence[Content]]]) -> None:
-        """See ``limits``."""
+        """Refuse too many texts, or too long a one: see ``limits``."""
+        limits.check_contents(items, self.settings.max_contents)
         limits.check_lengths(items, self.settings.max_text_characters)
 
     async def judge(
@@ -209,7 +210,7 @@ class Moderator:
         ``alone`` asks the first bundle and no other, as the engine does.
 
         Raises:
-            RequestError: 400 over the text limit or with a deadline under the work, 429 where the
+            RequestError: 400 over a limit of texts or with a deadline under the work, 429 where the
                 queue is full or too slow, 503 while loading, 504 past the deadline.
             ClientDisconnect: where the client has left; what waited is dropped.
         """

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from service.engine.scheduler import OverloadedError, Scheduler
 from service.settings import Settings
 from tests.service import answers
 from tests.service.test_app import wait_until_ready
-from tests.service.wire import ENVOY, KIND, RUDE, WIRES, Wire
+from tests.service.wire import ENVOY, KIND, LITELLM, RUDE, WIRES, Wire, before, user
 
 EVERY = pytest.mark.parametrize("wire", WIRES.values(), ids=list(WIRES))
 
@@ -25,7 +26,11 @@ EVERY = pytest.mark.parametrize("wire", WIRES.values(), ids=list(WIRES))
 @pytest.fixture(scope="module")
 def client(bundle) -> Iterator[TestClient]:
     settings = Settings(
-        bundle=bundle.path, max_items=4, max_text_characters=2_000, max_body_bytes=100_000
+        bundle=bundle.path,
+        max_items=4,
+        max_contents=8,
+        max_text_characters=2_000,
+        max_body_bytes=100_000,
     )
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -43,6 +48,10 @@ def route_of(wire: Wire) -> str | None:
 def message_of(answer: Any) -> str:
     found = answer.json()
     return found["error"]["message"] if "error" in found else found["message"]
+
+
+def asking(text: str) -> list[dict[str, Any]]:
+    return [{"function": {"name": "search", "arguments": text}}]
 
 
 def test_every_path_that_judges_is_tested_here():
@@ -84,6 +93,32 @@ def test_too_long_a_text_is_refused_with_the_limit(client, wire: Wire):
     answer = client.post(wire.path, json=wire.body("x" * 1_000_000))
     assert answer.status_code == 413
     assert "over the limit of 100000 bytes" in message_of(answer)
+
+
+MANY = {
+    "/moderate": {"input": [{"messages": user("Hello.") * 5}] * 2},
+    "/v1/moderations": {"input": [{"type": "text", "text": "Hello."}] * 9},
+    "/v1/chat/moderations": {"input": [{"role": "user", "tool_calls": asking("x") * 9}]},
+    "/v1/chat/completions": {"messages": [{"role": "user", "tool_calls": asking("x") * 9}]},
+    LITELLM: {"input_type": "request", "texts": ["Hello."] * 9},
+    "/portkey": before("Hello.", 9),
+    "/request": {"body": {"messages": user("Hello.") * 9}},
+    "/response": {"body": {"choices": [{"text": "Hello."}] * 9}},
+    ENVOY: {"input": ["Hello."] * 9},
+    "/api/v1/text/chat": {"messages": [{"role": "user", "tool_calls": asking("x") * 9}]},
+}
+# Of one text an item, or one in all.
+ONE = {"streams", "azure", "detectors", "vllm", "tei"}
+
+
+def test_too_many_texts_are_refused_in_every_dialect_that_takes_several(client):
+    assert {wire.path for name, wire in WIRES.items() if name not in ONE} <= set(MANY)
+    for path, body in MANY.items():
+        answer = client.post(path, json=body)
+        assert answer.status_code == 400, (path, answer.text)
+        assert re.search(r"^\w+: (9|10) texts to judge are over the limit of 8", message_of(answer))
+    body = {"input_type": "response", "litellm_call_id": "1", "texts": ["Hello."] * 9}
+    assert "9 texts to judge" in message_of(client.post(LITELLM, json=body))
 
 
 @EVERY

@@ -4,22 +4,24 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from service.dialects import decisions, halves, llamaguard, perspective
 from service.dialects.calls import Calls
-from service.dialects.chat import Message
+from service.dialects.chat import ChatRequest, Message
 from service.dialects.rewriting import shown_evidence
+from service.dialects.values import check_values
 from service.errors import RequestError
 from service.observing.answered import Digest, Judgement
 from service.observing.audit.record import verdict_records
-from tamis.content import Asked, Content, plain
+from tamis.content import EARLIER, Asked, Content, plain
 from tamis.policies.parsing import default_policy
 from tamis.verdict import Action, Evidence, Finding, Provenance, Severity, Verdict
 from tests.service.test_gateways import client, post
@@ -81,6 +83,30 @@ def test_sentences_are_those_of_the_plain_pattern(text: str):
 def test_a_guards_prompt_is_taken_apart_in_one_pass(text: str):
     with at_once():
         llamaguard.contents_of([Message(role="user", content=text)])
+
+
+@pytest.mark.parametrize("turn", [b'{"role":"user","content":"a"}', b"{}"], ids=["said", "nothing"])
+def test_turns_that_nobody_answers_are_read_in_one_pass(turn: bytes):
+    body = b'{"messages":[' + b",".join([turn] * 20_000) + b"]}"
+    with at_once():
+        asked = halves.validated(TypeAdapter(ChatRequest), body).asked
+    assert asked[-1].context is None or len(asked[-1].context) <= EARLIER
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b"[" + b'"\\"{",' * 300_000 + b'""]', 300_001),
+        (b'{"messages":[' + b"{}," * 1_000_000 + b"{}]}", 4_000_009),
+        (b'["' + b'\\"' * 2_000_000 + b"\\", 1),
+        (b'["' + b'{\\"a\\": 1}' * 200_000 + b'"]', 1),
+    ],
+    ids=["texts", "messages", "quotes", "json"],
+)
+def test_a_body_of_too_many_values_is_refused_before_they_are_built(body: bytes, found: int):
+    refused = pytest.raises(RequestError, match=f"{found} values .* limit of 262144")
+    with at_once(1.0), refused if found > 1 else nullcontext():
+        check_values(body)
 
 
 def test_levels_that_look_alike_are_told_apart_in_one_pass():

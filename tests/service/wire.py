@@ -15,8 +15,8 @@ def user(text: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def before(text: Any) -> dict[str, Any]:
-    sent = {"json": {"messages": user(text)}, "text": "", "isStreamingRequest": False}
+def before(text: Any, turns: int = 1) -> dict[str, Any]:
+    sent = {"json": {"messages": user(text) * turns}, "text": "", "isStreamingRequest": False}
     return {"request": sent, "response": {"json": {}}, "eventType": "beforeRequestHook"}
 
 
