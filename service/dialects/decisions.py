@@ -130,7 +130,13 @@ TAGS: Final = frozenset({"str", "list[Turn]", "list[Part]", "predicate", "choice
 async def decisions(request: Request) -> JSONResponse:
     """Answer questions about one input, in their order."""
     moderator = moderator_of(request)
+    if moderator.rulings is not None:
+        # The reasoner has a queue of its own.
+        moderator.check_room(request.headers)
     body = await body_of(request, BODY, TAGS)
+    moderator.serving.rules.check_count("questions", sum(map(rules_in, body.questions)))
+    if body.explanations:
+        moderator.reasoning.check_items(len(body.questions), "questions")
     asked = [asked_of(question, n) for n, question in enumerate(body.questions)]
     content = content_of(body.input)
     moderator.check_lengths([("input", (content,))])
@@ -170,6 +176,13 @@ async def decisions(request: Request) -> JSONResponse:
             for q, one in zip(body.questions, found, strict=True)
         ]
     return JSONResponse(answer)
+
+
+def rules_in(question: Predicate | Choice | Score) -> int:
+    """How many rules a question is."""
+    if isinstance(question, Predicate):
+        return 1
+    return len(question.choices if isinstance(question, Choice) else question.levels)
 
 
 def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:

@@ -142,7 +142,7 @@ class Reasoning:
         except GuidelineError as error:
             raise RequestError(f"policy: {error}", param="policy", code="invalid_policy") from None
 
-    def check_items(self, count: int) -> None:
+    def check_items(self, count: int, param: str = "input") -> None:
         """Refuse more items than one request may have explained.
 
         Raises:
@@ -150,8 +150,8 @@ class Reasoning:
         """
         if count > (limit := self._settings.reasoner_max_items):
             raise RequestError(
-                f"input: {count} items are over the limit of {limit} that are explained at once",
-                param="input",
+                f"{param}: {count} items are over the limit of {limit} that are explained at once",
+                param=param,
                 code="too_many_items",
             )
 

@@ -31,6 +31,8 @@ WAITING: Final[dict[State, str]] = {
     "building": "the policy encoder's bundle is being built",
     "loading": "the policy encoder is still loading",
 }
+# What a pair takes however short rule and text are, in characters: some 3 ms on a core.
+PAIR: Final = 64
 # Of warm-up: a pair as most are, and one as long as may be.
 LENGTHS: Final = (64, 256)
 REPEATS: Final = 3
@@ -123,13 +125,22 @@ class Rules:
         Raises:
             RequestError: naming the limit.
         """
-        if (work := work_of([c for _, contents in items for c in contents], asked)) > (
-            limit := self._settings.rules_max_characters
-        ):
+        self._check("input", len(asked), work_of([c for _, item in items for c in item], asked))
+
+    def check_count(self, param: str, count: int) -> None:
+        """Refuse rules that are too many for any text, before they are made.
+
+        Raises:
+            RequestError: naming the field and the limit.
+        """
+        self._check(param, count, PAIR * count)
+
+    def _check(self, param: str, count: int, work: int) -> None:
+        if work > (limit := self._settings.rules_max_characters):
             raise RequestError(
-                f"input: {len(asked)} rules beside these texts are {work} characters to read, over "
-                f"the limit of {limit}",
-                param="input",
+                f"{param}: {count} rules beside these texts are {work} characters to read, {PAIR} "
+                f"of them for each pair, over the limit of {limit}",
+                param=param,
                 code="too_many_rules",
             )
 
@@ -156,7 +167,7 @@ def work_of(contents: Sequence[Content], asked: Sequence[Guideline]) -> int:
     """Characters to read: each rule with each text, and what the text is read behind."""
     lengths = [len(one.text) + min(len(one.context or ""), len(one.text)) for one in contents]
     rule = sum(len(name) + len(definition or "") for name, definition in asked)
-    return rule * len(contents) + len(asked) * sum(lengths)
+    return rule * len(contents) + len(asked) * sum(PAIR + length for length in lengths)
 
 
 def warm_up(encoder: Encoder) -> float:

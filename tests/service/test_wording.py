@@ -11,12 +11,18 @@ from fastapi.testclient import TestClient
 
 from service.access import new_key
 from service.app import create_app
+from service.dialects import decisions
 from service.engine.reasoner import reasoner as engine
 from service.engine.reasoner.explanation import Given, Reading
 from service.engine.reasoner.reasoner import Reasoner, go_on
+from service.engine.scheduler import OverloadedError, Scheduler
 from service.moderation.limits import DEADLINE
+from service.moderation.rules import PAIR, work_of
 from service.settings import Settings
+from tamis.content import prompt
+from tamis.reasoner import bundle as reasoners
 from tamis.reasoner import protocol
+from tamis.reasoner.protocol import Guideline
 from tests.encoders import write_encoder
 from tests.service.test_app import wait_until_ready
 from tests.service.test_decisions import QUESTIONS, TURNS
@@ -161,9 +167,6 @@ def test_what_the_model_writes_is_the_reason_or_a_fault(client):
 
 def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
     """The decoder has read policy, text and verdict when it begins to write, whatever the steps."""
-    from tamis.content import prompt
-    from tamis.reasoner import bundle as reasoners
-
     model = Reasoner(reasoners.load(tiny_reasoner), 1, 1 << 20)
     policy = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
     decided = Reading(0.9, {SHARES: 0.9}, None, given=Given("unsafe", SHARES))
@@ -179,9 +182,6 @@ def test_words_for_a_verdict_continue_it(tiny_reasoner: Path, monkeypatch):
 
 
 def test_of_a_broken_policy_the_broken_rule_is_read_alone(tiny_reasoner: Path):
-    from tamis.content import prompt
-    from tamis.reasoner import bundle as reasoners
-
     model = Reasoner(reasoners.load(tiny_reasoner), 1, 1 << 20)
     rules = protocol.guidelines({SHARES: "To buy shares.", "loan": "A loan."})
 
@@ -253,6 +253,33 @@ def test_too_many_options_are_refused(client):
     body = {"questions": [asked | {"name": str(n)} for n in range(100)], "input": "x" * 60_000}
     error = decide(client, 400, **body)["error"]
     assert error["code"] == "too_many_rules"
+
+
+def test_options_are_counted_before_they_are_made(client, monkeypatch):
+    options = [{"value": f"{n:x}"} for n in range(255)]
+    asked = {"type": "choice", "instructions": "?", "choices": options}
+    monkeypatch.setattr(decisions, "asked_of", None)
+    error = decide(client, 400, input="x", questions=[asked] * 80)["error"]
+    assert (error["param"], error["code"]) == ("questions", "too_many_rules")
+    assert "20400 rules beside these texts are 1305600 characters" in error["message"]
+
+
+def test_a_pair_has_a_cost_of_its_own():
+    assert work_of([prompt("x")] * 3, [Guideline("a", None)] * 2) == 3 * 2 * (PAIR + len("xa"))
+
+
+def test_no_more_answers_are_explained_than_items(client):
+    error = decide(client, 400, input=BUY, questions=QUESTIONS * 2, explanations=True)["error"]
+    assert (error["param"], error["code"]) == ("questions", "too_many_items")
+    assert "limit of 4" in error["message"]
+
+
+def test_questions_are_refused_unread_where_there_is_no_room(client, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OverloadedError("capacity", 2.5)
+
+    monkeypatch.setattr(Scheduler, "check", full)
+    assert client.post("/v1/decisions", content=b"cut").status_code == 429
 
 
 def test_decisions_need_no_reasoner_but_for_reasons(bundle, folder: Path):
