@@ -72,7 +72,7 @@ class Moderator:
         self.serving = Serving(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, lambda: self.serving.busy)
         self.streams = Streams(self, settings, metrics)
-        self._masks = Masks()
+        self._masks = Masks(settings.max_wait_ms / 1e3)
         self._trials = Trials(self.serving, metrics)
         secret = settings.audit_secret
         self._digest = Digest(secret.get_secret_value() if secret else None)
@@ -215,8 +215,7 @@ class Moderator:
             ClientDisconnect: where the client has left; what waited is dropped.
         """
         self.check_lengths(items)
-        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
-        deadline = deadline_of(request.headers, own)
+        deadline = self._deadline(request, policy)
         engine = self.loaded()
         rules = self._rules_of(policy, items)
         evidence = evidence or (policy.mask is not None and policy.mask.evidence)
@@ -241,8 +240,14 @@ class Moderator:
         rule: MaskRule,
         evidence: Sequence[Sequence[Evidence]],
     ) -> list[list[Masked]]:
-        """See ``Masks``."""
-        return await self._masks.mask(request.receive, items, rule, evidence)
+        """See ``Masks``: what was judged, in what is left of its deadline.
+
+        Raises:
+            RequestError: as ``judge``; 429 where too many wait.
+        """
+        until: float | None = request.state.until
+        with self._refusals(None):
+            return await self._masks.mask(request.receive, items, rule, evidence, until)
 
     async def judge_growing(
         self,
@@ -257,8 +262,7 @@ class Moderator:
             RequestError: as ``judge``.
         """
         contents = [content for content, _ in texts]
-        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
-        deadline = deadline_of(request.headers, own)
+        deadline = self._deadline(request, policy)
         engine = self.loaded()
         rules = self._rules_of(policy, [("text", contents)])
         with self._refusals(deadline):
@@ -390,6 +394,13 @@ class Moderator:
                         found[n] = (await said)[0]
         self.configuration.access.charge(request.state.caller, len(asked))
         return found
+
+    def _deadline(self, request: Request, policy: Policy) -> float | None:
+        """Seconds that a request has from now on; what comes later is done within them, too."""
+        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
+        deadline = deadline_of(request.headers, own)
+        request.state.until = None if deadline is None else time.perf_counter() + deadline
+        return deadline
 
     def _refusals(self, deadline: float | None) -> AbstractContextManager[None]:
         return limits.refusals(self.metrics, deadline)

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from starlette.requests import ClientDisconnect
 
 from service.app import create_app
+from service.engine.scheduler import DeadlineError, OverloadedError
 from service.moderation import masking
 from service.moderation.masking import FINDERS, Span, mask, work
 from service.moderation.masks import Masks
@@ -138,7 +139,7 @@ async def test_what_takes_long_is_masked_beside_the_event_loop_one_at_a_time(mon
         return mask(*asked)
 
     monkeypatch.setattr("service.moderation.masks.mask", watched)
-    masks, rule = Masks(), MaskRule(ALL, countries=tuple(NATIONAL_IDS))
+    masks, rule = Masks(1.0), MaskRule(ALL, countries=tuple(NATIONAL_IDS))
 
     async def ask(text: str) -> str:
         forever = asyncio.Event().wait
@@ -167,7 +168,7 @@ async def test_who_leaves_does_not_wait_for_a_turn(monkeypatch):
         return {"type": "http.disconnect"}
 
     monkeypatch.setattr("service.moderation.masks.mask", held)
-    masks, rule = Masks(), MaskRule(("phone",), countries=("us",))
+    masks, rule = Masks(1.0), MaskRule(("phone",), countries=("us",))
 
     def ask(text: str, receive: Any) -> Any:
         return asyncio.create_task(masks.mask(receive, [[plain(text * 300)]], rule, [[]]))
@@ -178,6 +179,63 @@ async def test_who_leaves_does_not_wait_for_a_turn(monkeypatch):
     release.set()
     await first
     assert asked == ["1 " * 300]
+
+
+async def test_a_text_waits_for_no_longer_ones_and_for_no_more_than_it_has(monkeypatch):
+    asked, release = [], threading.Event()
+
+    def held(content: Any, *more: Any) -> Any:
+        asked.append(content.text)
+        if content.text.startswith("1"):
+            release.wait(5)
+        return mask(content, *more)
+
+    monkeypatch.setattr("service.moderation.masks.mask", held)
+    monkeypatch.setattr("service.moderation.masks.WAITING", 2)
+    masks, rule = Masks(0.05), MaskRule(("phone",), countries=("us",))
+
+    def ask(text: str, seconds: float | None = None) -> Any:
+        until = None if seconds is None else time.perf_counter() + seconds
+        item = [plain(text), plain("2 ")]
+        forever = asyncio.Event().wait
+        return asyncio.create_task(masks.mask(forever, [item], rule, [[]], until))
+
+    long, second = "1 " * 6_000, "2 " * 6_000
+    first = ask(long, 0.1)
+    await asyncio.sleep(0)
+    ((short, _),) = await ask("3 " * 300)
+    assert short.text == "3 " * 300
+    late, waiting, refused = ask(second, 0.01), ask(second), ask(second)
+    with pytest.raises(OverloadedError):
+        await refused
+    with pytest.raises(DeadlineError):
+        await late
+    with pytest.raises(OverloadedError):
+        await waiting
+    # What passes while a text is masked is seen before the next one.
+    await asyncio.sleep(0.1)
+    release.set()
+    with pytest.raises(DeadlineError):
+        await first
+    assert asked == [long, "3 " * 300, "2 "]
+    assert await ask(second)
+
+
+def test_masking_has_what_is_left_of_the_deadline(client, monkeypatch):
+    given = []
+
+    async def late(*asked: Any) -> Any:
+        given.append(asked[-1])
+        raise DeadlineError
+
+    monkeypatch.setattr("service.moderation.masks.Masks.mask", late)
+    body = {"input": "tea", "policy": policy(pii=["email"])}
+    began = time.perf_counter()
+    answer = client.post("/moderate", json=body, headers={"x-request-timeout-ms": "60000"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert began + 60 < given[0] < time.perf_counter() + 60
+    client.post("/moderate", json=body)
+    assert given[1] is None
 
 
 def test_what_would_take_seconds_is_refused_before_it_is_judged(client):
@@ -191,9 +249,9 @@ def test_what_would_take_seconds_is_refused_before_it_is_judged(client):
     error = answer.json()["error"]
     assert answer.status_code == 400
     assert (error["code"], error["param"]) == ("text_too_long", "response")
-    assert "over the limit of 500000" in error["message"]
+    assert "over the limit of 250000" in error["message"]
     # Prose of that length holds little to look at, and few countries are looked for sooner.
-    assert work(numbers, MaskRule(("national_id",), countries=("us", "gb"))) < 500_000
+    assert work(numbers, MaskRule(("national_id",), countries=("us", "gb"))) < 250_000
     assert work("The tea was warm in 1999. " * 1_000, MaskRule(ALL, countries=("us",))) < 50_000
 
 
