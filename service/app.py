@@ -25,6 +25,7 @@ from service.playground import page
 from service.settings import Settings
 from service.web import admin
 from service.web.background import Background
+from service.web.bodies import Bodies
 from service.web.lifecycle import Lifecycle
 from service.web.middleware import Envelope
 from service.web.openapi import Application
@@ -129,7 +130,7 @@ def _complete(
     app.add_middleware(
         Envelope,
         metrics=moderator.metrics,
-        max_body_bytes=moderator.settings.max_body_bytes,
+        bodies=Bodies(moderator.settings, moderator.metrics),
         enter=moderator.enter if keys else None,
         lifecycle=lifecycle,
         observers=observers,

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     )
     processes: int = Field(1, ge=1, description="Server processes, each with its own engine.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1)
+    body_seconds: float = Field(30.0, gt=0, description="Time for a body to come.")
+    bodies_bytes: int = Field(
+        128 * 1024 * 1024, ge=1, description="Memory of the bodies of requests under way."
+    )
     max_items: int = Field(256, ge=1)
     # Sixteen of each item. Of 430,000, which fit into a body, the event loop had 9 s to do.
     max_contents: int = Field(4_096, ge=1, description="Texts to judge in one request.")

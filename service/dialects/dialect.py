@@ -28,7 +28,8 @@ class Dialect(APIRouter):
     """The routes of one contract.
 
     ``judging`` are the paths whose requests are texts to judge: they are refused before their body
-    is read where there is no room. ``hook`` says that a gateway asks, which stands between a user
+    is read where there is no room. ``lasting`` are those whose bodies come for as long as there is
+    something to say. ``hook`` says that a gateway asks, which stands between a user
     and a model.
     """
 
@@ -47,6 +48,7 @@ class Dialect(APIRouter):
         self.errors = errors
         self.hook = hook
         self.judging: set[str] = set()
+        self.lasting: set[str] = set()
         self._refusal = refusal or RequestError.response
 
     def judges(

@@ -66,10 +66,12 @@ class Piece(Strict):
 BODY: Final = TypeAdapter(SoFar)
 FIRST: Final = TypeAdapter(First)
 PIECE: Final = TypeAdapter(Piece)
+LINES: Final = "/moderate/stream"
 NAMED: Final = "/moderate/stream/{name}"
 
 # The other route is as slow as what is written there: no objective can be of its time.
 router.judging.add(NAMED)
+router.lasting.add(LINES)
 
 
 @router.post(
@@ -105,7 +107,7 @@ async def follow(request: Request) -> JSONResponse:
 
 
 @router.post(
-    "/moderate/stream",
+    LINES,
     openapi_extra={
         "requestBody": {
             "required": True,

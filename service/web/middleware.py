@@ -18,6 +18,7 @@ from service.observing.answered import Answered
 from service.observing.context import WATCHERS
 from service.observing.metrics import Metrics, outcome
 from service.observing.observers import Observers
+from service.web.bodies import Bodies
 from service.web.lifecycle import Lifecycle
 
 logger = logging.getLogger("tamis.service")
@@ -36,7 +37,7 @@ class Envelope:
         self,
         app: ASGIApp,
         metrics: Metrics,
-        max_body_bytes: int,
+        bodies: Bodies,
         enter: Callable[[Scope], None] | None,
         lifecycle: Lifecycle,
         observers: Observers,
@@ -52,7 +53,7 @@ class Envelope:
         self._lifecycle = lifecycle
         self._observers = observers
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -77,7 +78,7 @@ class Envelope:
         state["judging"] = dialect is not None and method == "POST" and path in dialect.judging
         route = path or (scope["path"] if scope["path"] in ROUTES else "other")
         trace = self._observers.tracing.begin(method, route, scope["headers"])
-        status = 0
+        status, body = 0, None
 
         async def tagged(message: Message) -> None:
             nonlocal status
@@ -99,8 +100,9 @@ class Envelope:
             if self._enter is not None:
                 self._enter(scope)
             _check_encoding(headers)
-            limited = self._limited(receive, headers.get(b"content-length", b"0"))
-            await self._app(scope, limited, tagged)
+            lasting = dialect is not None and path in dialect.lasting
+            body = self._bodies.begin(receive, headers.get(b"content-length", b"0"), lasting)
+            await self._app(scope, body.receive, tagged)
         except RequestError as error:
             state["code"] = error.code
             await refuse(error, dialect, self._overload_status)(scope, receive, tagged)
@@ -117,6 +119,8 @@ class Envelope:
                 failure = RequestError("internal error", code="internal_error", status=500)
                 await refuse(failure, dialect, self._overload_status)(scope, receive, tagged)
         finally:
+            if body is not None:
+                body.end()
             # A stream that began well may have ended otherwise.
             status = state.get("ended", status)
             self._metrics.in_flight.dec()
@@ -136,23 +140,6 @@ class Envelope:
                 )
             )
 
-    def _limited(self, receive: Receive, announced: bytes) -> Receive:
-        """Refuse a body that is announced too long, or turns out so."""
-        limit = self._max_body_bytes
-        if announced.isdigit() and int(announced) > limit:
-            raise _too_large(limit)
-        seen = 0
-
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _too_large(limit)
-            return message
-
-        return limited
-
 
 def _check_encoding(headers: Mapping[bytes, bytes]) -> None:
     """Refuse a compressed body, whose size would say nothing about that of its texts.
@@ -169,12 +156,6 @@ def _check_encoding(headers: Mapping[bytes, bytes]) -> None:
             status=415,
             headers={"accept-encoding": "identity"},
         )
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError(
-        f"the body is over the limit of {limit} bytes", code="body_too_large", status=413
-    )
 
 
 def _request_id(given: bytes) -> str:

@@ -21,6 +21,8 @@ from service.observing.answered import Answered
 from service.observing.logs import JsonFormatter, LineSink, SpoolHandler, TextFormatter
 from service.observing.metrics import Metrics
 from service.observing.tracing import Ids
+from service.settings import Settings
+from service.web.bodies import Bodies
 from service.web.lifecycle import Lifecycle
 from service.web.middleware import Envelope
 from tests.processes import running as started
@@ -162,7 +164,8 @@ async def test_an_answer_that_a_shutdown_cuts_off_was_not_given():
 
     observers: Any = SimpleNamespace(tracing=Ids(), tell=told.append)
     lifecycle = Lifecycle(0, 0, lambda: None)
-    envelope = Envelope(endless, Metrics(), 1, None, lifecycle, observers, 503)
+    bodies = Bodies(Settings(), Metrics())
+    envelope = Envelope(endless, Metrics(), bodies, None, lifecycle, observers, 503)
     scope = {"type": "http", "method": "POST", "path": "/moderate/stream", "headers": []}
     task = asyncio.create_task(envelope(scope, asyncio.Event().wait, ignore))  # type: ignore[arg-type]
     await began.wait()
