@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.dialects.calls import Calls
+from service.dialects.calls import ENTRY, TURN, Calls
 from service.moderation.masking import holdback, mask
 from tamis.content import Asked, plain
 from tamis.policy import MaskRule
@@ -108,6 +108,10 @@ def test_calls_are_bounded_expire_and_belong_to_a_key():
     assert calls.asked(("key", "long")) == Asked("a" * 2_000 + "b" * 2_000, ("y",))
     calls.keep(("key", "long"), Asked("short"))
     assert calls.asked(("key", "long")) == Asked("short")
+    small = Calls(max_characters=10_000)
+    for n in range(100):
+        small.keep((None, f"{n}"), Asked("x", ("y",)))
+    assert len(small) == 10_000 // (ENTRY + TURN + len("99xy"))
     gone = Calls(seconds=-1)
     gone.keep((None, "1"), Asked("x"))
     assert gone.asked((None, "1")) == Asked()
