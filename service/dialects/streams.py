@@ -159,6 +159,8 @@ async def _judged(
         return Content(what.question, text, what.context, what.field)
 
     async def go_on() -> None:
+        # Not as what is left out of verdicts: the text would grow on.
+        streams.hold(stream, so_far())
         try:
             followed = await streams.advance(request, stream, so_far(), policy, final=False)
         except RequestError as error:

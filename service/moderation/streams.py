@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
@@ -118,6 +119,7 @@ class Streams:
         self._known: OrderedDict[Key, Stream] = OrderedDict()
         self._bytes = 0
         self._open = 0
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -225,17 +227,29 @@ class Streams:
             RequestError: 429 where there are as many as there may be.
         """
         if self._open >= self._settings.streams:
-            raise RequestError(
-                f"{self._open} streams are open, which is the limit",
-                code="overloaded",
-                status=429,
-                headers=retry_after(1.0),
-            )
-        self._count(1)
+            raise _full(f"{self._open} streams are open, which is the limit")
+        stream = Stream(self._hash(f"{question}\0{context}"))
+        self._open += 1
+        self._shrink()
         try:
-            yield Stream(self._hash(f"{question}\0{context}"))
+            yield stream
         finally:
-            self._count(-1)
+            self._open -= 1
+            self._held -= stream.counted
+            self._shrink()
+
+    def hold(self, stream: Stream, content: Content) -> None:
+        """Count what an open stream has come to, its text included: that is kept while it is open.
+
+        Raises:
+            RequestError: 429 where all open ones together are too large.
+        """
+        text = getsizeof(content.text) + getsizeof(content.context)
+        held = self._held + stream.size + text - stream.counted
+        if held > (most := self._settings.stream_bytes):
+            raise _full(f"open streams are {self._held} bytes, the limit is {most}")
+        self._held, stream.counted = held, stream.size + text
+        self._shrink()
 
     def _place(self, stream: Stream, content: Content) -> Literal["new", "early", "next"]:
         """How a text stands to the one that is remembered: nobody knows all of a shorter one."""
@@ -286,18 +300,24 @@ class Streams:
         self._metrics.streams.set(len(self._known) + self._open)
 
     def _shrink(self, *grown: Stream) -> None:
-        """Forget the least recently used streams where there are too many, or too large ones."""
+        """Forget the least recently used streams where there are too many, or too large ones.
+
+        Those that are open count, and cannot be forgotten.
+        """
         for stream in grown:
             if stream.counted:  # else it was forgotten meanwhile
                 self._recount(stream)
         settings = self._settings
-        while len(self._known) > settings.streams or self._bytes > settings.stream_bytes:
+        while self._known and (
+            len(self._known) + self._open > settings.streams
+            or self._bytes + self._held > settings.stream_bytes
+        ):
             self._drop(next(iter(self._known)))
         self._metrics.streams.set(len(self._known) + self._open)
 
-    def _count(self, more: int) -> None:
-        self._open += more
-        self._metrics.streams.set(len(self._known) + self._open)
+
+def _full(message: str) -> RequestError:
+    return RequestError(message, code="overloaded", status=429, headers=retry_after(1.0))
 
 
 def _key(request: Request, name: str) -> Key:

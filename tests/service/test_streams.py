@@ -15,6 +15,7 @@ from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -29,6 +30,7 @@ from service.app import create_app
 from service.engine.classifier import load_classifier
 from service.engine.memory import WINDOW_BYTES, Memory, Work
 from service.engine.warmup import Pace
+from service.errors import RequestError
 from service.moderation.moderator import Moderator
 from service.moderation.streams import (
     BARE_BYTES,
@@ -40,7 +42,7 @@ from service.moderation.streams import (
 )
 from service.observing.metrics import Metrics
 from service.settings import Settings
-from tamis.content import plain
+from tamis.content import plain, response
 from tamis.policies.parsing import default_policy
 from tamis.tiers import load_bands
 from tests.service.test_app import moderate, wait_until_ready
@@ -286,6 +288,41 @@ async def test_a_client_who_leaves_takes_what_waits_along():
     assert len(streams) == 0
 
 
+def test_open_streams_are_bounded_with_those_that_are_remembered():
+    settings = Settings(streams=4, stream_bytes=50_000)
+    streams = Streams(Mock(), settings, Metrics())
+    for name in "abcd":
+        streams._put(("", name), Stream(b""))
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(streams.opened("response", None)) for _ in range(2))
+        assert (list(streams._known), streams.size) == ([("", "c"), ("", "d")], 2 * BARE_BYTES)
+        streams.hold(first, response("tea " * 5_000, "Hello."))
+        assert len(streams) == 2
+        streams.hold(second, response("tea " * 6_700, "Hello."))
+        assert len(streams) == 0
+        with pytest.raises(RequestError, match="open streams are 49") as refused:
+            streams.hold(first, response("tea " * 5_500, "Hello."))
+        assert (refused.value.status, refused.value.code) == (429, "overloaded")
+        for _ in range(2):
+            stack.enter_context(streams.opened("response", None))
+        streams._put(("", "e"), Stream(b""))
+        streams._shrink()
+        assert len(streams) == 0
+        with pytest.raises(RequestError, match="4 streams are open"):
+            stack.enter_context(streams.opened("response", None))
+    with streams.opened("response", None) as stream:
+        streams.hold(stream, response("tea " * 12_000, "Hello."))
+
+
+def test_a_stream_that_finds_no_room_for_its_text_ends(client, monkeypatch):
+    monkeypatch.setattr(client.app.state.moderator.settings, "stream_bytes", 10_000)
+    lines = [{"text": "A calm day. "}, {"text": "tea " * 4_000}, {"text": "More."}]
+    answer = client.post("/moderate/stream", content="\n".join(map(json.dumps, lines))).text
+    last = answer.strip().rpartition("event: ")[2]
+    assert last.startswith("error")
+    assert '"code":"overloaded"' in last
+
+
 def test_a_text_that_goes_on_otherwise_is_a_new_one(client):
     one, other = written(600, seed=3), written(600, seed=4)
     send(client, "turn", one)
@@ -410,8 +447,6 @@ def test_a_memory_answers_for_what_it_has_read_only(client):
     engine = client.app.state.moderator.serving.engine
     classifier = engine.classifier
     memory = Memory()
-    from tamis.content import response
-
     encoded = classifier.encode(response(written(1_500), "Hi"))
     scored = [s for window in encoded.windows for s in classifier.score([window])]
     memory.keep([("a", one) for one in scored], 1_500)
