@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from export.kinds import load
 from export.tracing import Codes, Copy, Matrix, Recipe, copies, fit, traced, verbatim
 from tamis import perspective
-from tamis.bundle import MANIFEST, BundleError, sha256_of, understanding
+from tamis.bundle import MANIFEST, BundleError, check_names, sha256_of, understanding
 
 FORMAT: Final = "tamis.delta/1"
 INDEX: Final = "delta.json"
@@ -123,6 +123,8 @@ def read_index(delta: Path) -> dict[str, Any]:
             )
         if found != index["payload"]:
             raise BundleError(f"{delta / PAYLOAD}: sha256 is {found}, not {index['payload']}")
+        # Before anything is written: the fingerprint is looked at once all of it is there.
+        check_names((file["name"] for file in index["files"]), delta / INDEX)
     return index
 
 

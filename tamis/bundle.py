@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,11 +114,21 @@ def read_manifest(path: Path, form: str) -> tuple[dict[str, Any], str]:
             raise BundleError(
                 f"{manifest_path}: format is {manifest['format']!r}, this release reads {form!r}"
             )
+        check_names(manifest["files"], manifest_path)
         for name, digest in manifest["files"].items():
-            if Path(name).name != name:
-                raise BundleError(f"{manifest_path}: {name!r} is not a file of its own folder")
             _verify(path / name, digest)
     return manifest, hashlib.sha256(blob).hexdigest()
+
+
+def check_names(names: Iterable[str], listed: Path) -> None:
+    """Refuse files that would lie anywhere but in the folder of who lists them.
+
+    Raises:
+        BundleError: naming the file.
+    """
+    for name in names:
+        if Path(name).name != name or name in ("", ".."):
+            raise BundleError(f"{listed}: {name!r} is not a file of its own folder")
 
 
 @contextmanager

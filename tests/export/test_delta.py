@@ -181,3 +181,14 @@ def test_a_delta_that_was_changed_is_refused(encoded, tmp_path: Path):
     (tmp_path / "delta.json").write_text(json.dumps(index | {"format": "tamis.delta/0"}))
     with pytest.raises(BundleError, match="this release reads"):
         read_index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../../x.txt", "/tmp/x.txt", "a/b", "..", ""])
+def test_a_delta_says_nothing_of_other_folders(encoded, tmp_path: Path, name: str):
+    _, out, _ = encoded
+    (tmp_path / PAYLOAD).write_bytes((out / PAYLOAD).read_bytes())
+    index = json.loads((out / "delta.json").read_text())
+    index["files"][0]["name"] = name
+    (tmp_path / "delta.json").write_text(json.dumps(index))
+    with pytest.raises(BundleError, match=f"{name!r} is not a file of its own folder"):
+        read_index(tmp_path)
