@@ -14,6 +14,7 @@ from service.engine.runtime import available_threads
 from service.observing import logs
 from service.observing.metrics import SHARED
 from service.settings import PREFIX, Settings
+from service.web.protocol import Protocol
 
 # Longer than clients and balancers keep idle connections (httpx 5 s, which is uvicorn's default,
 # too; AWS 60 s): whoever closes first must not be the side that a request is on its way to.
@@ -43,6 +44,7 @@ def serve(settings: Settings) -> None:
         "log_config": None,
         # There are none here, and uvicorn would log their addresses, keys in them included.
         "ws": "none",
+        "http": Protocol,
     }
     if settings.processes == 1:
         uvicorn.run(create_app(settings), **options)

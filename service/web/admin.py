@@ -15,6 +15,7 @@ from service.access import KeysError
 from service.errors import RequestError
 from service.moderation.moderator import moderator_of
 from service.web.lifecycle import Lifecycle
+from service.web.protocol import Protocol
 from tamis.policy import PolicyError
 
 
@@ -104,7 +105,9 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[None]:
     # Every process of several listens, and whichever answers knows the metrics of all.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=True) as own:
-        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
+        config = uvicorn.Config(
+            app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False
+        )
         server = _Aside(config)
         serving = asyncio.create_task(server.serve([own]))
         try:

@@ -25,10 +25,11 @@ class Bodies:
         Raises:
             RequestError: 413 where it is announced too long.
         """
-        if announced.isdigit() and int(announced) > self.limit:
+        least = int(announced) if announced.isdigit() else 0
+        if least > self.limit:
             raise self.too_large()
         now = asyncio.get_running_loop().time()
-        return Body(self, receive, None if lasting else now + self._seconds)
+        return Body(self, receive, least, None if lasting else now + self._seconds)
 
     def hold(self, more: int) -> None:
         """Count bytes that came.
@@ -69,17 +70,18 @@ class Bodies:
 class Body:
     """One request's body, as it comes."""
 
-    __slots__ = ("_bodies", "_held", "_receive", "_seen", "_until", "_whole")
+    __slots__ = ("_bodies", "_held", "_least", "_receive", "_seen", "_until", "_whole")
 
-    def __init__(self, bodies: Bodies, receive: Receive, until: float | None) -> None:
-        self._bodies, self._receive, self._until = bodies, receive, until
+    def __init__(self, bodies: Bodies, receive: Receive, least: int, until: float | None) -> None:
+        self._bodies, self._receive, self._least, self._until = bodies, receive, least, until
         self._whole, self._seen, self._held = False, 0, 0
 
     async def receive(self) -> Message:
         """The next message; once the body is whole, its client may take its time to leave.
 
         Raises:
-            RequestError: 408, 413 or 429 as ``Bodies``.
+            RequestError: 408, 413 or 429 as ``Bodies``; 400 where it is shorter than announced: the
+                part of it that a server loses may be the one to judge.
         """
         if self._whole:
             return await self._receive()
@@ -93,6 +95,10 @@ class Body:
         self._seen += size
         if self._seen > self._bodies.limit:
             raise self._bodies.too_large()
+        if message["type"] == "http.request" and self._whole and self._seen < self._least:
+            raise RequestError(
+                f"the body ends after {self._seen} of {self._least} bytes", code="incomplete_body"
+            )
         self._bodies.hold(size)
         self._held += size
         return message
