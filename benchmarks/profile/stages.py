@@ -31,7 +31,7 @@ RULES: Final = (
     Rule("admit", "service/moderation/limits.py", ("deadline_of", "refusals")),
     Rule("admit", "service/engine/scheduler.py", ("check",)),
     Rule("validate", "service/dialects/dialect.py", ("body_of",)),
-    Rule("validate", "service/dialects/native.py", ("contents_of", "turn_of", "_shape")),
+    Rule("validate", "service/dialects/native.py", ("contents_of", "_shape")),
     Rule("validate", "service/configuration.py"),
     Rule("validate", "tamis/content.py"),
     Rule("validate", "service/moderation/moderator.py", ("policy", "select")),

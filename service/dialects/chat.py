@@ -92,7 +92,7 @@ class Message(Loose):
     def turn(self) -> Turn:
         """The turn as it is judged."""
         # A type beside a role is no item of the responses API, and hides no content.
-        kind = "message" if self.role or not self.type else self.type
+        kind = "message" if self.role is not None or not self.type else self.type
         if kind.endswith("_output"):
             return Turn("tool", words_of([self.output, self.result]))
         if kind != "message":

@@ -6,6 +6,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.responses import JSONResponse, Response
 
+from service.dialects import chat
 from service.dialects.answers import VERDICTS
 from service.dialects.dialect import Dialect, body_of
 from service.dialects.streaming import explanation_stream
@@ -53,30 +54,11 @@ class Document(Strict):
     prompt: str | None = None
 
 
-class Loose(BaseModel):
-    """Further fields that chat APIs put there are ignored."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class Function(Loose):
-    """The tool that is called; its arguments are JSON in a text."""
-
-    arguments: str | None = None
-
-
-class ToolCall(Loose):
-    """A call of a tool."""
-
-    function: Function = Function()
-
-
-class Message(Loose):
-    """One turn."""
+class Message(chat.Message):
+    """One turn, as chat APIs write it, in a text."""
 
     role: str
     content: str | None = None
-    tool_calls: list[ToolCall] | None = None
 
 
 class Conversation(Strict):
@@ -230,15 +212,8 @@ def contents_of(item: Any) -> tuple[content.Content, ...]:
         case Document():
             return (content.document(item.document, item.prompt),)
         case Conversation():
-            return content.conversation([turn_of(message) for message in item.messages])
+            return content.conversation([message.turn for message in item.messages])
     raise TypeError(type(item).__name__)
-
-
-def turn_of(message: Message) -> content.Message:
-    """A message as it is judged."""
-    calls = enumerate(message.tool_calls or ())
-    tools = tuple((content.call_field(n), call.function.arguments or "") for n, call in calls)
-    return content.Message(message.role, message.content or "", tools)
 
 
 def verdict_json(

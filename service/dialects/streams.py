@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from service.dialects.answers import EVENT, FOLLOWED
 from service.dialects.dialect import Dialect, body_of, documented
 from service.dialects.halves import validated
-from service.dialects.native import TAGS, Message, Strict, turn_of, verdict_json
+from service.dialects.native import TAGS, Message, Strict, verdict_json
 from service.dialects.streaming import EventStream, Tell, ending
 from service.dialects.written import check_written
 from service.errors import RequestError, from_validation
@@ -220,7 +220,7 @@ def _content(about: About, text: str) -> Content:
             "prompt: only a response is judged in its light, and in that of one or of messages",
             param="prompt",
         )
-    turns = [turn_of(message) for message in about.messages or ()]
+    turns = [message.turn for message in about.messages or ()]
     match about.kind:
         case "response":
             asked = content.last_asked(turns) if turns else content.Asked(about.prompt or "")

@@ -245,6 +245,39 @@ def test_custom_tools_and_functions_of_old_are_documents_in_answers():
     ]
 
 
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (
+            {"tool_calls": [{"type": "custom", "custom": {"name": "x", "input": ATTACK}}]},
+            ("attack", ATTACK, "messages[1].tool_calls[0].function.arguments"),
+        ),
+        (
+            {"tool_calls": [{"function": {"name": "x", "arguments": {"of": "tea"}}}]},
+            ("attack", '{"of": "tea"}', "messages[1].tool_calls[0].function.arguments"),
+        ),
+        (
+            {"function_call": {"name": "x", "arguments": ATTACK}},
+            ("attack", ATTACK, "messages[1].function_call.arguments"),
+        ),
+        ({"refusal": KIND}, ("response", KIND, "messages[1].content")),
+        ({"tool_calls": [{"function": None}]}, None),
+    ],
+    ids=["custom", "arguments as they are", "of old", "refusal", "null"],
+)
+def test_our_own_contract_reads_messages_as_the_others_do(
+    client, judged, message: dict[str, Any], found: tuple[str, str, str] | None
+):
+    turns = [*user("How deep is the pond?"), {"role": "assistant", "content": None} | message]
+    post(client, "/moderate", {"input": {"messages": turns}})
+    assert [(c.question, c.text, c.field) for c in judged[1:]] == ([found] if found else [])
+
+
+def test_no_item_of_the_responses_api_has_a_role(client):
+    hidden = {"role": "", "type": "reasoning", "content": RUDE}
+    assert client.post(ENVOY, json={"messages": [hidden]}).status_code == 403
+
+
 def test_an_answer_is_the_models_whoever_it_names():
     output = [{"type": "message", "role": "user", "content": KIND}, {"content": RUDE}]
     found = ChatResponse.model_validate({"output": output}).answered(Asked("x"))
