@@ -9,8 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from pydantic_core import PydanticCustomError
+
 from service.dialects.dialect import Loose
-from tamis.content import Asked, Content, call_field, conversation, last_asked, of_sides, prompt
+from tamis.content import (
+    OPERATORS,
+    TOOLS,
+    Asked,
+    Content,
+    call_field,
+    conversation,
+    last_asked,
+    of_sides,
+    prompt,
+)
 from tamis.content import Message as Turn
 
 # What documents are called, and what is said of them.
@@ -19,6 +31,10 @@ BESIDE: Final = ("title", "context")
 SAID: Final = (*BESIDE, "text", "content", "output", "stdout", "stderr", "logs")
 # Where the responses API has what tools are asked, each kind of tool in a place of its own.
 ASKS: Final = ("arguments", "input", "action", "operation", "code", "queries")
+# Parts that are words and nothing else.
+TEXTS: Final = frozenset({"text", "input_text", "output_text"})
+# Who may say nothing: answers and calls have their words elsewhere, and operators are not judged.
+SILENT: Final = OPERATORS | {"assistant"}
 
 
 class Part(Loose):
@@ -37,6 +53,14 @@ class Part(Loose):
     source: Any = None
     title: Any = None
     context: Any = None
+
+    def model_post_init(self, _: Any, /) -> None:
+        """Words in a place that we do not know are not to pass as none.
+
+        No validator, which would give the model another name in the path of an error.
+        """
+        if self.text is None and self.type in TEXTS and "type" in self.model_fields_set:
+            raise PydanticCustomError("wordless", "has no text to judge")
 
 
 Words = str | list[Part] | None
@@ -88,11 +112,23 @@ class Message(Loose):
     results: Any = None
     result: Any = None
 
+    def model_post_init(self, _: Any, /) -> None:
+        """As of parts; null is a content that a tool may have."""
+        if self.kind == "message" and self.role not in SILENT:
+            there = "content" in self.model_fields_set if self.role in TOOLS else self.content
+            said = self.refusal, self.audio, self.tool_calls, self.function_call
+            if there in (None, False) and not any(said):
+                raise PydanticCustomError("wordless", "has no content to judge")
+
+    @property
+    def kind(self) -> str:
+        """Which item of the responses API it is; one with a role is none, and hides no content."""
+        return "message" if self.role is not None or not self.type else self.type
+
     @property
     def turn(self) -> Turn:
         """The turn as it is judged."""
-        # A type beside a role is no item of the responses API, and hides no content.
-        kind = "message" if self.role is not None or not self.type else self.type
+        kind = self.kind
         if kind.endswith("_output"):
             return Turn("tool", words_of([self.output, self.result]))
         if kind != "message":
@@ -256,7 +292,7 @@ class ChatResponse(Loose):
 
 
 def _message(choice: Choice) -> Message:
-    return choice.message or Message(content=choice.text)
+    return choice.message or Message(role="assistant", content=choice.text)
 
 
 def _said_by_assistant(message: Message) -> Turn:

@@ -7,7 +7,7 @@ import pytest
 from service.dialects.chat import ChatRequest, ChatResponse
 from tamis.content import Asked
 from tests.service.test_gateways import asked, client, judged, post
-from tests.service.wire import ATTACK, ENVOY, KIND, RUDE, user
+from tests.service.wire import ATTACK, ENVOY, KIND, LITELLM, RUDE, user
 
 __all__ = ["client", "judged"]
 
@@ -83,6 +83,84 @@ def test_a_blank_message_leaves_the_last_request_judged(client, judged):
     del judged[:]
     post(client, "/moderate", {"input": {"messages": user("")}})
     assert [c.text for c in judged] == [""]
+
+
+def chats(*turns: Any) -> list[tuple[str, Any, str]]:
+    """Every place that takes messages: its path, a body, and what it calls the last of them."""
+    of = f"[{len(turns) - 1}]"
+    before = {"eventType": "beforeRequestHook", "request": {"json": {"messages": turns}}}
+    litellm = {"input_type": "request", "structured_messages": turns}
+    stream = {"kind": "text", "text": KIND, "messages": turns}
+    return [
+        ("/moderate", {"input": {"messages": turns}}, f"input.messages{of}"),
+        ("/moderate/stream/x", stream, f"messages{of}"),
+        ("/v1/chat/moderations", {"input": turns}, f"input{of}"),
+        ("/v1/chat/completions", {"messages": turns}, f"messages{of}"),
+        ("/api/v1/text/chat", {"messages": turns}, f"messages{of}"),
+        (LITELLM, litellm, f"structured_messages{of}"),
+        ("/portkey", before, f"request.json.messages{of}"),
+        ("/request", {"body": {"messages": turns}}, f"body.messages{of}"),
+        (ENVOY, {"messages": turns}, f"messages{of}"),
+        (ENVOY, {"input": turns}, f"input{of}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "where"),
+    [
+        ({"role": "user", "text": RUDE}, ""),
+        ({"role": "user", "parts": [{"type": "text", "text": RUDE}]}, ""),
+        ({"role": "user", "content": None, "text": RUDE}, ""),
+        ({"role": "tool", "output": ATTACK}, ""),
+        ({"role": "user", "content": [{"type": "text", "value": RUDE}]}, ".content[0]"),
+        ({"role": "user", "content": [{"type": "input_text", "text": None}]}, ".content[0]"),
+    ],
+)
+def test_words_that_stand_nowhere_we_read_are_refused(client, message, where: str):
+    for path, body, last in chats(*user(KIND), message):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 400, (path, answer.text)
+        said = answer.json().get("error", answer.json())["message"]
+        # Our own contract has no parts at all.
+        named = (
+            f"{last}.content: " if where and path.startswith("/moderate") else f"{last}{where}: "
+        )
+        assert said.startswith(named), (path, said)
+
+
+def test_a_message_of_nobody_that_says_nothing_is_refused(client):
+    for path, body, last in chats(*user(KIND), {}):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 400, (path, answer.text)
+        assert last in answer.text
+    listed = {"input": [{"messages": user(RUDE)}]}
+    assert client.post("/v1/chat/moderations", json=listed).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "{}"}}]},
+        {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]},
+        {"role": "assistant", "content": None, "reasoning_content": "Hm."},
+        {"role": "assistant"},
+        {"role": "system"},
+        {"role": "function", "name": "stop", "content": None},
+        {"role": "tool", "content": ""},
+        {"role": "user", "content": ""},
+    ],
+)
+def test_what_clients_leave_empty_is_not(client, message: dict[str, Any]):
+    for path, body, _ in chats(message, *user(KIND)):
+        # A post is no turn of a conversation.
+        body |= {"kind": "prompt"} if path == "/moderate/stream/x" else {}
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200, (path, answer.text)
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url"}, {"image_url": "x"}, {"text": KIND}])
+def test_parts_that_are_no_text_need_none(part: dict[str, Any]):
+    assert len(asked({"messages": user([part])})) == 1
 
 
 # ---- what tools were asked and said, in their own forms
