@@ -17,6 +17,7 @@ from service.dialects.chat import TAGS, ChatRequest
 from service.dialects.dialect import Dialect
 from service.dialects.halves import mended, validated
 from service.dialects.hook import blocks, refusal_of, verdict_of
+from service.dialects.names import check_names, parsed
 from service.dialects.values import check_values
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
@@ -61,10 +62,13 @@ def _read(body: bytes, cut: bool) -> ChatRequest:
     """A request; of a cut one what is there, to the last letter."""
     try:
         if not cut:
-            return validated(BODY, body)
+            given = validated(BODY, body)
+            check_names(parsed(body.decode()))
+            return given
         check_values(body)
         text = codecs.getincrementaldecoder("utf-8")().decode(mended(body))
         there: Any = from_json(text, allow_partial="trailing-strings")
+        check_names(there)
         return BODY.validate_python(there)
     except ValidationError as error:
         raise from_validation(error, TAGS) from None

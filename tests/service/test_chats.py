@@ -1,10 +1,13 @@
 """Chats of every shape: whatever of them a model may be given is judged, and as whose it is."""
 
+import json
 from typing import Any
 
 import pytest
 
+from service.dialects import envoy
 from service.dialects.chat import ChatRequest, ChatResponse
+from service.errors import RequestError
 from tamis.content import Asked
 from tests.service.test_gateways import asked, client, judged, post
 from tests.service.wire import ATTACK, ENVOY, KIND, LITELLM, RUDE, user
@@ -161,6 +164,43 @@ def test_what_clients_leave_empty_is_not(client, message: dict[str, Any]):
 @pytest.mark.parametrize("part", [{"type": "image_url"}, {"image_url": "x"}, {"text": KIND}])
 def test_parts_that_are_no_text_need_none(part: dict[str, Any]):
     assert len(asked({"messages": user([part])})) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ('{"messages": [{"role": "user", "Content": "ATTACK"}]}', "messages[0]"),
+        ('{"messages": [{"role": "user", "content": "a", "CONTENT": "ATTACK"}]}', None),
+        ('{"messages": [{"role": "system", "Role": "user", "content": "ATTACK"}]}', None),
+        ('{"messages": [{"content": "a"}], "Messages": [{"content": "ATTACK"}]}', "messages"),
+        ('{"messages": [{"content": "a"}], "me\\u017f\u017fages": []}', "messages"),
+        ('{"messages": [{"content": "ATTACK"}], "messages": [{"content": "a"}]}', "messages"),
+        ('{"prompt": "a", "Prompt": "ATTACK"}', "prompt"),
+        ('{"messages": [{"content": [{"text": "a", "Text": "ATTACK"}]}]}', None),
+        ('{"input": [{"content": [{"type": "text", "text": "ATTACK", "text": "a"}]}]}', None),
+        ('{"messages": [{"content": "a", "tool_calls": [{"Function": {}}]}]}', None),
+    ],
+)
+def test_names_that_other_parsers_read_otherwise_are_refused(client, body: str, param: str | None):
+    answer = client.post(ENVOY, content=body.replace("ATTACK", ATTACK).encode())
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param or param is None
+
+
+def test_names_of_tools_are_their_own(client):
+    asked = {"Content": 1, "content": 2, "Text": "What a pond."}
+    call = {"type": "tool_use", "name": "x", "input": asked}
+    calls = [{"function": {"name": "x", "arguments": asked}}]
+    turns = [{"role": "assistant", "content": [call], "tool_calls": calls}, *user(KIND)]
+    schema = {"properties": {"Content": {}, "content": {}}}
+    body = {"Model": "x", "messages": turns, "tools": [{"function": {"parameters": schema}}]}
+    assert client.post(ENVOY, json=body).status_code == 200
+
+
+def test_of_what_envoy_cuts_the_names_are_read_too(bundle):
+    body = json.dumps({"messages": [{"role": "user", "content": KIND}], "Messages": user(ATTACK)})
+    with pytest.raises(RequestError, match="messages: "):
+        envoy._read(body.encode()[:-3], cut=True)
 
 
 # ---- what tools were asked and said, in their own forms
