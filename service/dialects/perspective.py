@@ -11,19 +11,13 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from fastapi import Request
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
 from service.dialects.dialect import Dialect, T, documented
 from service.dialects.feedback import PRINTED, keep
 from service.dialects.halves import validated
+from service.dialects.protobuf import Message
 from service.errors import RequestError, from_validation
 from service.feedback import feedback_of
 from service.moderation.moderator import moderator_of
@@ -93,20 +87,6 @@ ERRORS: Final = {"type": "object", "required": ["error"], "properties": {"error"
 router = Dialect(refusal=error_json, errors=ERRORS)
 
 
-class Message(BaseModel):
-    """A message as protobuf's JSON has it: unknown names are errors, numbers may be texts."""
-
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _set(cls, given: Any) -> Any:
-        """Null stands for a field's default, which serializers write that leave no field out."""
-        if not isinstance(given, dict):
-            return given
-        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
-
-
 class TextEntry(Message):
     """A comment, or what it answers."""
 
@@ -133,19 +113,20 @@ class AnalyzeRequest(Message):
 
     comment: TextEntry = TextEntry()
     context: Context | None = None
-    requestedAttributes: dict[str, AttributeParameters] = {}  # noqa: N815
-    languages: list[str] = []
+    requestedAttributes: dict[str, AttributeParameters] = Field({})  # noqa: N815
+    languages: list[str] = Field([])
     spanAnnotations: bool = False  # noqa: N815
     doNotStore: bool = False  # noqa: N815
+    dropUnsupportedAttributes: bool = False  # noqa: N815
     clientToken: str | None = None  # noqa: N815
     sessionId: str | None = None  # noqa: N815
     communityId: str | None = None  # noqa: N815
 
 
 class Score(Message):
-    """A value and what it means."""
+    """A value and what it means; 0 is what protobuf leaves out."""
 
-    value: float = Field(ge=0, le=1)
+    value: float = Field(0, ge=0, le=1)
     type: ScoreType = "PROBABILITY"
 
 
@@ -161,7 +142,7 @@ class AttributeScores(Message):
     """What is suggested for one attribute."""
 
     summaryScore: Score | None = None  # noqa: N815
-    spanScores: list[SpanScore] = []  # noqa: N815
+    spanScores: list[SpanScore] = Field([])  # noqa: N815
 
     @property
     def value(self) -> float | None:
@@ -176,8 +157,8 @@ class SuggestRequest(Message):
 
     comment: TextEntry = TextEntry()
     context: Context | None = None
-    attributeScores: dict[str, AttributeScores] = {}  # noqa: N815
-    languages: list[str] = []
+    attributeScores: dict[str, AttributeScores] = Field({})  # noqa: N815
+    languages: list[str] = Field([])
     clientToken: str | None = None  # noqa: N815
     sessionId: str | None = None  # noqa: N815
     # Empty as serializers write it that leave no field out.
@@ -195,7 +176,7 @@ async def analyze(request: Request) -> JSONResponse:
     body = _read(ANALYSIS, await request.body())
     scales = _scales(moderator.loaded().bundle)
     _check_comment(body.comment, body.context)
-    _check_attributes(body, scales)
+    wanted = _wanted(body, scales)
     text = body.comment.text
     cuts = sentences(text) if body.spanAnnotations else [(0, len(text))]
     # One sentence is the whole text, and judged once.
@@ -210,7 +191,7 @@ async def analyze(request: Request) -> JSONResponse:
         raise PerspectiveError("Comment must be non-empty.", "COMMENT_EMPTY")
     found: dict[str, Any] = {}
     places = list(utf16(text, cuts))
-    for name, asked in body.requestedAttributes.items():
+    for name, asked in wanted.items():
         summary, least = scales[name].value(whole), asked.scoreThreshold or 0.0
         if summary < least:
             continue
@@ -311,22 +292,38 @@ def _check_comment(comment: TextEntry, context: Context | None) -> None:
         raise PerspectiveError("Comment must be non-empty.", "COMMENT_EMPTY")
 
 
-def _check_attributes(body: AnalyzeRequest, scales: dict[str, Scale]) -> None:
+def _wanted(body: AnalyzeRequest, scales: dict[str, Scale]) -> dict[str, AttributeParameters]:
+    """The attributes to score.
+
+    Raises:
+        PerspectiveError: for one that cannot be, unless such are to be left out.
+    """
     if not body.requestedAttributes:
         raise PerspectiveError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-    for name, asked in body.requestedAttributes.items():
+    wanted = body.requestedAttributes
+    if body.dropUnsupportedAttributes:
+        # All attributes have the same languages.
+        wanted = (
+            {} if _foreign(body.languages) else {n: a for n, a in wanted.items() if n in scales}
+        )
+    for name, asked in wanted.items():
         if name not in scales:
             raise PerspectiveError(f"Unknown requested attribute: {_quoted(name)}")
         if asked.scoreType not in ("PROBABILITY", "SCORE_TYPE_UNSPECIFIED"):
             raise PerspectiveError(
                 f"Requested score type {asked.scoreType} is not supported by attribute {name}"
             )
-    _check_languages(body.languages, list(body.requestedAttributes))
+    _check_languages(body.languages, list(wanted))
+    return wanted
+
+
+def _foreign(languages: Sequence[str]) -> list[str]:
+    """Those that are not English, of whatever region: it is what the models were taught."""
+    return [_quoted(code) for code in languages if re.split("[-_]", code.lower())[0] != "en"]
 
 
 def _check_languages(languages: Sequence[str], attributes: Sequence[str]) -> None:
-    """English, of whatever region: it is what the models were taught."""
-    foreign = [_quoted(code) for code in languages if re.split("[-_]", code.lower())[0] != "en"]
+    foreign = _foreign(languages)
     if foreign and attributes:
         name = _quoted(attributes[0])
         raise PerspectiveError(

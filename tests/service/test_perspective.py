@@ -144,6 +144,34 @@ def test_what_the_original_accepts_is_accepted(client):
     assert client.post(ANALYZE, json=body).json()["languages"] == ["en"]
 
 
+@pytest.mark.parametrize(
+    ("languages", "found"), [([], ["TOXICITY"]), (["en"], ["TOXICITY"]), (["en", "de"], [])]
+)
+def test_what_is_not_supported_may_be_left_out(client, languages: list[str], found: list[str]):
+    body = {
+        "comment": COMMENT,
+        "requestedAttributes": {"FLIRTATION": {"scoreType": "PERCENTILE"}, "TOXICITY": {}},
+        "languages": languages,
+    }
+    answer = client.post(ANALYZE, json=body | {"dropUnsupportedAttributes": True})
+    assert answer.status_code == 200, answer.text
+    assert list(answer.json()["attributeScores"]) == found
+    assert client.post(ANALYZE, json=body).status_code == 400
+
+
+def test_names_may_be_those_of_the_definition(client):
+    body = {
+        "comment": COMMENT,
+        "requested_attributes": {"TOXICITY": {"score_threshold": 0.99}},
+        "client_token": "a",
+        "context": {"article_and_parent_comment": {"parent_comment": {"text": "hello"}}},
+    }
+    answer = client.post(ANALYZE, json=body)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["attributeScores"], answer.json()["clientToken"]) == ({}, "a")
+    assert "client_token: " in refused(client, **body, clientToken="b")["message"]
+
+
 COMMENT = {"text": RUDE}
 TOXICITY: dict[str, Any] = {"TOXICITY": {}}
 
@@ -256,6 +284,15 @@ def suggested(**values: float) -> dict[str, Any]:
         (suggested(TOXICITY=1), "unsafe", []),
         (suggested(TOXICITY=0.2, INSULT=1), "safe", []),
         (suggested(INSULT=1), "unsafe", []),
+        (
+            {
+                "comment": {"text": RUDE},
+                "attribute_scores": {"TOXICITY": {"summary_score": {"type": "PROBABILITY"}}},
+                "community_id": "garden",
+            },
+            "safe",
+            [],
+        ),
         (
             suggested(TOXICITY=1, INSULT=1, THREAT=0, IDENTITY_ATTACK=0, SEXUALLY_EXPLICIT=0),
             "unsafe",
