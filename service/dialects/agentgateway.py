@@ -56,7 +56,7 @@ async def on_response(request: Request) -> Response:
 async def _answer(request: Request, contents: Sequence[Content]) -> Response:
     """Pass, reject, or rewrite."""
     policy = moderator_of(request).policy(request)
-    verdict = await verdict_of(request, contents, policy)
+    verdict = await verdict_of(request, contents, policy, "body")
     action: dict[str, Any] = {"reason": verdict.action.value}
     if blocks(verdict):
         said = refusal_of(verdict)

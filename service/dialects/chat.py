@@ -5,7 +5,7 @@ text (images, sound without a transcript) is not read.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -284,24 +284,37 @@ class ChatResponse(Loose):
 
     def answered(self, request: Asked) -> tuple[Content, ...]:
         """What an output hook judges: the answers and what they ask of tools, never the request."""
-        messages = [*(self.output or ()), *(_message(choice) for choice in self.choices or ())]
+        there = list(self._messages())
+        turns = [_said_by_assistant(message) for _, _, message in there]
+        # The request is the first.
+        found = conversation([Turn("user", request.request), *turns], request.earlier)
+        places = {f"messages[{n}]": one[:2] for n, one in enumerate(there, 1)}
+        return tuple(
+            replace(one, field=_placed(one.field, places))
+            for one in of_sides(found, ("response", "document"))
+        )
+
+    def _messages(self) -> Iterator[tuple[str, str, Message]]:
+        """Where each answer stands, what has its words there, and the answer."""
+        for n, item in enumerate(self.output or ()):
+            yield f"output[{n}].", "content", item
+        for n, choice in enumerate(self.choices or ()):
+            if choice.message is not None:
+                yield f"choices[{n}].message.", "content", choice.message
+            else:
+                yield f"choices[{n}].", "text", Message(role="assistant", content=choice.text)
         if self.content is not None:
-            messages.append(Message(content=self.content))
-        turns = [_said_by_assistant(message) for message in messages]
-        return answers(turns, request)
+            yield "", "content", Message(role="assistant", content=self.content)
 
 
-def _message(choice: Choice) -> Message:
-    return choice.message or Message(role="assistant", content=choice.text)
+def _placed(field: str, places: Mapping[str, tuple[str, str]]) -> str:
+    """A field of a conversation where it stands in an answer."""
+    turn, _, rest = field.partition(".")
+    place, words = places[turn]
+    return place + (words if rest == "content" else rest)
 
 
 def _said_by_assistant(message: Message) -> Turn:
     """A message of an answer: whoever it names, it is the model's."""
     whose = {} if message.type != "message" else {"role": "assistant"}
     return message.model_copy(update=whose).turn
-
-
-def answers(turns: Sequence[Turn], asked: Asked) -> tuple[Content, ...]:
-    """What assistants said and asked of tools, in the light of a request."""
-    found = conversation([Turn("user", asked.request), *turns], asked.earlier)
-    return of_sides(found, ("response", "document"))

@@ -53,7 +53,8 @@ async def classify(request: Request) -> JSONResponse:
     """Judge texts; two probabilities each, of not being that label and of being it."""
     body = await body_of(request, CLASSIFY, TAGS)
     texts = [body.input] if isinstance(body.input, str) else body.input
-    names = [f"input[{n}]" for n in range(len(texts))]
+    single = isinstance(body.input, str)
+    names = ["input"] if single else [f"input[{n}]" for n in range(len(texts))]
     verdicts = await _verdicts(request, names, texts, "input", body.model)
     tokens = sum(verdict.tokens for verdict in verdicts)
     data = []

@@ -139,7 +139,7 @@ async def decisions(request: Request) -> JSONResponse:
         moderator.reasoning.check_items(len(body.questions), "questions")
     asked = [asked_of(question, n) for n, question in enumerate(body.questions)]
     content = content_of(body.input)
-    moderator.check_lengths([("input", (content,))])
+    moderator.check_lengths([("", (content,))])
     rulings = moderator.rulings
     if rulings is None or body.explanations:
         reasoner = moderator.reasoning.loaded().bundle

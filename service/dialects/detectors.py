@@ -91,7 +91,7 @@ async def contents(request: Request) -> JSONResponse:
 async def chat(request: Request) -> JSONResponse:
     """Detections in the last message."""
     body = await body_of(request, CHAT, TAGS)
-    items = [("messages", last_of(body.messages))]
+    items = [("", last_of(body.messages))]
     (verdict,) = await _verdicts(request, items, _policy(request, body.detector_params))
     return JSONResponse([_said(label, score) for label, score in flagged(verdict).items()])
 
@@ -102,7 +102,7 @@ async def generation(request: Request) -> JSONResponse:
     body = await body_of(request, GENERATION, TAGS)
     judged = content.response(body.generated_text, body.prompt, "generated_text")
     policy = _policy(request, body.detector_params)
-    (verdict,) = await _verdicts(request, [("body", (judged,))], policy)
+    (verdict,) = await _verdicts(request, [("", (judged,))], policy)
     return JSONResponse([_said(label, score) for label, score in flagged(verdict).items()])
 
 

@@ -70,13 +70,17 @@ async def feedback(request: Request) -> JSONResponse:
     return JSONResponse({"id": kept.id, "stored": True, "agrees": kept.agrees}, 201)
 
 
-async def keep(request: Request, correction: Correction, policy: Policy) -> Correction:
+async def keep(
+    request: Request, correction: Correction, policy: Policy, name: str = "input"
+) -> Correction:
     """Judge what a correction is about, and store it with what the service says.
+
+    ``name`` is where the request has it.
 
     Raises:
         RequestError: as ``Moderator.judge``; 503 where it cannot be stored.
     """
-    items = [("input", [correction.content])]
+    items = [(name, [correction.content])]
     (verdict,) = (await moderator_of(request).judge(request, items, policy)).verdicts
     said = verdict_json(verdict, None, None)
     del said["id"], said["evidence"]

@@ -14,9 +14,9 @@ from tamis.verdict import Action, Verdict
 
 
 async def verdict_of(
-    request: Request, contents: Sequence[Content], policy: Policy | None = None
+    request: Request, contents: Sequence[Content], policy: Policy | None = None, name: str = ""
 ) -> Verdict:
-    """The verdict of what a hook was given.
+    """The verdict of what a hook was given; ``name`` is what of the body has these contents.
 
     Which side is judged is the hook's to say, so a policy's ``judge`` does not count here.
 
@@ -25,7 +25,7 @@ async def verdict_of(
     """
     moderator = moderator_of(request)
     policy = policy or moderator.policy(request)
-    judged = await moderator.judge(request, [("body", contents)], policy)
+    judged = await moderator.judge(request, [(name, contents)], policy)
     return judged.verdicts[0]
 
 

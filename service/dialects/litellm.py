@@ -8,6 +8,7 @@ before is not run again.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from fastapi import Request
@@ -92,7 +93,7 @@ def contents_of(
         chat = ChatRequest(messages=body.structured_messages)
         if call is not None and chat.request.request:
             calls.keep(call, chat.request)
-        return chat.asked
+        return tuple(replace(one, field=f"structured_{one.field}") for one in chat.asked)
     if call is not None and texts:
         calls.keep(call, Asked(texts[-1]))
     return tuple(content.prompt(text, _field(n)) for n, text in enumerate(texts))

@@ -51,7 +51,7 @@ async def completions(request: Request) -> Response:
     moderator = moderator_of(request)
     body = await body_of(request, BODY, TAGS)
     policy = moderator.policy(request, moderator.offered(body.model))
-    judged = await moderator.judge(request, [("messages", contents_of(body.messages))], policy)
+    judged = await moderator.judge(request, [("", contents_of(body.messages))], policy)
     verdict = judged.verdicts[0]
     common = {
         "id": f"chatcmpl-{request.state.request_id}",

@@ -1,6 +1,7 @@
 """Mistral's moderation: its categories, ``/v1/chat/moderations``, and no word on the whole."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import Request
@@ -62,18 +63,22 @@ async def chat_moderations(request: Request) -> JSONResponse:
     batch: Sequence[Any] = [body.input] if single else body.input
     moderator.check_items(len(batch))
     names = ["input"] if single else [f"input[{n}]" for n in range(len(batch))]
-    items = [(name, last_of(turns)) for name, turns in zip(names, batch, strict=True)]
+    items = [("", last_of(turns, name)) for name, turns in zip(names, batch, strict=True)]
     policy = moderator.policy(request, moderator.offered(body.model))
     require(policy, moderator.loaded().bundle.thresholds, "mistral")
     judged = await moderator.judge(request, items, policy)
     return answer(request, body.model, judged.verdicts)
 
 
-def last_of(messages: Sequence[Message]) -> tuple[Content, ...]:
+def last_of(messages: Sequence[Message], name: str = "messages") -> tuple[Content, ...]:
     """What the last message says and asks of tools, as whoever said it."""
     field = f"messages[{len(messages) - 1}]."
     found = content.conversation([message.turn for message in messages])
-    return tuple(one for one in found if one.field.startswith(field))
+    return tuple(
+        replace(one, field=name + one.field.removeprefix("messages"))
+        for one in found
+        if one.field.startswith(field)
+    )
 
 
 def speaks(model: str | None) -> bool:

@@ -185,7 +185,7 @@ async def analyze(request: Request) -> JSONResponse:
     contents = (plain(text, "comment.text"), *parts)
     # The scale was fitted to this bundle's scores: a second opinion's are others, and so are those
     # of the bundle for other languages, which this contract does not speak.
-    judged = await moderator.judge(request, [("comment.text", contents)], policy, alone=True)
+    judged = await moderator.judge(request, [("", contents)], policy, alone=True)
     whole, *pieces = (scores_of(finding) for finding in judged.findings[0])
     if not whole:
         raise PerspectiveError("Comment must be non-empty.", "COMMENT_EMPTY")
@@ -224,7 +224,8 @@ async def suggest(request: Request) -> JSONResponse:
         reviewer=body.communityId or None,
         key=None if caller is None else caller.name,
     )
-    await keep(request, correction, moderator_of(request).policy(request))
+    policy = moderator_of(request).policy(request)
+    await keep(request, correction, policy, "comment.text")
     return JSONResponse(
         {"requestedLanguages": body.languages or ["en"], **_token(body.clientToken)}
     )

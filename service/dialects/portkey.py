@@ -55,10 +55,12 @@ async def webhook(request: Request) -> Response:
     """Judge what the event is about."""
     body = await body_of(request, BODY, TAGS)
     contents, policy = contents_of(body), moderator_of(request).policy(request)
-    verdict = await verdict_of(request, contents, policy)
+    side = "request" if body.event == "beforeRequestHook" else "response"
+    # The text alone has its whole name.
+    alone = any(one.field == f"{side}.text" for one in contents)
+    verdict = await verdict_of(request, contents, policy, "" if alone else f"{side}.json")
     answer: dict[str, Any] = {"verdict": not blocks(verdict), "data": data_of(verdict)}
     if answer["verdict"]:
-        side = "request" if body.event == "beforeRequestHook" else "response"
         masked = await rewritten(request, (side, "json"), contents, policy, verdict)
         if masked is not None:
             answer["transformedData"] = {side: {"json": masked}}

@@ -50,7 +50,7 @@ def check_contents(items: Sequence[tuple[str, Sequence[Content]]], most: int) ->
 
 
 def check_lengths(items: Sequence[tuple[str, Sequence[Content]]], limit: int) -> None:
-    """Refuse too long a text.
+    """Refuse too long a text; an item without a name has contents with whole ones.
 
     Raises:
         RequestError: naming the field and the limit.
@@ -58,7 +58,7 @@ def check_lengths(items: Sequence[tuple[str, Sequence[Content]]], limit: int) ->
     for name, contents in items:
         for content in contents:
             if len(content.text) > limit:
-                param = name if content.field == "text" else f"{name}.{content.field}"
+                param = _place(name, content.field)
                 raise RequestError(
                     f"{param}: {len(content.text)} characters are over the limit of {limit}",
                     param=param,
@@ -66,12 +66,20 @@ def check_lengths(items: Sequence[tuple[str, Sequence[Content]]], limit: int) ->
                 )
             if content.context is not None and len(content.context) > limit:
                 # Read, too, and not always judged as well.
+                param = name or content.field
                 raise RequestError(
-                    f"{name}: what comes before {content.field} has {len(content.context)} "
+                    f"{param}: what comes before {content.field} has {len(content.context)} "
                     f"characters, over the limit of {limit}",
-                    param=name,
+                    param=param,
                     code="text_too_long",
                 )
+
+
+def _place(name: str, field: str) -> str:
+    """Where a content stands in a request: ``input``, ``input[1].text``, ``input[3].prompt``."""
+    if not name or field == "text":
+        return name or field
+    return f"{name}{field}" if field.startswith("[") else f"{name}.{field}"
 
 
 def deadline_of(headers: Headers, default: float | None) -> float | None:

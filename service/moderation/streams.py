@@ -175,7 +175,7 @@ class Streams:
             RequestError, ClientDisconnect: as ``Moderator.judge``.
         """
         self._forget_idle()
-        self._judge.check_lengths([("body", contents)])
+        self._judge.check_lengths([("", contents)])
         streams = []
         for name in names:
             # Another key than anybody can choose, and as long for every name.

@@ -147,7 +147,7 @@ def test_portkey_judges_what_the_event_is_about(client, judged):
     assert [c.question for c in judged] == ["prompt"]
     del judged[:]
     post(client, "/portkey", body | {"eventType": "afterRequestHook"})
-    assert judged == [response("Good day.", RUDE, "messages[1].content")]
+    assert judged == [response("Good day.", RUDE, "choices[0].message.content")]
 
 
 def test_portkey_of_a_form_that_is_not_known_judges_its_text(client, judged):
