@@ -19,6 +19,7 @@ from typing import Final
 from pydantic import BaseModel
 
 NAME: Final = re.compile(r"[0-9A-Za-z._~-]{1,64}")
+NAMED: Final = "blocklistName"
 MOST_LISTS: Final = 100
 MOST_ITEMS: Final = 10_000
 LONGEST_ITEM: Final = 128
@@ -30,7 +31,11 @@ _PART: Final = re.compile(r"\S{1,1000}|\s+")
 
 
 class BlocklistError(ValueError):
-    """Lists or items that are not there, or are over a limit."""
+    """Lists or items that are not there, or are over a limit; ``field`` is what named them."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class NoBlocklistError(BlocklistError):
@@ -130,11 +135,11 @@ class Blocklists:
             data = _File.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             self._read.pop(name, None)
-            raise NoBlocklistError("there is no such blocklist") from None
+            raise NoBlocklistError("there is no such blocklist", NAMED) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "its file is not a blocklist's"
             raise DamagedBlocklistError(
-                f"the blocklist {name!r} cannot be read: {reason}"
+                f"the blocklist {name!r} cannot be read: {reason}", NAMED
             ) from None
         found = Blocklist(name, data.description, {one.id: one for one in data.items})
         self._read[name] = stamp, found
@@ -147,7 +152,7 @@ class Blocklists:
             BlocklistError: where there are as many as there may be.
         """
         if not NAME.fullmatch(name):
-            raise BlocklistError(f"a blocklist's name must be like {NAME.pattern}")
+            raise BlocklistError(f"must be like {NAME.pattern}", NAMED)
         with self._alone() as folder:
             try:
                 before = self.get(name)
@@ -175,7 +180,7 @@ class Blocklists:
         def changed(before: Blocklist) -> dict[str, Item]:
             after = {**before.items, **{one.id: one for one in added}}
             if len(after) > MOST_ITEMS:
-                raise BlocklistError(f"a blocklist may have {MOST_ITEMS} items")
+                raise BlocklistError(f"a blocklist may have {MOST_ITEMS} items", "blocklistItems")
             return after
 
         self._change(name, changed)
@@ -191,7 +196,7 @@ class Blocklists:
         def changed(before: Blocklist) -> dict[str, Item]:
             for n, one in enumerate(ids):
                 if one not in before.items:
-                    raise NoBlocklistError(f"blocklistItemIds[{n}]: the list has no such item")
+                    raise NoBlocklistError("the list has no such item", f"blocklistItemIds[{n}]")
             return {key: item for key, item in before.items.items() if key not in ids}
 
         self._change(name, changed)
@@ -232,5 +237,5 @@ class Blocklists:
 
     def _path(self, name: str) -> Path:
         if self._folder is None or not NAME.fullmatch(name):
-            raise NoBlocklistError("there is no such blocklist")
+            raise NoBlocklistError("there is no such blocklist", NAMED)
         return self._folder / f"{name}.json"

@@ -117,10 +117,13 @@ async def items(request: Request) -> JSONResponse:
 async def item(request: Request) -> JSONResponse:
     """One item of a list."""
     name, wanted = request.path_params["name"], request.path_params["item"]
-    found = (await _done(lambda: _lists(request).get(name))).items.get(wanted)
-    if found is None:
-        raise _not_there("the blocklist has no such item")
-    return JSONResponse(_item_json(found))
+
+    def found() -> Item:
+        if (item := _lists(request).get(name).items.get(wanted)) is None:
+            raise NoBlocklistError("the list has no such item", "blocklistItemId")
+        return item
+
+    return JSONResponse(_item_json(await _done(found)))
 
 
 @router.get(LIST)
@@ -162,15 +165,16 @@ async def _done(work: Callable[[], T]) -> T:
     try:
         return await run_in_threadpool(work)
     except NoBlocklistError as error:
-        raise _not_there(str(error)) from None
+        raise _refused(error, "NotFound", 404) from None
     except DamagedBlocklistError as error:
-        raise RequestError(str(error), code="ServiceUnavailable", status=503) from None
+        raise _refused(error, "ServiceUnavailable", 503) from None
     except BlocklistError as error:
-        raise RequestError(str(error), code="InvalidRequestBody") from None
+        raise _refused(error, "InvalidRequestBody", 400) from None
 
 
-def _not_there(message: str) -> RequestError:
-    return RequestError(message, code="NotFound", status=404)
+def _refused(error: BlocklistError, code: str, status: int) -> RequestError:
+    said = str(error) if error.field is None else f"{error.field}: {error}"
+    return RequestError(said, param=error.field, code=code, status=status)
 
 
 def _number(request: Request, name: str) -> int | None:
@@ -197,6 +201,8 @@ async def matches(request: Request, names: list[str], text: str) -> list[dict[st
         RequestError: 404 where there is no such list.
     """
     lists = _lists(request)
+    # Each once, by where it stands.
+    first = {name: names.index(name) for name in dict.fromkeys(names)}
 
     def found() -> list[dict[str, str]]:
         words = words_of(text)
@@ -206,8 +212,17 @@ async def matches(request: Request, names: list[str], text: str) -> list[dict[st
                 "blocklistItemId": item.id,
                 "blocklistItemText": item.text,
             }
-            for name in dict.fromkeys(names)
-            for item in lists.get(name).found(words)
+            for name, n in first.items()
+            for item in _named(lists, name, f"blocklistNames[{n}]").found(words)
         ]
 
     return await _done(found)
+
+
+def _named(lists: Blocklists, name: str, field: str) -> Blocklist:
+    """A list that a field of a body names."""
+    try:
+        return lists.get(name)
+    except BlocklistError as error:
+        error.field = field
+        raise

@@ -192,7 +192,8 @@ def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
         RequestError: naming the question's field and what is wrong with it.
     """
     where = f"questions[{number}]"
-    instructions = _limited(words_of(question.instructions, f"{where}.instructions"), where)
+    said = f"{where}.instructions"
+    instructions = _limited(words_of(question.instructions, said), said)
     if isinstance(question, Predicate):
         return Asked(
             (Guideline(_label(question.name or "yes"), instructions),), None, where, "input"
@@ -213,7 +214,10 @@ def asked_of(question: Predicate | Choice | Score, number: int) -> Asked:
         if name not in alike:
             alike[name] = chain([name], map(f"{name} ({{}})".format, count(2)))
         names[next(other for other in alike[name] if other not in names)] = None
-    texts = [None if text is None else _limited(text, where) for text in described]
+    texts = [
+        None if text is None else _limited(text, f"{where}.{field}[{n}].description")
+        for n, text in enumerate(described)
+    ]
     return Asked(tuple(map(Guideline, names, texts)), instructions, where, "input")
 
 

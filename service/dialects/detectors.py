@@ -37,7 +37,7 @@ ERRORS: Final = {
     "required": ["code", "message"],
     "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
 }
-router = Dialect(hook=True, refusal=_refusal, errors=ERRORS)
+router = Dialect(hook=True, refusal=_refusal, errors=ERRORS, below="/api/v1/text/")
 DETECTOR: Final = "detector-id"
 
 

@@ -39,12 +39,14 @@ class Dialect(APIRouter):
         hook: bool = False,
         refusal: Callable[[RequestError], Response] | None = None,
         errors: dict[str, Any] = ENVELOPE,
+        below: str | None = None,
     ) -> None:
         """``refusal`` is how the contract words an error; OpenAI's envelope where it has none.
 
-        ``errors`` is its JSON schema.
+        ``errors`` is its JSON schema, ``below`` the path whose paths are all the contract's.
         """
         super().__init__(route_class=DirectRoute)
+        self.below = below
         self.errors = errors
         self.hook = hook
         self.judging: set[str] = set()

@@ -84,7 +84,7 @@ STATUS: Final = {
     },
 }
 ERRORS: Final = {"type": "object", "required": ["error"], "properties": {"error": STATUS}}
-router = Dialect(refusal=error_json, errors=ERRORS)
+router = Dialect(refusal=error_json, errors=ERRORS, below="/v1alpha1/")
 
 
 class TextEntry(Message):

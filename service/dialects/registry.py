@@ -60,13 +60,16 @@ PATHS: Final = frozenset(_ROUTES)
 
 
 def find(path: str) -> tuple[str | None, Dialect | None]:
-    """The registered path and the dialect of a request's path; None where no dialect has it."""
+    """The registered path and the dialect of a request's path; None where no dialect has it.
+
+    A path that nobody registered may be below one that is a dialect's alone.
+    """
     if "{" not in path and (dialect := _ROUTES.get(path)) is not None:
         return path, dialect
     for pattern, registered, dialect in _PATTERNS:
         if pattern.match(path):
             return registered, dialect
-    return None, None
+    return None, next((d for d in DIALECTS if d.below and path.startswith(d.below)), None)
 
 
 def methods(path: str) -> list[str]:

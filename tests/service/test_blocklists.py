@@ -235,6 +235,25 @@ def test_lists_are_bounded(client, monkeypatch):
     assert ask(client, "GET", "/a/blocklistItems")["value"] == []
 
 
+def test_what_is_refused_is_named(client, monkeypatch):
+    ask(client, "PATCH", "/a", 201, json={})
+    add(client, "a", "tea")
+    answer = client.post(ANALYZE, json={"text": KIND, "blocklistNames": ["a", "a", "b"]})
+    assert answer.json()["error"]["param"] == "blocklistNames[2]"
+    assert answer.json()["error"]["message"] == "blocklistNames[2]: there is no such blocklist"
+
+    def param(method: str, path: str, status: int, **more: Any) -> str:
+        return ask(client, method, path, status, **more)["error"]["param"]
+
+    assert param("GET", "/b", 404) == "blocklistName"
+    assert param("PATCH", "/a%20b", 400, json={}) == "blocklistName"
+    assert param("GET", "/a/blocklistItems/soup", 404) == "blocklistItemId"
+    ids = {"blocklistItemIds": ["tea", "soup"]}
+    assert param("POST", "/a:removeBlocklistItems", 404, json=ids) == "blocklistItemIds[1]"
+    monkeypatch.setattr(blocklists, "MOST_ITEMS", 1)
+    assert add(client, "a", "soup", status=400)["error"]["param"] == "blocklistItems"
+
+
 def test_without_a_folder_there_are_none(bundle):
     settings = Settings(bundle=bundle.path, feedback="")
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:

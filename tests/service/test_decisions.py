@@ -118,6 +118,10 @@ def test_explanations_on_request(client):
     assert answer["explanations"] == [{"name": "dose", "status": "malformed", "reason": None}]
 
 
+CHOICE = {"value": "a"}
+LONG_WORDED = {"value": "b", "description": "x" * 700}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -130,7 +134,14 @@ def test_explanations_on_request(client):
             "questions[0].choices",
         ),
         ({"questions": QUESTIONS * 200}, "questions"),
-        ({"questions": [{"type": "predicate", "instructions": "x" * 700}]}, "questions[0]"),
+        (
+            {"questions": [{"type": "predicate", "instructions": "x" * 700}]},
+            "questions[0].instructions",
+        ),
+        (
+            {"questions": [QUESTIONS[1] | {"choices": [CHOICE, CHOICE | LONG_WORDED]}]},
+            "questions[0].choices[1].description",
+        ),
         ({"input": []}, "input"),
         ({"input": [{"content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "foo"}]}, "input[0].type"),

@@ -237,6 +237,15 @@ def test_blanks_around_a_header_are_none_of_its_value(locked):
     assert answer.json()["policy"].startswith("strict@")
 
 
+def test_what_lies_below_a_contract_is_refused_in_its_words(client):
+    answer = client.post("/api/v1/text/context/doc", json={})
+    assert answer.status_code == 404
+    assert answer.json() == {"code": 404, "message": "there is no /api/v1/text/context/doc"}
+    answer = client.post("/v1alpha1/comments:nope", json={})
+    assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
+    assert client.post("/nowhere", json={}).json()["error"]["code"] == "not_found"
+
+
 @pytest.mark.parametrize("status", [429, 529])
 def test_what_hooks_say_where_there_is_no_room_can_be_chosen(settings, status, monkeypatch):
     def full(*_: Any) -> None:
