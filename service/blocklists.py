@@ -145,8 +145,8 @@ class Blocklists:
         self._read[name] = stamp, found
         return found
 
-    def put(self, name: str, description: str | None) -> tuple[Blocklist, bool]:
-        """Create a list, or describe it anew; whether it is new.
+    def put(self, name: str, description: str | None, keep: bool = False) -> tuple[Blocklist, bool]:
+        """Create a list, or describe it anew; whether it is new. ``keep`` what it is described as.
 
         Raises:
             BlocklistError: where there are as many as there may be.
@@ -160,7 +160,7 @@ class Blocklists:
                 if len(list(folder.glob("*.json"))) >= MOST_LISTS:
                     raise BlocklistError(f"there may be {MOST_LISTS} blocklists") from None
                 return self._write(Blocklist(name, description)), True
-            said = before.description if description is None else description
+            said = before.description if keep else description
             return self._write(Blocklist(name, said, before.items)), False
 
     def delete(self, name: str) -> None:

@@ -1,8 +1,9 @@
 """Azure's blocklists, as its client keeps them: ``/contentsafety/text/blocklists…``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from pydantic import Field, TypeAdapter
@@ -27,6 +28,8 @@ T = TypeVar("T")
 LISTS: Final = "/contentsafety/text/blocklists"
 LIST: Final = f"{LISTS}/{{name}}"
 MOST_AT_ONCE: Final = 100
+SIZE: Final = "maxpagesize"
+VERSION: Final = "api-version"
 Description = Annotated[str, Field(max_length=1_024)]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -43,6 +46,7 @@ class Entry(Loose):
     text: str = Field(min_length=1, max_length=LONGEST_ITEM, pattern=r"\S")
     description: Description | None = None
     id: Id | None = Field(None, alias="blocklistItemId")
+    pattern: bool | None = Field(None, alias="isRegex")
 
 
 class AddRequest(Loose):
@@ -83,6 +87,7 @@ async def all_lists(request: Request) -> JSONResponse:
 async def add(request: Request) -> JSONResponse:
     """Add items to a list, or replace them."""
     body = await body_of(request, ADD)
+    _check_items(body.items)
     items = [Item(one.id or "", one.text, one.description) for one in body.items]
     kept = await _done(lambda: _lists(request).add(request.path_params["name"], items))
     return JSONResponse({"blocklistItems": [_item_json(item) for item in kept]})
@@ -101,16 +106,27 @@ async def remove(request: Request) -> Response:
     openapi_extra={
         "parameters": [
             {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}
-            for name in ("skip", "top")
+            for name in ("skip", "top", SIZE)
         ]
     },
 )
 async def items(request: Request) -> JSONResponse:
-    """The items of a list: ``top`` of them, after ``skip``."""
+    """The items of a list: ``top`` of them, after ``skip``, so many a page."""
+    skip, top, size = (_number(request, name) for name in ("skip", "top", SIZE))
+    if size == 0:
+        raise RequestError(f"{SIZE}: must be at least 1", param=SIZE)
     found = await _done(lambda: _lists(request).get(request.path_params["name"]))
-    skip, top = _number(request, "skip"), _number(request, "top")
     kept = list(found.items.values())[skip or 0 :][:top]
-    return JSONResponse({"value": [_item_json(item) for item in kept]})
+    page = kept[:size]
+    answer: dict[str, Any] = {"value": [_item_json(item) for item in page]}
+    if size is not None and len(kept) > size:
+        asked: dict[str, Any] = {SIZE: size, "skip": (skip or 0) + size}
+        asked |= {} if top is None else {"top": top - size}
+        if (version := request.query_params.get(VERSION)) is not None:
+            asked[VERSION] = version
+        # Without scheme and host, which a proxy may have changed; clients put theirs before it.
+        answer["nextLink"] = f"{quote(request.scope['path'])}?{urlencode(asked)}"
+    return JSONResponse(answer)
 
 
 @router.get(f"{LIST}/blocklistItems/{{item}}")
@@ -138,7 +154,8 @@ async def describe(request: Request) -> JSONResponse:
     """Create a list, or describe it anew."""
     body = await body_of(request, DESCRIBE)
     name = request.path_params["name"]
-    found, new = await _done(lambda: _lists(request).put(name, body.description))
+    keep = "description" not in body.model_fields_set
+    found, new = await _done(lambda: _lists(request).put(name, body.description, keep))
     return JSONResponse(_list_json(found), 201 if new else 200)
 
 
@@ -175,6 +192,27 @@ async def _done(work: Callable[[], T]) -> T:
 def _refused(error: BlocklistError, code: str, status: int) -> RequestError:
     said = str(error) if error.field is None else f"{error.field}: {error}"
     return RequestError(said, param=error.field, code=code, status=status)
+
+
+def _check_items(items: Sequence[Entry]) -> None:
+    """Refuse what would not be found as it is meant, or would be lost.
+
+    Raises:
+        RequestError: naming the item.
+    """
+    seen = set[str]()
+    for n, one in enumerate(items):
+        field = f"blocklistItems[{n}]"
+        if one.pattern:
+            field += ".isRegex"
+            raise RequestError(
+                f"{field}: items are words and phrases, not regular expressions", param=field
+            )
+        if one.id in seen:
+            field += ".blocklistItemId"
+            raise RequestError(f"{field}: stands there twice", param=field)
+        if one.id is not None:
+            seen.add(one.id)
 
 
 def _number(request: Request, name: str) -> int | None:

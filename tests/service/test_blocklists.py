@@ -254,6 +254,43 @@ def test_what_is_refused_is_named(client, monkeypatch):
     assert add(client, "a", "soup", status=400)["error"]["param"] == "blocklistItems"
 
 
+def test_items_come_in_pages(client):
+    ask(client, "PATCH", "/garden", 201, json={})
+    texts = [f"tea {n}" for n in range(7)]
+    add(client, "garden", *texts)
+
+    def pages(query: str) -> list[list[str]]:
+        path, found = f"/garden/blocklistItems?api-version=2024-09-01&{query}", list[list[str]]()
+        while path:
+            page = ask(client, "GET", path)
+            found.append([one["text"] for one in page["value"]])
+            path = page.get("nextLink", "").removeprefix(LISTS)
+        return found
+
+    assert pages("maxpagesize=3") == [texts[:3], texts[3:6], texts[6:]]
+    assert pages("maxpagesize=2&skip=1&top=3") == [texts[1:3], texts[3:4]]
+    assert pages("maxpagesize=7") == [texts]
+    ask(client, "GET", "/garden/blocklistItems?maxpagesize=0", 400)
+
+
+def test_items_that_would_be_lost_are_refused(client):
+    ask(client, "PATCH", "/a", 201, json={})
+    twice = add(client, "a", "lovely garden", "lovely gate", status=400)["error"]
+    assert twice["param"] == "blocklistItems[1].blocklistItemId"
+    items = [{"text": "tea", "isRegex": False}, {"text": "t.a", "isRegex": True}]
+    path = "/a:addOrUpdateBlocklistItems"
+    refused = ask(client, "POST", path, 400, json={"blocklistItems": items})["error"]
+    assert refused["param"] == "blocklistItems[1].isRegex"
+    ask(client, "POST", path, json={"blocklistItems": [{"text": "tea"}, {"text": "soup"}]})
+    assert len(ask(client, "GET", "/a/blocklistItems")["value"]) == 2
+
+
+def test_a_description_that_is_null_is_taken_away(client):
+    ask(client, "PATCH", "/a", 201, json={"description": "words"})
+    assert ask(client, "PATCH", "/a", json={})["description"] == "words"
+    assert ask(client, "PATCH", "/a", json={"description": None})["description"] is None
+
+
 def test_without_a_folder_there_are_none(bundle):
     settings = Settings(bundle=bundle.path, feedback="")
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
