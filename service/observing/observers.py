@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -52,9 +53,12 @@ class Observers:
         try:
             yield
         finally:
+            # One time for both: whoever stops the process waits for so long, and then kills it.
+            until = time.monotonic() + self._drain
             await asyncio.to_thread(self._desk.close, self._drain)
             if self._audit is not None:
-                await asyncio.to_thread(self._audit.close, self._drain)
+                left = max(0.0, until - time.monotonic())
+                await asyncio.to_thread(self._audit.close, left)
             await asyncio.to_thread(self.tracing.close)
             logs.settle()
 
