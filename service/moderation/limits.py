@@ -1,5 +1,6 @@
 """What a request may ask: how many texts, how long ones, and by when; and refusals as errors."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -41,7 +42,9 @@ def check_contents(items: Sequence[tuple[str, Sequence[Content]]], most: int) ->
         RequestError: naming the field and the limit.
     """
     if (count := sum(len(contents) for _, contents in items)) > most:
-        param = items[0][0].partition("[")[0]
+        # An item without a name has contents with whole ones.
+        first = next(name or contents[0].field for name, contents in items if contents)
+        param = re.split(r"[.\[]", first)[0]
         raise RequestError(
             f"{param}: {count} texts to judge are over the limit of {most}",
             param=param,

@@ -163,7 +163,11 @@ REFUSED = [
     ({"input": {"text": "x"}, "attack": True}, "attack", "only a prompt"),
     ({"input": HI, "toxicity": True}, "toxicity", "of prompts only"),
     ({"input": "x", "label": "safe", "field": "response"}, "field", "it has text"),
-    ({"input": {"messages": [{"role": "tool"}]}, "label": "safe"}, "input", "ever judged"),
+    (
+        {"input": {"messages": [{"role": "tool", "content": ""}]}, "label": "safe"},
+        "input",
+        "ever judged",
+    ),
     ({"input": "x", "label": "safe", "comment": "x" * 2_001}, "comment", "at most 2000"),
     ({"input": "x", "label": "safe", "reviewer": "x" * 129}, "reviewer", "at most 128"),
     ({"input": "x", "label": "safe", "reviewer": ""}, "reviewer", "at least 1"),

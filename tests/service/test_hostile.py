@@ -85,7 +85,11 @@ def test_a_guards_prompt_is_taken_apart_in_one_pass(text: str):
         llamaguard.contents_of([Message(role="user", content=text)])
 
 
-@pytest.mark.parametrize("turn", [b'{"role":"user","content":"a"}', b"{}"], ids=["said", "nothing"])
+@pytest.mark.parametrize(
+    "turn",
+    [b'{"role":"user","content":"a"}', b'{"role":"user","content":""}'],
+    ids=["said", "nothing"],
+)
 def test_turns_that_nobody_answers_are_read_in_one_pass(turn: bytes):
     body = b'{"messages":[' + b",".join([turn] * 10_000) + b"]}"
     with at_once():

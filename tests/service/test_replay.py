@@ -15,6 +15,7 @@ from service.observing.audit.replay import replay, texts_of
 from service.settings import Settings
 from tamis.cli import main
 from tests.service.observed import INSULT, lines_of, post, running
+from tests.service.wire import user
 
 POLICY = {"name": "mine", "categories": {"toxicity": {"flag": 0.1, "block": 0.2}}, "overall": {}}
 # Every kind of item, so that every kind of content is recorded.
@@ -38,7 +39,7 @@ TEXTS: list[dict[str, Any]] = [
     {"text": INSULT},
     {"text": "What a stupid goose!"},
     {"id": "x", "prompt": "How do I bake bread?", "response": "You mix, you knead, you wait."},
-    {"messages": [{"role": "assistant", "content": "Welcome to the garden."}, {"role": "user"}]},
+    {"messages": [{"role": "assistant", "content": "Welcome to the garden."}, *user("")]},
     ITEMS[5],
     {"text": ITEMS[-1]},
 ]
