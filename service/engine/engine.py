@@ -1,11 +1,9 @@
 """The asynchronous engine: contents in, findings and stage times out."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar, cast
 
 from service.engine.cache import Cache
@@ -13,26 +11,22 @@ from service.engine.estimate import TokenRate
 from service.engine.flights import Flights, Lookup
 from service.engine.judging import Hands, InProcess, Model, Reading, Served, WindowTask
 from service.engine.memory import Memory, Work
+from service.engine.opinions import Found, Opinions
 from service.engine.pairs import PairTask, Rulings, run_pairs
 from service.engine.policy_encoder import Encoder, RuleScore
 from service.engine.priority import PATIENT, stand_back
 from service.engine.queue import work
 from service.engine.runtime import available_threads, has_quota
-from service.engine.scheduler import DeadlineError, Events, OverloadedError, Scheduler
+from service.engine.scheduler import DeadlineError, Events, Scheduler
 from service.engine.timings import Timings
 from service.engine.warmup import Pace
-from service.errors import frames
 from tamis.bundle import Bundle
 from tamis.content import Content
 from tamis.reasoner.protocol import Guideline
 from tamis.tiers import Bands, second_of
-from tamis.verdict import Finding, Missed, Role
-
-logger = logging.getLogger("tamis.service")
+from tamis.verdict import Finding, Role
 
 SPECIAL_TOKENS: Final = 3
-# Of a deadline so much is left for the answer behind a second opinion.
-RESERVE: Final = 0.05
 # Up to so many tokens, two full windows, a request is prompt work: what people wait for.
 PROMPT: Final = 512
 
@@ -50,34 +44,6 @@ class EngineEvents(Events):
 
 
 Task: TypeAlias = WindowTask | PairTask
-
-
-@dataclass(slots=True)
-class _Judged:
-    """Findings; seconds queued, tokenising and pooling; when the last one was known."""
-
-    findings: list[Finding]
-    queued: float
-    tokenize: float
-    pool: float
-    found: float
-
-    def miss(self, unsure: Sequence[int], why: Missed) -> None:
-        """These have got no second opinion, which is known by now."""
-        for n in unsure:
-            self.findings[n] = replace(self.findings[n], missed=why)
-        self.found = time.perf_counter()
-
-    def timings(self, began: float) -> Timings:
-        """By stage, now that all is said."""
-        ended = time.perf_counter()
-        return Timings(
-            queue=self.queued * 1e3,
-            tokenize=self.tokenize * 1e3,
-            infer=max(self.found - began - self.queued - self.tokenize - self.pool, 0.0) * 1e3,
-            postprocess=(self.pool + ended - self.found) * 1e3,
-            total=(ended - began) * 1e3,
-        )
 
 
 class Engine:
@@ -111,8 +77,7 @@ class Engine:
         self.classifier = classifier
         self._first = Model(classifier, pace.wide_from)
         self._speed = pace.speed
-        self._bands: Bands | None = None
-        self._second: Model | None = None
+        self._opinions = Opinions(self._judged, classifier)
         self._other: Model | None = None
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._events = events or EngineEvents()
@@ -151,7 +116,7 @@ class Engine:
         model = None
         if second is not None and pace is not None:
             model = self._model(second, pace, "accurate")
-        self._bands, self._second = bands, model
+        self._opinions.bands, self._opinions.model = bands, model
 
     def read_by(self, other: Served, pace: Pace) -> None:
         """From now on have another classifier judge what the first one cannot read.
@@ -218,7 +183,7 @@ class Engine:
         # Rules first: they have to be judged, and a second opinion may take all the time there is.
         await self._ruled(found, contents, rules, began, deadline)
         if not alone:
-            await self._consulted(found, contents, evidence, began, deadline)
+            await self._opinions.add(found, contents, evidence, began, deadline)
         findings = iter(found.findings)
         return [[next(findings) for _ in item] for item in items], found.timings(began)
 
@@ -267,7 +232,6 @@ class Engine:
         found = self._recalled(readings) if whole else {}
         fresh = {n: reading for n, reading in enumerate(readings) if n not in found}
         queued = await self._read(list(fresh.values()), deadline, extra=False)
-        ended = time.perf_counter()
         for n, reading in fresh.items():
             found[n] = reading.finding
             if whole and self.cache is not None:
@@ -277,10 +241,10 @@ class Engine:
             if length >= memory.characters:
                 assert reading.read is not None
                 memory.keep(reading.read.scores, length)
-        judged = _judged([found[n] for n in range(len(texts))], readings, queued, ended)
+        judged = Found.by(readings, [found[n] for n in range(len(texts))], queued)
         await self._ruled(judged, contents, rules, began, deadline)
         if whole:
-            await self._consulted(judged, contents, False, began, deadline)
+            await self._opinions.add(judged, contents, False, began, deadline)
         work = [
             Work(found[n].windows) if reading.read is None else reading.read.work
             for n, reading in enumerate(readings)
@@ -296,7 +260,7 @@ class Engine:
 
     async def _ruled(
         self,
-        found: _Judged,
+        found: Found,
         contents: Sequence[Content],
         rules: Sequence[Guideline],
         began: float,
@@ -305,7 +269,7 @@ class Engine:
         """Add what is to be said of rules."""
         if self.rules is not None and rules:
             await self.rules.add(found.findings, contents, rules, began, deadline, found.queued)
-            found.found = time.perf_counter()
+            found.known = time.perf_counter()
 
     def _estimate(self, text: str) -> int:
         """How many tokens a text has, by those that were tokenised."""
@@ -325,57 +289,14 @@ class Engine:
 
     async def _judged(
         self, readings: Sequence[Reading], deadline: float | None, extra: bool = False
-    ) -> _Judged:
+    ) -> Found:
         """What those say who are asked first; ``extra`` as for the scheduler."""
         if self.cache is None:
             queued = await self._read(readings, deadline, extra)
             found = [reading.finding for reading in readings]
         else:
             found, queued = await self._flights.judge(readings, deadline, self.cache, extra)
-        return _judged(found, readings, queued, time.perf_counter())
-
-    async def _consulted(
-        self,
-        found: _Judged,
-        contents: Sequence[Content],
-        evidence: bool,
-        began: float,
-        deadline: float | None,
-    ) -> None:
-        """Put second opinions in the place of findings that leave the answer open.
-
-        Load does not decide whether a second opinion is given: it waits its turn, and nothing but
-        the request's own deadline cuts that short. Where it fails, what is known stands.
-        """
-        bands, second = self._bands, self._second
-        if bands is None:
-            return
-        unsure = [n for n, finding in enumerate(found.findings) if bands.unsure(finding)]
-        if not unsure:
-            return
-        if second is None:
-            found.miss(unsure, "not_ready")
-            return
-        left = None
-        if deadline is not None:
-            left = max(began + (1 - RESERVE) * deadline - time.perf_counter(), 0.0)
-        asked = [Reading(second, None, contents[n], evidence) for n in unsure]
-        try:
-            more = await self._judged(asked, left, extra=True)
-        except (DeadlineError, OverloadedError):
-            found.miss(unsure, "deadline")
-            return
-        except Exception as error:
-            # Not its message, which may quote a text.
-            logger.error("no second opinion: %s\n%s", type(error).__name__, frames(error))
-            found.miss(unsure, "failed")
-            return
-        for n, finding in zip(unsure, more.findings, strict=True):
-            found.findings[n] = bands.settle(found.findings[n], finding, self.bundle.thresholds)
-        found.queued += more.queued
-        found.tokenize += more.tokenize
-        found.pool += more.pool
-        found.found = more.found
+        return Found.by(readings, found, queued)
 
     async def _read(
         self, readings: Sequence[Reading], deadline: float | None, extra: bool
@@ -383,9 +304,10 @@ class Engine:
         """Run what is asked."""
         tasks = [self._task(reading) for reading in readings]
         more = sum(task.cost for task in tasks if not task.reading.once)
-        if self._second is not None and deadline is None and more and not extra:
+        second = self._opinions.model
+        if second is not None and deadline is None and more and not extra:
             # Nothing will cut a second opinion short, so there must be room for one.
-            self.scheduler.check_patience(self._second.weight * more)
+            self.scheduler.check_patience(second.weight * more)
         return await self.scheduler.submit(tasks, deadline, extra=extra)
 
     def _task(self, reading: Reading) -> WindowTask:
@@ -439,10 +361,3 @@ class Engine:
         more, tokens = self._hands.open(task)
         self._rate.learn(len(task.reading.content.text), tokens)
         return more
-
-
-def _judged(
-    found: list[Finding], readings: Sequence[Reading], queued: float, ended: float
-) -> _Judged:
-    tokenize, pool = sum(r.tokenize for r in readings), sum(r.pool for r in readings)
-    return _Judged(found, queued, tokenize, pool, ended)
