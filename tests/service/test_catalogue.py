@@ -7,8 +7,8 @@ from pathlib import Path
 from service.dialects.catalogue import policy_json
 from tamis import rules
 from tamis.bundle import Bundle
-from tamis.policies.parsing import default_policy, parse_policy
-from tamis.policy import FIELDS, Policy
+from tamis.policies.parsing import FIELDS, default_policy, parse_policy
+from tamis.policy import Policy
 from tests.encoders import write_encoder
 from tests.policies import FULL, unset
 
