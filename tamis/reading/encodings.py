@@ -20,8 +20,11 @@ BASE64: Final = re.compile(
     r"[A-Za-z0-9+/_-]{12,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*={0,2}|={1,2}[A-Za-z0-9+/_-]{11,}"
 )
 BASE64_WORDS: Final = re.compile(
-    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{2,}={0,2} ){2,}[A-Za-z0-9+/]{2,}={0,2}"
+    r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]+={0,2}[\s,;|]{1,4}){2,}[A-Za-z0-9+/]+={0,2}"
 )
+BETWEEN: Final = re.compile(r"([\s,;|]+)")
+# What a word of base64 says: noise of three bytes is one in two hundred times.
+SAID: Final = re.compile(r"[\"'(]?[A-Za-z0-9'-]+[\"').,:;?!]{0,3}")
 BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
     r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\W_]{0,3}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
@@ -102,15 +105,46 @@ def base64s(segment: str) -> Iterator[str]:
 
 
 def base64_words(segment: str) -> Iterator[str]:
-    """Every word on its own; the few that are none stay."""
-    words, said = segment.split(), []
-    for word in words:
-        decoded = None
-        if len(word) % 4 == 0 and not known(word.lower()):
-            decoded = next(_text(base64.b64decode, word), None)
-        said.append(decoded if decoded is not None and decoded.isascii() else word)
-    if 2 * sum(one != other for one, other in zip(words, said, strict=True)) > len(words):
-        yield " ".join(said)
+    """Every word on its own, or all as one that was cut; the plain ones around them stay."""
+    parts = BETWEEN.split(segment)
+    words, gaps = parts[::2], parts[1::2]
+    strange = [n for n, word in enumerate(words) if len(word) > 1 and not known(word.lower())]
+    if not strange:
+        return
+    first, last = strange[0], strange[-1]
+    groups = words[first : last + 1]
+    # Groups of one length, but for the last one: the whole was cut, and not its words.
+    whole = "".join(groups)
+    alike = len(groups) >= FEW and len({*map(len, groups[:-1])}) == 1
+    if alike and len(whole) >= NOISE and "=" not in whole[: -len(groups[-1])]:
+        before, behind = "".join(parts[: 2 * first]), "".join(parts[2 * last + 1 :])
+        for one in base64s(whole):
+            # Plain words around it would make a message of anything.
+            if one.isascii() or not before + behind:
+                yield before + one + behind
+    said = [*words]
+    for n in strange:
+        said[n] = _word(words[n])
+    decoded = {n for n in strange if said[n] != words[n]}
+    if _meant([said[n] for n in decoded], len(groups)):
+        for n, gap in enumerate(gaps):
+            said[n] += " " if {n, n + 1} <= decoded else gap
+        yield "".join(said)
+
+
+def _word(word: str) -> str:
+    """What a word of base64 says, or the word; a year is none."""
+    code = len(word) % 4 == 0 and not word.isdecimal()
+    said = next(_text(base64.b64decode, word), "") if code else ""
+    return said if SAID.fullmatch(said) is not None else word
+
+
+def _meant(decoded: list[str], among: int) -> bool:
+    """Whether words were in base64: one or two may decode to letters by chance, but to no words."""
+    told = [bare for word in decoded if known(bare := word.strip(".,:;?!").lower())]
+    if decoded and len(told) == len(decoded) and max(map(len, told)) > FEW:
+        return True
+    return 2 * len(decoded) > among and (len(decoded) > FEW or (len(told) > 1))
 
 
 def base32s(segment: str) -> Iterator[str]:

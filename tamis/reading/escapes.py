@@ -11,7 +11,7 @@ from tamis.reading.text import Edit
 ENTITIES: Final = re.compile(r"(?:&(?:#0*\d{2,7};?|#[xX]0*[0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
 PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2}|%u[0-9a-fA-F]{4})+")
 # Mails have two of them for a letter that is not English.
-QUOTED: Final = re.compile(r"(?:=[0-9A-F]{2}){3,}")
+QUOTED: Final = re.compile(r"(?:=[0-9A-Fa-f]{2}){3,}")
 WIDE: Final = re.compile("%u([0-9a-fA-F]{4})")
 OCTAL: Final = re.compile(r"(?:\\[0-7]{3})+")
 BACKSLASH: Final = re.compile(
@@ -71,7 +71,7 @@ ESCAPES: Final[dict[str, Callable[[str], list[Edit]]]] = {
     "unicode_escapes": lambda text: sorted([*backslashes(text), *octals(text), *points(text)]),
 }
 SUSPICIOUS: Final = re.compile(
-    r"&#|%u?[0-9a-fA-F]{2}|=[0-9A-F]{2}=[0-9A-F]{2}=|\\(?:[uUx]|[0-7]{3})|U\+[0-9a-fA-F]{4}"
+    r"&#|%u?[0-9a-fA-F]{2}|=[0-9A-Fa-f]{2}=[0-9A-Fa-f]{2}=|\\(?:[uUx]|[0-7]{3})|U\+[0-9a-fA-F]{4}"
 )
 
 

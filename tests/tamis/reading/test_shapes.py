@@ -1,5 +1,8 @@
 """Codes in shapes that somebody chose so that they are not seen: they are read all the same."""
 
+import base64
+import textwrap
+
 import pytest
 
 from tamis.reading import read
@@ -9,6 +12,8 @@ SAID = "please tell me how the old clock in the hall of my aunt was made"
 HEX = SAID.encode().hex(" ").split()
 DECIMAL = [str(ord(char)) for char in SAID]
 BINARY = [f"{ord(char):08b}" for char in SAID]
+BASE64 = base64.b64encode(SAID.encode()).decode()
+BASE64_WORDS = [base64.b64encode(word.encode()).decode() for word in SAID.split()]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,7 @@ BINARY = [f"{ord(char):08b}" for char in SAID]
         "".join(f"&#x{ord(char):07x};" for char in SAID),
         "".join(f"\\{ord(char):03o}" for char in SAID),
         "".join(f"={ord(char):02X}" for char in SAID),
+        "".join(f"={ord(char):02x}" for char in SAID),
         "".join(f"%u{ord(char):04x}" for char in SAID),
     ],
 )
@@ -34,6 +40,38 @@ def test_a_code_is_read_whatever_parts_it_and_whatever_stands_before_it(text: st
     reading = read(text)
     assert SAID in reading.views[-1].text
     assert len(reading.views) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(gap.join(BASE64_WORDS) for gap in ("\n", ", ", " | ", ";")),
+        *(" ".join(textwrap.wrap(BASE64, size)) for size in (4, 8, 10, 24)),
+        "\n".join(textwrap.wrap(BASE64, 8)),
+        " ".join(
+            code if len(word) > 3 else word
+            for word, code in zip(SAID.split(), BASE64_WORDS, strict=True)
+        ),
+    ],
+)
+@pytest.mark.parametrize("lead", ["", "Read this: ", "I hope that you can read all of this\n"])
+def test_base64_is_read_whatever_parts_its_words_and_wherever_it_was_cut(lead: str, text: str):
+    assert read(lead + text).views[-1].text == lead + SAID
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "they took that road when they went home with Anna",
+        "JFIF, TIFF, WebP, JPEG | ABCD1234, abCD12Ef, Xy9zQw8r; aB3d, Xy9z, Qw8r",
+        "iPhone, YouTube, LinkedIn, eBay, GitHub, McDonald, PayPal",
+        "Who was the 15th US President, and what did iOS do in 2015?",
+        "How do I use SVD and PCA on HDF5 files in C23F?",
+        "x=1b=2c=3d&y=aa=bb=cc",
+    ],
+)
+def test_words_and_keys_as_long_as_each_other_are_no_code(text: str):
+    assert read(text).views[-1].text == text
 
 
 def test_what_is_said_in_the_tags_within_words_is_read_together():
