@@ -9,6 +9,7 @@ import codecs
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 Transform = Callable[[str], str]
@@ -20,6 +21,13 @@ LEET_SIGNS: Final = str.maketrans("aisolAISOL", "@!$0|@!$0|")
 TURNED: Final = dict(zip(LOWER + ".?!,'", "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹsʇnʌʍxʎz˙¿¡‘,", strict=True))
 BRAILLE: Final = dict(zip(LOWER + " ", "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵⠀", strict=True))
 SMALL: Final = str.maketrans(LOWER, "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘǫʀsᴛᴜᴠᴡxʏᴢ")
+FANCY: Final = {
+    "fancy greek": "αв¢∂єfgнιנкℓмиσρqяѕтυνωχуz",
+    "fancy chinese": "卂乃匚ᗪ乇千Ꮆ卄丨ﾌҜㄥ爪几ㄖ卩Ɋ尺丂ㄒㄩᐯ山乂ㄚ乙",
+    "fancy currencies": "₳฿₵ĐɆ₣₲ⱧłJ₭Ⱡ₥₦Ø₱QⱤ₴₮ɄV₩ӾɎⱫ",
+    "accents": "àbçdéfghîjklmñôpqršţûvwxýž",
+    "russian by sound": "абцдефгхийклмнопкрстуввхйз",
+}
 MORSE: Final = {
     "a": ".-",
     "b": "-...",
@@ -86,6 +94,10 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+def _in_alphabet(letters: str, text: str) -> str:
+    return text.lower().translate(str.maketrans(LOWER, letters))
+
+
 def _bits(text: str) -> str:
     return "".join(f"{byte:08b}" for byte in text.encode())
 
@@ -116,6 +128,7 @@ TRANSFORMATIONS: Final[dict[str, Transform]] = {
     "combining marks": lambda s: "".join(c + "\u0301\u0336\u0323" for c in s),
     "upside down": lambda s: "".join(TURNED.get(c, c) for c in reversed(s.lower())),
     "braille": lambda s: "".join(BRAILLE.get(c, c) for c in s.lower()),
+    **{name: partial(_in_alphabet, letters) for name, letters in FANCY.items()},
     # Spelling.
     "leetspeak": lambda s: s.translate(LEET),
     "leetspeak, signs": lambda s: s.translate(LEET_SIGNS),

@@ -52,7 +52,8 @@ SIGNS: Final = ".,;:!?'\"()"
 
 
 @cache
-def _table(name: str) -> dict[int, str]:
+def looks(name: str) -> dict[int, str]:
+    """Letters by code point, and what Latin one they are."""
     text = files("tamis.reading").joinpath("data", name).read_text(encoding="utf-8")
     lines = (line.split(" ", 1) for line in text.splitlines())
     return {ord(char): look for look, chars in lines for char in chars}
@@ -64,13 +65,13 @@ def _dresses() -> frozenset[str]:
 
     A set, not a class of a pattern: those are slow beyond the basic plane.
     """
-    return frozenset(chr(p) for p, look in _table("styled.txt").items() if look.isalnum())
+    return frozenset(chr(p) for p, look in looks("styled.txt").items() if look.isalnum())
 
 
 @cache
 def _foreign() -> frozenset[str]:
     """The look-alikes of other scripts, without Latin letters that have a hook or a stroke."""
-    chars = map(chr, _table("lookalikes.txt"))
+    chars = map(chr, looks("lookalikes.txt"))
     return frozenset(c for c in chars if "LATIN" not in unicodedata.name(c, ""))
 
 
@@ -79,7 +80,7 @@ def styled(text: str) -> list[Edit]:
     worn = _dresses().intersection(text)
     if sum(map(text.count, worn)) < FEW:
         return []
-    table = _table("styled.txt")
+    table = looks("styled.txt")
     tokens = (m for m in TOKEN.finditer(text) if not worn.isdisjoint(m[0]))
     return [Edit(*m.span(), m[0].translate(table)) for m in tokens]
 
@@ -175,7 +176,7 @@ def _righted(turned: str) -> str:
 
 def lookalikes(text: str) -> list[Edit]:
     """Words with letters of other scripts that look Latin (UTS #39), where they stand for those."""
-    table, foreign = _table("lookalikes.txt"), _foreign()
+    table, foreign = looks("lookalikes.txt"), _foreign()
     mixed: list[Edit] = []
     short: list[Edit] = []
     whole: list[Edit] = []

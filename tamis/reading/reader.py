@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, opaque, spacing
+from tamis.reading.alphabets import alphabets
 from tamis.reading.emoji import emoji, named
 from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
@@ -28,6 +29,7 @@ UNICODE: Final[dict[str, Simple]] = {
     "styled": letters.styled,
     "regional": letters.regional,
     "braille": letters.braille,
+    "alphabets": alphabets,
     "lookalikes": letters.lookalikes,
     "emoji": emoji,
     "pictures": named,
