@@ -27,11 +27,11 @@ BETWEEN: Final = re.compile(r"([\s,;|]+)")
 SAID: Final = re.compile(r"[\"'(]?[A-Za-z0-9'-]+[\"').,:;?!]{0,3}")
 BASE32: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}={0,6}")
 HEX: Final = re.compile(
-    r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9a-fA-F]{2}[\W_]{0,3}){5,}(?:0x)?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
+    r"(?<![0-9A-Za-z])(?:(?:0[xX])?[0-9a-fA-F]{2}[\W_]{0,3}){5,}(?:0[xX])?[0-9a-fA-F]{2}(?![0-9A-Za-z])"
 )
 # A letter each, or many in a row; never two ways to read the same digits, which double with each.
 _BITS: Final = r"(?:[01]{14,}|[01]{7,8})(?![0-9])"
-BINARY: Final = re.compile(rf"(?<![0-9]){_BITS}(?:[\W_]{{1,3}}{_BITS})*")
+BINARY: Final = re.compile(rf"(?<![0-9])(?:0b)?{_BITS}(?:[\W_]{{1,3}}(?:0b)?{_BITS})*")
 NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:[\W_]{1,3}[0-9]{1,3}){4,}(?![0-9])")
 # It may end before whatever parts its letters: what does not is read again from each of them.
 MORSE: Final = re.compile(r"(?<!\S)[.·•\-–—−_]{1,6}(?:[ /|\n]{1,3}[.·•\-–—−_]{1,6}){4,}(?![^\s/|])")
@@ -155,14 +155,14 @@ def base32s(segment: str) -> Iterator[str]:
 
 def hexes(segment: str) -> Iterator[str]:
     """Two digits a byte, whatever stands between."""
-    digits = re.sub(r"0x|[^0-9a-fA-F]", "", segment)
+    digits = re.sub(r"0[xX]|[^0-9a-fA-F]", "", segment)
     yield from _text(bytes.fromhex, digits)
     yield from _text(bytes.fromhex, digits[::-1])
 
 
 def binaries(segment: str) -> Iterator[str]:
     """Eight or seven digits a byte."""
-    bits = re.sub("[^01]", "", segment)
+    bits = re.sub("0b|[^01]", "", segment)
     for size in (8, 7):
         if len(bits) % size == 0:
             codes = [int(bits[n : n + size], 2) for n in range(0, len(bits), size)]

@@ -8,16 +8,33 @@ from urllib.parse import unquote
 
 from tamis.reading.text import Edit
 
-ENTITIES: Final = re.compile(r"(?:&(?:#0*\d{2,7};?|#[xX]0*[0-9a-fA-F]{2,6};?|[A-Za-z]{2,8};))+")
+# An ampersand may be escaped itself, more than once.
+_AMP: Final = "&(?:(?:amp|#0*38|#[xX]0*26);){0,3}"
+ENTITIES: Final = re.compile(
+    rf"(?:{_AMP}#(?:0*\d{{2,7}}|[xX]0*[0-9a-fA-F]{{2,6}});?|&[A-Za-z]{{2,8}};)+"
+)
+AMPERSAND: Final = re.compile(rf"{_AMP}#")
 PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2}|%u[0-9a-fA-F]{4})+")
 # Mails have two of them for a letter that is not English.
 QUOTED: Final = re.compile(r"(?:=[0-9A-Fa-f]{2}){3,}")
 WIDE: Final = re.compile("%u([0-9a-fA-F]{4})")
-OCTAL: Final = re.compile(r"(?:\\[0-7]{3})+")
+OCTAL: Final = re.compile(r"(?:(?!\\00[0-9a-fA-F]{4})\\[0-7]{3})+")
+# Of a style sheet: six digits, and a space that ends them where a digit follows.
+STYLE: Final = re.compile(r"(?:\\00[0-9a-fA-F]{4} ?)+")
 BACKSLASH: Final = re.compile(
     r"(?:\\u[0-9a-fA-F]{4}|\\u\{[0-9a-fA-F]{1,6}\}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2})+"
 )
-POINTS: Final = re.compile(r"U\+([0-9a-fA-F]{4,6})(?:[ ,]+U\+([0-9a-fA-F]{4,6}))+")
+POINTS: Final = re.compile(r"U\+[0-9a-fA-F]{4,6}(?:[ ,]*U\+[0-9a-fA-F]{4,6})+")
+# A character by its number, as languages of programs, sheets and queries have it.
+CALL: Final = (
+    r"(?:(?:uni|n|w)?cha?r[bw]?\$? ?\(|\[char\] ?\(?|string\.fromcharcode ?\(|alt ?\+|\\char)"
+    r" ?(?:0x[0-9a-f]{2,5}|\d{1,7}) ?\)?"
+)
+CALLS: Final = re.compile(rf"{CALL}(?:[\s+&.,;|~]{{0,4}}{CALL}){{2,}}", re.IGNORECASE)
+# What is in each of them: found faster, and its signs counted faster still.
+CALLING: Final = re.compile(r"[(\]+r] ?[0-9]")
+SIGNS: Final = ("(", "]", "+", "\\char")
+CALLED: Final = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 NUMBER: Final = re.compile(r"[0-9a-fA-F]+")
 URL: Final = re.compile(r"(?<!\w)\w+://[^\s<>\"']*")
 # Some escaped letters are how a program writes an accent; many are how one writes a text.
@@ -26,7 +43,8 @@ FEW: Final = 3
 
 def entities(text: str) -> list[Edit]:
     """``&#73;&#103;`` → ``Ig``; named ones along with it (``&lt;div&gt;`` alone stays)."""
-    return _enough([Edit(*m.span(), html.unescape(m[0])) for m in ENTITIES.finditer(text)])
+    found = ((m, AMPERSAND.sub("&#", m[0])) for m in ENTITIES.finditer(text))
+    return _enough([Edit(*m.span(), html.unescape(said)) for m, said in found])
 
 
 def percent(text: str) -> list[Edit]:
@@ -65,21 +83,46 @@ def points(text: str) -> list[Edit]:
     return _enough(found)
 
 
+def styles(text: str) -> list[Edit]:
+    r"""``\000049\000067`` → ``Ig``."""
+    found = [Edit(*m.span(), _chars(m[0].replace("\\", " "))) for m in STYLE.finditer(text)]
+    return _enough(found)
+
+
+def calls(text: str) -> list[Edit]:
+    """``CHAR(73)||CHAR(103)``, ``chr(73)+chr(103)``, ``[char]73+[char]103`` → ``Ig``."""
+    found = []
+    for m in CALLS.finditer(text):
+        numbers = (int(n, 16 if n[1:2] in ("x", "X") else 10) for n in CALLED.findall(m[0]))
+        found.append(Edit(*m.span(), "".join(map(_char, numbers))))
+    return _enough(found)
+
+
 ESCAPES: Final[dict[str, Callable[[str], list[Edit]]]] = {
     "html_entities": entities,
     "percent": percent,
-    "unicode_escapes": lambda text: sorted([*backslashes(text), *octals(text), *points(text)]),
+    "unicode_escapes": lambda text: sorted(
+        edit for find in (backslashes, octals, styles, points, calls) for edit in find(text)
+    ),
 }
 SUSPICIOUS: Final = re.compile(
-    r"&#|%u?[0-9a-fA-F]{2}|=[0-9A-Fa-f]{2}=[0-9A-Fa-f]{2}=|\\(?:[uUx]|[0-7]{3})|U\+[0-9a-fA-F]{4}"
+    r"&(?:amp;)?#|%u?[0-9a-fA-F]{2}|=[0-9A-Fa-f]{2}=[0-9A-Fa-f]{2}=|\\(?:[uUx]|[0-7]{3})|U\+[0-9a-fA-F]{4}"
 )
 
 
+def suspicious(text: str) -> bool:
+    """Whether characters may be written as their numbers: asked before they are looked for."""
+    if SUSPICIOUS.search(text) is not None:
+        return True
+    return sum(map(text.count, SIGNS)) >= FEW and len(CALLING.findall(text)) >= FEW
+
+
 def _chars(numbers: str) -> str:
-    values = (int(number, 16) for number in NUMBER.findall(numbers))
-    return "".join(
-        chr(v) if v <= 0x10FFFF and not 0xD800 <= v < 0xE000 else "\ufffd" for v in values
-    )
+    return "".join(_char(int(number, 16)) for number in NUMBER.findall(numbers))
+
+
+def _char(value: int) -> str:
+    return chr(value) if value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else "\ufffd"
 
 
 def _unquoted(said: str) -> str:

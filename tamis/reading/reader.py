@@ -148,7 +148,7 @@ def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
     if not said.text.isascii() or invisible.SUSPICIOUS.search(said.text) is not None:
         for name, find in UNICODE.items():
             apply(name, find(said.text))
-    if escapes.SUSPICIOUS.search(said.text) is not None:
+    if escapes.suspicious(said.text):
         for name, find in escapes.ESCAPES.items():
             apply(name, find(said.text))
     for name in encodings.ENCODINGS:

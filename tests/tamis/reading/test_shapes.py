@@ -34,6 +34,19 @@ BASE64_WORDS = [base64.b64encode(word.encode()).decode() for word in SAID.split(
         "".join(f"={ord(char):02X}" for char in SAID),
         "".join(f"={ord(char):02x}" for char in SAID),
         "".join(f"%u{ord(char):04x}" for char in SAID),
+        "".join(f"&amp;#{ord(char)};" for char in SAID),
+        "".join(f"&#38;#x{ord(char):x};" for char in SAID),
+        "".join(f"U+{ord(char):04X}" for char in SAID),
+        "".join(f"\\{ord(char):06x}" for char in SAID),
+        "||".join(f"CHAR({ord(char)})" for char in SAID),
+        "=" + "&".join(f"CHAR({ord(char)})" for char in SAID),
+        " + ".join(f"chr({ord(char)})" for char in SAID),
+        ".".join(f"chr(0x{ord(char):x})" for char in SAID),
+        "+".join(f"[char]{ord(char)}" for char in SAID),
+        " ".join(f"Alt+{ord(char)}" for char in SAID),
+        "".join(f"\\char{ord(char)} " for char in SAID),
+        " ".join(f"0X{ord(char):02X}" for char in SAID),
+        " ".join(f"0b{ord(char):08b}" for char in SAID),
     ],
 )
 def test_a_code_is_read_whatever_parts_it_and_whatever_stands_before_it(text: str):
@@ -68,6 +81,11 @@ def test_base64_is_read_whatever_parts_its_words_and_wherever_it_was_cut(lead: s
         "Who was the 15th US President, and what did iOS do in 2015?",
         "How do I use SVD and PCA on HDF5 files in C23F?",
         "x=1b=2c=3d&y=aa=bb=cc",
+        "CREATE TABLE t (a CHAR(72), b VARCHAR(80), c CHAR(65), d NCHAR(66) NOT NULL)",
+        "print(chr(10) + chr(13)) # and char(9), chr(i + 97), ord('a')",
+        "Press Alt+1, Alt+2, Alt+3, Alt+4 or Alt+F4 to change the sheet.",
+        "<p>Tea &amp;amp; cake &amp;lt;b&amp;gt; &amp;nbsp; &amp;#38; jam</p>",
+        "a[0] + a[1] + a[2] + char(s[3]) + char(s[4])",
     ],
 )
 def test_words_and_keys_as_long_as_each_other_are_no_code(text: str):
