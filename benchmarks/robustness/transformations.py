@@ -28,6 +28,11 @@ FANCY: Final = {
     "accents": "àbçdéfghîjklmñôpqršţûvwxýž",
     "russian by sound": "абцдефгхийклмнопкрстуввхйз",
 }
+RADIO: Final = (
+    *("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet"),
+    *("kilo", "lima", "mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango"),
+    *("uniform", "victor", "whiskey", "x-ray", "yankee", "zulu"),
+)
 MORSE: Final = {
     "a": ".-",
     "b": "-...",
@@ -158,7 +163,15 @@ TRANSFORMATIONS: Final[dict[str, Transform]] = {
     "morse": lambda s: " / ".join(
         " ".join(MORSE[c] for c in word if c in MORSE) for word in s.lower().split()
     ),
+    "radio alphabet": lambda s: " / ".join(
+        " ".join(RADIO[ord(c) - 97] for c in word if "a" <= c <= "z") for word in s.lower().split()
+    ),
+    "character calls": lambda s: "+".join(f"chr({ord(c)})" for c in s),
     # Order.
+    "rot47": lambda s: "".join(
+        chr(33 + (ord(c) - 33 + 47) % 94) if "!" <= c <= "~" else c for c in s
+    ),
+    "letters swapped": lambda s: " ".join(re.sub(r"(\S)(\S)", r"\2\1", word) for word in s.split()),
     "rot13": lambda s: codecs.encode(s, "rot13"),
     "caesar 7": lambda s: _caesar(s, 7),
     "atbash": lambda s: s.translate(

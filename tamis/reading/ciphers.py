@@ -17,10 +17,12 @@ from tamis.reading.text import Edit
 # A word of a few letters next to a run.
 BEFORE: Final = re.compile(r"\b([A-Za-z]{1,5})[ ,'\u2019]{1,2}\Z")
 BEHIND: Final = re.compile(r"[ ,'\u2019]{1,2}([A-Za-z]{1,5})\b")
-BY_WORD: Final = frozenset(("rot13", "atbash", "caesar", "reversed_words"))
+BY_WORD: Final = frozenset(("rot13", "atbash", "caesar", "reversed_words", "swapped"))
 LETTERS: Final = re.compile(r"[A-Za-z]+")
 # A run of unknown words is worth a try from so many words and letters on.
 WORDS: Final = 3
+# So many of its words tell whether more of them are worth it.
+FEW: Final = 8
 ENOUGH: Final = 10
 # The mean frequency of letters is 6.5 in English, some 6 in its neighbours, 3.8 in noise.
 PLAIN: Final = 5.2
@@ -80,6 +82,17 @@ def _alphabet(lower: str) -> dict[int, str]:
     }
 
 
+# All that can be seen in ASCII turned by 47: what small letters are then, and "a", "e" and "o".
+PRINTED: Final = "".join(map(chr, range(33, 127)))
+ROT47: Final = str.maketrans(PRINTED, PRINTED[47:] + PRINTED[:47])
+SMALL: Final = re.compile("[2-K]")
+VOWELS: Final = "26@"
+# Of English a quarter is those; of a text in which a part is turned, less.
+VOCAL: Final = 0.05
+VISIBLE: Final = re.compile(r"\S+")
+# The hyphen of a word in pig latin.
+PIG: Final = re.compile("-(?=[wyWY]?[aA][yY])")
+PAIR: Final = re.compile(r"(\S)(\S)")
 ATBASH: Final = _alphabet(ascii_lowercase[::-1])
 SHIFTS: Final = [_alphabet(ascii_lowercase[n:] + ascii_lowercase[:n]) for n in range(26)]
 
@@ -98,6 +111,26 @@ def ciphered(text: str) -> list[tuple[str, Edit]]:
         if (not found or start >= found[-1][1].end) and (one := _undone(text, start, end)):
             found.append(one)
     return _apart(found)
+
+
+def rot47(text: str) -> list[Edit]:
+    """Lines of ASCII turned by 47 that become English; words that were not turned are kept."""
+    if sum(map(text.count, VOWELS)) < VOCAL * len(text):
+        return []
+    found, at = [], 0
+    for line in text.split("\n"):
+        if len(line) >= ENOUGH and sum(map(line.count, VOWELS)) >= VOCAL * len(line):
+            said = VISIBLE.sub(lambda m: _turned_by_47(m[0]), line)
+            if reads(said) and 2 * prose(line) <= prose(said):
+                found.append(Edit(at, at + len(line), said))
+        at += len(line) + 1
+    return found
+
+
+def _turned_by_47(word: str) -> str:
+    # "x" is "I", and "p" is "A".
+    turned = 2 * len(SMALL.findall(word)) > len(word) or word in "px"
+    return word.translate(ROT47) if turned else word
 
 
 def _apart(found: list[tuple[str, Edit]]) -> list[tuple[str, Edit]]:
@@ -200,6 +233,12 @@ def _guesses(taste: str, before: str) -> Iterator[tuple[str, Guess]]:
         yield name, partial(_turned, table)
         yield name, partial(_turned_back, table)
     found = LETTERS.findall(taste)
+    for swapped in (_pairs_swapped, _halves_swapped):
+        # Ten times as fast as all of a taste.
+        tried = [word for word in found if len(word) > 2][:FEW]
+        if 3 * sum(known(swapped(word).lower()) for word in tried) >= len(tried):
+            yield "swapped", swapped
+    found = LETTERS.findall(PIG.sub("", taste))
     if 2 * sum(word.endswith("ay") for word in found) > len(found):
         yield "pig_latin", _pig_latin
     if sum(map(len, found)) <= SCRAP * len(found):
@@ -263,20 +302,31 @@ def _gathered(text: str) -> str:
     return " ".join(found) if len(found) < len(parts) and grammatical(found) else ""
 
 
+def _pairs_swapped(text: str) -> str:
+    return VISIBLE.sub(lambda m: PAIR.sub(r"\2\1", m[0]), text)
+
+
+def _halves_swapped(text: str) -> str:
+    return VISIBLE.sub(lambda m: m[0][(len(m[0]) + 1) // 2 :] + m[0][: (len(m[0]) + 1) // 2], text)
+
+
 def _pig_latin(text: str) -> str:
-    return LETTERS.sub(lambda m: _unpigged(m[0]), text)
+    return LETTERS.sub(lambda m: _unpigged(m[0]), PIG.sub("", text))
 
 
 def _unpigged(word: str) -> str:
     if len(word) < 4 or not word.lower().endswith("ay"):
         return word
     stem = word[:-2]
-    if stem.lower() in ("aw", "iw"):
+    if len(stem) == 2 and stem[0].lower() in "ai" and stem[1].lower() in "wy":
         return stem[0]
-    guesses = [stem[-n:] + stem[:-n] for n in (1, 2, 3) if len(stem) > n]
-    if stem[0].lower() in "aeio" and stem[-1:].lower() == "w":
-        guesses.insert(0, stem[:-1])
-    return next((guess for guess in guesses if known(guess.lower())), guesses[0])
+    # What was moved, or nothing: "my" has no vowel before which it could be.
+    moved = [*(stem[-n:] + stem[:-n] for n in (1, 2, 3, 4) if len(stem) > n), stem]
+    found = [guess for guess in moved if known(guess.lower())][:1]
+    if stem[0].lower() in "aeiou" and stem[-1].lower() in "wy" and known(stem[:-1].lower()):
+        found.append(stem[:-1])
+    ranks = words()
+    return min(found, key=lambda w: ranks.get(w.lower(), len(ranks)), default=moved[0])
 
 
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:

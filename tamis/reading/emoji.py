@@ -32,6 +32,7 @@ CALLED: Final = {"🖕": "middle finger", "💩": "poop", "🙉": "monkey", "�
 CHANGING: Final = re.compile(
     "[\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d\u20e3]+"
 )
+KEY: Final = "\u20e3"
 FLAG: Final = re.compile("(?:[\U0001f1e6-\U0001f1ff]{2})+")
 EMOJI: Final = re.compile(f"(?:[{''.join(MEANT)}]\ufe0f?)+")
 
@@ -47,7 +48,7 @@ def emoji(text: str) -> list[Edit]:
     return found
 
 
-def named(text: str) -> list[Edit]:
+def pictures(text: str) -> list[Edit]:
     """``🎉🍕`` → ``party popper slice of pizza``, as a screen reader says it; each once.
 
     In a text without a letter alone: a body that has no piece for any of it takes all such texts
@@ -55,15 +56,16 @@ def named(text: str) -> list[Edit]:
     """
     if text.isascii() or any(map(str.isalpha, text)):
         return []
-    found = [Edit(*m.span(), "") for m in CHANGING.finditer(text)]
-    found += [Edit(*m.span(), " flag ") for m in FLAG.finditer(text)]
+    found = [Edit(*m.span(), " flag ") for m in FLAG.finditer(text)]
     flags = {at for edit in found for at in range(edit.start, edit.end)}
     seen = set[str]()
     for at, char in enumerate(text):
         if at not in flags and char > "\xff" and unicodedata.category(char) in ("So", "Sm"):
             found.append(Edit(at, at + 1, " " if char in seen else f" {_name(char)} "))
             seen.add(char)
-    return sorted(found)
+    if not found and KEY not in text:
+        return []
+    return sorted([*found, *(Edit(*m.span(), "") for m in CHANGING.finditer(text))])
 
 
 def _name(char: str) -> str:

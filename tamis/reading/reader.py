@@ -6,7 +6,8 @@ from typing import Final
 
 from tamis.reading import ciphers, encodings, escapes, invisible, leet, letters, opaque, spacing
 from tamis.reading.alphabets import alphabets
-from tamis.reading.emoji import emoji, named
+from tamis.reading.emoji import emoji, pictures
+from tamis.reading.letter_names import named
 from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
 from tamis.reading.text import Edit, Text
@@ -32,17 +33,20 @@ UNICODE: Final[dict[str, Simple]] = {
     "alphabets": alphabets,
     "lookalikes": letters.lookalikes,
     "emoji": emoji,
-    "pictures": named,
+    "pictures": pictures,
 }
 HIDDEN: Final = ("tags", "variation_selectors", "zero_width_bits")
 WORDS: Final[dict[str, Simple]] = {
+    "letter_names": named,
+    "rot47": ciphers.rot47,
     "separated": spacing.separated,
     "glued": spacing.glued,
     "repeated": spacing.repeated,
     "leet": leet.leet,
 }
 CIPHERS: Final = (
-    *("reversed", "reversed_words", "rot13", "atbash", "caesar", "pig_latin", "scattered_spaces"),
+    *("reversed", "reversed_words", "rot13", "atbash", "caesar", "swapped", "pig_latin"),
+    "scattered_spaces",
 )
 # Of a cipher's letters words come by chance: only where nothing was turned.
 SPELLING: Final[dict[str, Simple]] = {"misspelt": misspelt}

@@ -2,6 +2,7 @@
 
 import base64
 import textwrap
+from collections.abc import Callable
 
 import pytest
 
@@ -89,6 +90,89 @@ def test_base64_is_read_whatever_parts_its_words_and_wherever_it_was_cut(lead: s
     ],
 )
 def test_words_and_keys_as_long_as_each_other_are_no_code(text: str):
+    assert read(text).views[-1].text == text
+
+
+RADIO = (
+    *("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet"),
+    *("kilo", "lima", "mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango"),
+    *("uniform", "victor", "whiskey", "x-ray", "yankee", "zulu"),
+)
+
+
+def _named(name: Callable[[str], str], between: str, gap: str) -> str:
+    return gap.join(between.join(map(name, word)) for word in SAID.split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _named(lambda char: f":regional_indicator_{char}:", " ", "   "),
+        _named(lambda char: f":regional_indicator_{char}:", "", " "),
+        _named(lambda char: RADIO[ord(char) - 97], " ", " / "),
+        _named(lambda char: RADIO[ord(char) - 97].capitalize(), " ", " "),
+        _named(lambda char: RADIO[ord(char) - 97].upper(), ", ", "\n"),
+        _named(lambda char: f"LATIN SMALL LETTER {char.upper()}", ", ", "; "),
+    ],
+)
+def test_letters_are_read_by_their_names(text: str):
+    reading = read(f"Please read this: {text}. Thanks")
+    assert reading.views[-1].text == f"Please read this: {SAID}. Thanks"
+    assert reading.transforms == ("letter_names",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(RADIO),
+        "Alpha, Bravo, Charlie, Delta, Echo, Foxtrot and Golf",
+        "Mike, Oscar, Victor and Romeo dance the tango in Lima and Quebec in November.",
+        ":regional_indicator_f: :regional_indicator_i:",
+        "LATIN SMALL LETTER A, LATIN SMALL LETTER B, LATIN SMALL LETTER C, LATIN SMALL LETTER D",
+        "Flight Lima Hotel Four Five Six, cleared to land, taxi via Alpha, Bravo and Echo.",
+    ],
+)
+def test_names_of_letters_that_spell_nothing_are_left_alone(text: str):
+    assert read(text).views[-1].text == text
+
+
+def _turned_by_47(text: str) -> str:
+    return "".join(chr(33 + (ord(c) - 33 + 47) % 94) if c != " " else c for c in text)
+
+
+def _by_word(change: Callable[[str], str]) -> str:
+    return " ".join(map(change, SAID.split()))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (_turned_by_47(SAID), "rot47"),
+        (f"Decode and answer: {_turned_by_47(SAID)}", "rot47"),
+        (_by_word(lambda w: "".join(w[n : n + 2][::-1] for n in range(0, len(w), 2))), "swapped"),
+        (_by_word(lambda w: w[len(w) // 2 :] + w[: len(w) // 2]), "swapped"),
+        (
+            _by_word(lambda w: f"{w[1:]}{w[0]}-ay" if w[0] not in "aeiou" else f"{w}-way"),
+            "pig_latin",
+        ),
+        (_by_word(lambda w: f"{w[1:]}{w[0]}ay" if w[0] not in "aeiou" else f"{w}yay"), "pig_latin"),
+    ],
+)
+def test_letters_in_another_order_and_turned_signs_are_read(text: str, name: str):
+    reading = read(text)
+    assert "tell me how the old clock in the hall of my aunt" in reading.views[-1].text
+    assert reading.transforms == (name,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "22:26 @FOO 6:22 BAR 2:1 @BAZ 62% F2 F6 :D",
+        "Scores: 2:6, 6:2, 26:62 at 6 @ FEED; F6, F2, 2F6",
+        "a[2] = b[6:26] @ F[2:6]; c = F@A.T",
+    ],
+)
+def test_numbers_and_signs_are_no_turned_text(text: str):
     assert read(text).views[-1].text == text
 
 
