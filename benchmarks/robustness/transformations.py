@@ -167,6 +167,7 @@ TRANSFORMATIONS: Final[dict[str, Transform]] = {
         " ".join(RADIO[ord(c) - 97] for c in word if "a" <= c <= "z") for word in s.lower().split()
     ),
     "character calls": lambda s: "+".join(f"chr({ord(c)})" for c in s),
+    "strings in code": lambda s: " + ".join(repr(s[n : n + 7]) for n in range(0, len(s), 7)),
     # Order.
     "rot47": lambda s: "".join(
         chr(33 + (ord(c) - 33 + 47) % 94) if "!" <= c <= "~" else c for c in s

@@ -10,6 +10,7 @@ from tamis.reading.emoji import emoji, pictures
 from tamis.reading.letter_names import named
 from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
+from tamis.reading.pieces import concatenated
 from tamis.reading.text import Edit, Text
 
 # A code in a code in a code is read; deeper ones no model undoes unasked either.
@@ -67,6 +68,7 @@ TRANSFORMS: Final = (
     *HIDDEN,
     *UNICODE,
     *escapes.ESCAPES,
+    "concatenated",
     *encodings.ENCODINGS,
     "spaced",
     *WORDS,
@@ -155,6 +157,7 @@ def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
     if escapes.suspicious(said.text):
         for name, find in escapes.ESCAPES.items():
             apply(name, find(said.text))
+    apply("concatenated", concatenated(said.text, deeper))
     for name in encodings.ENCODINGS:
         apply(name, encodings.decoded(said.text, name, deeper))
     apply("spaced", spacing.spaced(said.text, deeper))
