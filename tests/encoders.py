@@ -24,7 +24,8 @@ SCALE, BIAS = 2.0, -3.0
 # What the classifier's "unsafe" adds where there are hints.
 RAISED = 1.0
 # Rules that each have one of the classifier's verdicts in common with a text that has its hints.
-BY_VERDICT = {word: {"definition": word} for word in ("safe", "unclear", "unsafe")}
+# A label alone is no name.
+BY_VERDICT = {f"{word} ones": {"definition": word} for word in ("safe", "unclear", "unsafe")}
 FLAG, BLOCK = 0.5, 0.9
 
 

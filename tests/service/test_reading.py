@@ -82,12 +82,16 @@ def test_blank_stays_blank(classifier: Classifier, text: str):
     assert (found.attack, found.overall, found.windows, tuple(found.transforms)) == (None, 0, 0, ())
 
 
-@pytest.mark.parametrize("text", ["😀👍", "🇫🇮🇸🇪", "!!! ???"])
-def test_signs_alone_are_no_attack(classifier: Classifier, bundle: Bundle, text: str):
+@pytest.mark.parametrize(
+    ("text", "transforms"), [("😀👍", ("pictures",)), ("🇫🇮🇸🇪", ("pictures",)), ("!!! ???", ())]
+)
+def test_signs_alone_are_no_attack(
+    classifier: Classifier, bundle: Bundle, text: str, transforms: tuple[str, ...]
+):
     found = classifier.judge(content.prompt(text))
     assert found.attack is not None
     assert found.attack < bundle.thresholds["attack"].flag
-    assert tuple(found.transforms) == ()
+    assert tuple(found.transforms) == transforms
 
 
 @pytest.mark.parametrize("name", ["thai", "amharic", "chinese"])

@@ -153,9 +153,12 @@ def test_an_encoder_that_reads_hints_hears_the_classifier(
             heard.add(verdict)
             # Twice in the rule, once before the text; what is unsafe breaks any rule more likely.
             likely, unlikely = (0.8808, 0.1192) if verdict == "unsafe" else (0.7311, 0.0474)
-            expected = {word: likely if word == verdict else unlikely for word in BY_VERDICT}
+            expected = {
+                name: likely if said["definition"] == verdict else unlikely
+                for name, said in BY_VERDICT.items()
+            }
             (one,) = post(client, input=[{"prompt": text}], policy=BY_WORD)["results"]
-            assert {w: one["categories"][w]["score"] for w in BY_VERDICT} == expected
+            assert {n: one["categories"][n]["score"] for n in BY_VERDICT} == expected
             found = with_rules.judge(prompt(text)).ruled
             assert found is not None
             assert {r.name: round(p, 4) for r, p in found.scores.items()} == expected
