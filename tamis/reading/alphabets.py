@@ -16,7 +16,7 @@ from string import ascii_lowercase
 from typing import Final, NamedTuple
 
 from tamis.reading import letters
-from tamis.reading.lexicon import PROSE, known, prose, reads, words
+from tamis.reading.lexicon import PROSE, holds_together, known, prose, reads
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"\S+")
@@ -37,9 +37,6 @@ MISSES: Final = 2
 # Ways to read a word that are tried, and characters of the longest.
 MOST_CHOICES: Final = 32
 LONGEST: Final = 40
-# Words so common hold a sentence together: it has two, and one in eight of its words.
-COMMON: Final = 400
-EIGHTH: Final = 8
 # What was written is English by no more than this share of what is read.
 BEFORE: Final = 0.5
 # Cyrillic letters by their sound, as the usual tables of transliteration have them, but for those
@@ -195,6 +192,4 @@ def _english(text: str, stretch: list[Word]) -> bool:
     english = prose(said)
     if english < PROSE or prose(text[start:end]) > BEFORE * english or not reads(said):
         return False
-    ranks, found = words(), WORD.findall(said.lower())
-    common = sum(len(word) > 1 and ranks.get(word, COMMON) < COMMON for word in found)
-    return common >= max(2, len(found) / EIGHTH)
+    return holds_together(WORD.findall(said.lower()))

@@ -20,6 +20,9 @@ LAXER: Final = 0.6
 LONGEST: Final = 18
 # Words of grammar, by rank: a third of what people write, and hardly ever part of an identifier.
 GRAMMAR: Final = 250
+# Words so common hold a sentence together: it has two, and one in eight of its words.
+COMMON: Final = 400
+EIGHTH: Final = 8
 # What a letter of an unknown word costs, beside a word of rank n at log(n): more than any word.
 UNKNOWN: Final = 14.0
 ENDINGS: Final = ("s", "ed", "d", "ing", "ly", "er", "r", "ers")
@@ -117,3 +120,10 @@ def grammatical(found: list[str]) -> bool:
     of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
     scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
     return len(found) >= 5 and of_grammar >= max(2, len(found) / 8) and 8 * scraps <= len(found)
+
+
+def holds_together(found: list[str]) -> bool:
+    """Whether words in lower case have such among them as a sentence needs."""
+    ranks = words()
+    common = sum(len(word) > 1 and ranks.get(word, COMMON) < COMMON for word in found)
+    return common >= max(2, len(found) / EIGHTH)

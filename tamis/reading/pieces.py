@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from tamis.reading.lexicon import PROSE, known, prose, reads, words
+from tamis.reading.lexicon import COMMON, EIGHTH, PROSE, holds_together, known, prose, reads, words
 from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
 
@@ -41,9 +41,7 @@ LONGEST: Final = 24
 FEW: Final = 4
 # A sentence of single words has so many of them.
 WORDS: Final = 6
-# Words so common hold a sentence together: two, and one in eight; of a list of them all are.
-COMMON: Final = 400
-EIGHTH: Final = 8
+# Of a list of words all are as common as those of grammar, or have capitals.
 FOURTH: Final = 4
 # Of the places where strings meet so many are within a word, or beside a space.
 MEET: Final = 0.8
@@ -158,9 +156,7 @@ def _sentence(said: str) -> bool:
     """Whether a text is English, with words of grammar in it."""
     if prose(said) < PROSE or not reads(said):
         return False
-    ranks, found = words(), WORD.findall(said.lower())
-    common = sum(len(word) > 1 and ranks.get(word, COMMON) < COMMON for word in found)
-    return common >= max(2, len(found) / EIGHTH)
+    return holds_together(WORD.findall(said.lower()))
 
 
 def _word(word: str) -> bool:

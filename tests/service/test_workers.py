@@ -237,11 +237,18 @@ async def test_whatever_a_call_comes_to_the_worker_lives_on(
 
 
 async def test_a_worker_that_an_error_ends_says_so(
-    served: Engine, monkeypatch: pytest.MonkeyPatch, caplog
+    crew: Crew, served: Engine, monkeypatch: pytest.MonkeyPatch, caplog
 ):
     monkeypatch.setattr(crews, "Judge", Unreadable)
     with pytest.raises(WorkerLostError):
         await served.judge([(prompt(SOUP),)])
+    # Told with the next worker that is made once the kernel has said so.
+    for _ in range(100):
+        if "ended (status 1)" in caplog.text:
+            break
+        await asyncio.sleep(0.02)
+        os.kill(crew.pids[0], signal.SIGKILL)
+        await asyncio.to_thread(crew.tend)
     assert "ended (status 1)" in caplog.text
 
 
