@@ -52,9 +52,10 @@ TAGS: Final = frozenset({"str", "list[str]", "list[list[str]]"})
 async def classify(request: Request) -> JSONResponse:
     """Judge texts; two probabilities each, of not being that label and of being it."""
     body = await body_of(request, CLASSIFY, TAGS)
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    single = isinstance(body.input, str)
-    names = ["input"] if single else [f"input[{n}]" for n in range(len(texts))]
+    if isinstance(body.input, str):
+        names, texts = ["input"], [body.input]
+    else:
+        names, texts = [f"input[{n}]" for n in range(len(body.input))], body.input
     verdicts = await _verdicts(request, names, texts, "input", body.model)
     tokens = sum(verdict.tokens for verdict in verdicts)
     data = []

@@ -17,7 +17,8 @@ from service.dialects.chat import TAGS, ChatRequest
 from service.dialects.dialect import Dialect
 from service.dialects.halves import mended, validated
 from service.dialects.hook import blocks, refusal_of, verdict_of
-from service.dialects.names import check_names, parsed
+from service.dialects.names import check_names
+from service.dialects.repeated import parsed
 from service.dialects.values import check_values
 from service.errors import RequestError, from_validation
 from service.moderation.moderator import moderator_of
@@ -63,7 +64,7 @@ def _read(body: bytes, cut: bool) -> ChatRequest:
     try:
         if not cut:
             given = validated(BODY, body)
-            check_names(parsed(body.decode()))
+            check_names(parsed(body))
             return given
         check_values(body)
         text = codecs.getincrementaldecoder("utf-8")().decode(mended(body))

@@ -33,7 +33,8 @@ CHANGING: Final = re.compile(
     "[\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d\u20e3]+"
 )
 KEY: Final = "\u20e3"
-FLAG: Final = re.compile("(?:[\U0001f1e6-\U0001f1ff]{2})+")
+# Flags, and what neither ASCII nor Latin-1 has.
+PICTURE: Final = re.compile("(?:[\U0001f1e6-\U0001f1ff]{2})+|[^\x00-\xff]")
 EMOJI: Final = re.compile(f"(?:[{''.join(MEANT)}]\ufe0f?)+")
 
 
@@ -56,13 +57,14 @@ def pictures(text: str) -> list[Edit]:
     """
     if text.isascii() or any(map(str.isalpha, text)):
         return []
-    found = [Edit(*m.span(), " flag ") for m in FLAG.finditer(text)]
-    flags = {at for edit in found for at in range(edit.start, edit.end)}
+    found: list[Edit] = []
     seen = set[str]()
-    for at, char in enumerate(text):
-        if at not in flags and char > "\xff" and unicodedata.category(char) in ("So", "Sm"):
-            found.append(Edit(at, at + 1, " " if char in seen else f" {_name(char)} "))
-            seen.add(char)
+    for m in PICTURE.finditer(text):
+        if len(m[0]) > 1:
+            found.append(Edit(*m.span(), " flag "))
+        elif unicodedata.category(m[0]) in ("So", "Sm"):
+            found.append(Edit(*m.span(), " " if m[0] in seen else f" {_name(m[0])} "))
+            seen.add(m[0])
     if not found and KEY not in text:
         return []
     return sorted([*found, *(Edit(*m.span(), "") for m in CHANGING.finditer(text))])

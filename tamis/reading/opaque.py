@@ -72,7 +72,7 @@ def _found(text: str) -> Iterator[Edit]:
 
 def _claims(part: str) -> str | None:
     """What a token's middle part says, where it is JSON."""
-    blob = _decoded(part.translate(_URL) + "=" * (-len(part) % 4))
+    blob = _decoded(part + "=" * (-len(part) % 4))
     try:
         said = blob.decode()
         return said if isinstance(json.loads(said), dict) else None
@@ -80,11 +80,9 @@ def _claims(part: str) -> str | None:
         return None
 
 
-_URL: Final = str.maketrans("-_", "+/")
-
-
 def _decoded(code: str) -> bytes:
+    """In either alphabet of base64."""
     try:
-        return base64.b64decode(code)
+        return base64.urlsafe_b64decode(code)
     except (binascii.Error, ValueError):
         return b""

@@ -12,11 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from benchmarks.server import free_port
-from service import server as serving
-from service.settings import Settings
 from service.web import admin
 from service.web.protocol import Protocol
 from tests.service.test_gateways import client
+from tests.service.test_server import options_of
 from tests.service.wire import ATTACK, ENVOY
 
 __all__ = ["client"]
@@ -107,12 +106,7 @@ async def test_there_are_no_tunnels(port: int, to: bytes):
 
 
 def test_the_command_serves_so(monkeypatch: pytest.MonkeyPatch):
-    given = dict[str, Any]()
-    monkeypatch.setattr(serving.logs, "configure", lambda *_: None)
-    monkeypatch.setattr(serving, "create_app", lambda _: None)
-    monkeypatch.setattr(serving.uvicorn, "run", lambda _, **options: given.update(options))
-    serving.serve(Settings())
-    assert given["http"] is Protocol
+    assert options_of(monkeypatch)["http"] is Protocol
 
 
 @pytest.mark.parametrize("path", [ENVOY, "/moderate", "/moderate/stream"])

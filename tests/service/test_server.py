@@ -163,12 +163,18 @@ def test_no_process_is_started_that_could_only_die(
         serving.serve(settings)
 
 
-def test_addresses_of_websockets_are_not_logged(monkeypatch: pytest.MonkeyPatch):
+def options_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the server is run with."""
     given = dict[str, Any]()
     monkeypatch.setattr(serving.logs, "configure", lambda *_: None)
     monkeypatch.setattr(serving, "create_app", lambda _: None)
     monkeypatch.setattr(serving.uvicorn, "run", lambda _, **options: given.update(options))
     serving.serve(Settings())
+    return given
+
+
+def test_addresses_of_websockets_are_not_logged(monkeypatch: pytest.MonkeyPatch):
+    given = options_of(monkeypatch)
     config = serving.uvicorn.Config("", **given)
     config.load_app = lambda: None  # type: ignore[method-assign]
     config.load()
