@@ -1,12 +1,14 @@
 """Write the tables of ``tamis/reading/data``: letters by their look, and English words.
 
-    python scripts/reading_tables.py CONFUSABLES TOKENIZER STOPWORDS
+    python scripts/reading_tables.py CONFUSABLES TOKENIZER STOPWORDS FREQUENCIES
 
 CONFUSABLES is ``confusables.json`` of the package confusable-homoglyphs 3.3.1 (MIT), which is
 ``confusables.txt`` of Unicode's UTS #39 (Unicode Licence) as JSON; of its 900 KB some 20 KB concern
 Latin letters, so the table ships and the package does not. TOKENIZER is a ``tokenizer.json`` with
 BERT's uncased vocabulary (Apache-2.0), whose whole words come in the order of their frequency.
 STOPWORDS is ``stopwords-iso.json`` of the package stopwordsiso 0.7.1 (MIT), lists by language.
+FREQUENCIES is ``frequency_dictionary_en_82_765.txt`` of the package symspellpy 6.10.1 (MIT): words
+of SCOWL in the order in which Google's books have them.
 """
 
 import gzip
@@ -82,6 +84,10 @@ MISSING: Final = [
     "uncensored",
     "unfiltered",
 ]
+
+# Rarer words: so many of the commonest are looked at, and those of so many letters taken.
+COMMONEST: Final = 50_000
+LONG: Final = 5
 
 # Languages in Latin letters whose stop words tell that a text is not English.
 LANGUAGES: Final = (
@@ -168,8 +174,14 @@ def grammar(lists: dict[str, list[str]]) -> list[str]:
     return sorted(w for w in found - {*lists["en"], *CHAT} if len(w) > 1 and w.isalpha())
 
 
-def main(confusables: Path, tokenizer: Path, stopwords: Path) -> None:
-    """Write all four."""
+def rare(lines: list[str], words: set[str]) -> list[str]:
+    """Words that are not among the ranked ones, and long enough to be none by chance."""
+    found = [line.split()[0] for line in lines[:COMMONEST]]
+    return sorted(w for w in found if w not in words and re.fullmatch(f"[a-z]{{{LONG},}}", w))
+
+
+def main(confusables: Path, tokenizer: Path, stopwords: Path, frequencies: Path) -> None:
+    """Write all five."""
     dresses = {
         chr(point): look
         for point in range(0x80, LAST)
@@ -182,6 +194,8 @@ def main(confusables: Path, tokenizer: Path, stopwords: Path) -> None:
     words = [w for w in words if len(w) > 2 or w in SHORT]
     words += sorted(set(MISSING) - set(words))
     write_words("words.txt.gz", words)
+    lines = frequencies.read_text(encoding="utf-8-sig").splitlines()
+    write_words("rare.txt.gz", rare(lines, set(words)))
     write_words("grammar.txt.gz", grammar(json.loads(stopwords.read_text())))
 
 

@@ -16,7 +16,7 @@ from string import ascii_lowercase
 from typing import Final, NamedTuple
 
 from tamis.reading import letters
-from tamis.reading.lexicon import PROSE, holds_together, known, prose, reads
+from tamis.reading.lexicon import PROSE, attested, holds_together, prose, reads
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"\S+")
@@ -109,8 +109,13 @@ def _read(text: str, table: Table) -> list[Edit]:
     found: list[Edit] = []
     for stretch in _stretches(text, table):
         if _english(text, stretch):
-            found += [Edit(w.start, w.end, w.said) for w in stretch if w.strange]
+            found += [Edit(w.start, w.end, _guess(w, table)) for w in stretch if w.strange]
     return found
+
+
+def _guess(word: Word, table: Table) -> str:
+    """What a word says, of a name or a rare one among English ones what it looks like."""
+    return word.said if word.hit else _bare(word.said.translate(table.first)) or word.said
 
 
 def _stretches(text: str, table: Table) -> Iterator[list[Word]]:
@@ -177,9 +182,9 @@ def _bare(said: str) -> str | None:
 def _known(said: str) -> bool:
     lower = said.lower()
     if lower.isalpha():
-        return len(lower) == 1 or known(lower)
+        return len(lower) == 1 or attested(lower)
     parts = WORD.findall(lower)
-    return bool(parts) and all(len(part) == 1 or known(part) for part in parts)
+    return bool(parts) and all(len(part) == 1 or attested(part) for part in parts)
 
 
 def _english(text: str, stretch: list[Word]) -> bool:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-from tamis.reading.lexicon import WORD, grammatical, known, prose, reads, segment, words
+from tamis.reading.lexicon import WORD, attested, prose, reads, segment, sentence, words
 from tamis.reading.text import Edit
 
 # A word of a few letters next to a run.
@@ -148,7 +148,7 @@ def _runs(text: str) -> Iterator[tuple[int, int]]:
     start = end = unknown = chance = doubtful = 0
     for m in LETTERS.finditer(text):
         word = m[0].lower()
-        if len(word) > 1 and not known(word):
+        if len(word) > 1 and not attested(word):
             if not unknown:
                 start, chance = m.start(), 0
             else:
@@ -202,7 +202,7 @@ def _grown(text: str, start: int, end: int, guess: Callable[[str], str]) -> tupl
 
 
 def _short(word: str) -> bool:
-    return known(word) or word in ("a", "i")
+    return attested(word) or word in ("a", "i")
 
 
 def _line(text: str, start: int, end: int) -> tuple[int, int]:
@@ -236,7 +236,7 @@ def _guesses(taste: str, before: str) -> Iterator[tuple[str, Guess]]:
     for swapped in (_pairs_swapped, _halves_swapped):
         # Ten times as fast as all of a taste.
         tried = [word for word in found if len(word) > 2][:FEW]
-        if 3 * sum(known(swapped(word).lower()) for word in tried) >= len(tried):
+        if 3 * sum(attested(swapped(word).lower()) for word in tried) >= len(tried):
             yield "swapped", swapped
     found = LETTERS.findall(PIG.sub("", taste))
     if 2 * sum(word.endswith("ay") for word in found) > len(found):
@@ -299,7 +299,7 @@ def _gathered(text: str) -> str:
     if sum(map(len, parts)) < sum(map(str.isalpha, text)):
         return ""
     found = segment("".join(parts)) or []
-    return " ".join(found) if len(found) < len(parts) and grammatical(found) else ""
+    return " ".join(found) if len(found) < len(parts) and sentence(found) else ""
 
 
 def _pairs_swapped(text: str) -> str:
@@ -322,8 +322,8 @@ def _unpigged(word: str) -> str:
         return stem[0]
     # What was moved, or nothing: "my" has no vowel before which it could be.
     moved = [*(stem[-n:] + stem[:-n] for n in (1, 2, 3, 4) if len(stem) > n), stem]
-    found = [guess for guess in moved if known(guess.lower())][:1]
-    if stem[0].lower() in "aeiou" and stem[-1].lower() in "wy" and known(stem[:-1].lower()):
+    found = [guess for guess in moved if attested(guess.lower())][:1]
+    if stem[0].lower() in "aeiou" and stem[-1].lower() in "wy" and attested(stem[:-1].lower()):
         found.append(stem[:-1])
     ranks = words()
     return min(found, key=lambda w: ranks.get(w.lower(), len(ranks)), default=moved[0])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from tamis.reading.lexicon import known
+from tamis.reading.lexicon import attested
 from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
 
@@ -108,7 +108,7 @@ def base64_words(segment: str) -> Iterator[str]:
     """Every word on its own, or all as one that was cut; the plain ones around them stay."""
     parts = BETWEEN.split(segment)
     words, gaps = parts[::2], parts[1::2]
-    strange = [n for n, word in enumerate(words) if len(word) > 1 and not known(word.lower())]
+    strange = [n for n, word in enumerate(words) if len(word) > 1 and not attested(word.lower())]
     if not strange:
         return
     first, last = strange[0], strange[-1]
@@ -141,7 +141,7 @@ def _word(word: str) -> str:
 
 def _meant(decoded: list[str], among: int) -> bool:
     """Whether words were in base64: one or two may decode to letters by chance, but to no words."""
-    told = [bare for word in decoded if known(bare := word.strip(".,:;?!").lower())]
+    told = [bare for word in decoded if attested(bare := word.strip(".,:;?!").lower())]
     if decoded and len(told) == len(decoded) and max(map(len, told)) > FEW:
         return True
     return 2 * len(decoded) > among and (len(decoded) > FEW or (len(told) > 1))

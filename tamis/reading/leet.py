@@ -4,7 +4,7 @@ import re
 from itertools import islice, product
 from typing import Final
 
-from tamis.reading.lexicon import GRAMMAR, known, telling, words
+from tamis.reading.lexicon import GRAMMAR, attested, known, telling, words
 from tamis.reading.text import Edit
 
 SIGNS: Final = {
@@ -59,7 +59,7 @@ def leet(text: str) -> list[Edit]:
         start, core = m.start(), token if token in LONE else token.rstrip("!|+")
         if not core:
             continue
-        if core.isalpha() and known(core.lower()):
+        if core.isalpha() and attested(core.lower()):
             if "|" in token and (said := _word(token)) is not None:
                 digits.append(Edit(*m.span(), said))
             continue
@@ -82,9 +82,12 @@ def leet(text: str) -> list[Edit]:
         # "7h3" and "4ny" are no names of anything.
         ranks = words()
         return [e for e in weak if len(e.text) > 2 and ranks.get(e.text.lower(), GRAMMAR) < GRAMMAR]
-    if len(strong) + len(weak) < 2 and len(strong[0].text) < 5:
-        usual = words().get(strong[0].text.lower(), USUAL) < USUAL
-        return strong if usual or strong[0].text.lower() in telling() else []
+    if len(strong) + len(weak) < 2:
+        said = strong[0].text.lower()
+        # "4REAL" is not "areal".
+        usual = words().get(said, USUAL) < USUAL or said in telling()
+        rare = not known(said) and not text[strong[0].start].isalpha()
+        return strong if usual or not (len(said) < 5 or rare) else []
     sure = len(strong) + len(weak) > 2 and len(rest) <= len(strong)
     return sorted([*strong, *weak, *(rest + digits if sure else [])])
 
@@ -92,7 +95,7 @@ def leet(text: str) -> list[Edit]:
 def _word(token: str) -> str | None:
     choices = product(*(SIGNS.get(char, char) for char in token))
     for chosen in islice(choices, MOST_CHOICES):
-        if known((word := "".join(chosen)).lower()):
+        if attested((word := "".join(chosen)).lower()):
             return word
     return None
 

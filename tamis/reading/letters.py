@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from tamis.reading.lexicon import PROSE, known, prose, segment, telling
+from tamis.reading.lexicon import PROSE, attested, prose, segment, telling
 from tamis.reading.text import Edit
 
 TOKEN: Final = re.compile(r"[^\s\x00-\x7f]\S*|(?<!\S)[!-~]+[^\s\x00-\x7f]\S*")
@@ -33,7 +33,8 @@ KEYCAPS: Final = re.compile("[0-9]\ufe0f?\u20e3[A-Za-z]|[A-Za-z][0-9]\ufe0f?\u20
 REGIONAL: Final = re.compile(
     "[\U0001f1e6-\U0001f1ff](?:[ \u200b-\u200d\u2060]{0,3}[\U0001f1e6-\U0001f1ff]){2,}"
 )
-BRAILLE: Final = re.compile("[\u2801-\u283f][\u2800-\u283f ]*")
+# A blank cell behind a comma that is none of Braille is a space as well.
+BRAILLE: Final = re.compile("[\u2800-\u283f][\u2800-\u283f ]*")
 BRAILLED: Final = dict(
     zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵⠲⠂⠖⠦⠀⠠", "abcdefghijklmnopqrstuvwxyz.,!?  ", strict=True)
 )
@@ -106,7 +107,7 @@ def spelled(letters: str) -> str | None:
     joined = letters.replace(" ", "")
     if len(joined) < 3:
         return None
-    if known(joined.lower()):
+    if attested(joined.lower()):
         return joined
     parts = segment(joined)
     return None if parts is None else " ".join(parts)
@@ -159,7 +160,7 @@ def _turned(line: str) -> Iterator[tuple[int, int]]:
     turned = False
     for m in VISIBLE.finditer(line):
         letters, upright = len(UPSIDE_DOWN.findall(m[0])), len(UPRIGHT.findall(m[0]))
-        if upright >= letters and (upright or known(m[0].strip(SIGNS).lower())):
+        if upright >= letters and (upright or attested(m[0].strip(SIGNS).lower())):
             if turned:
                 yield start, end
             start, turned = -1, False
@@ -185,9 +186,9 @@ def lookalikes(text: str) -> list[Edit]:
     for m in WORD.finditer(text):
         word = m[0]
         edit = Edit(*m.span(), word.translate(table))
-        if not edit.text.isascii() and known((said := edit.text.translate(SIMILAR)).lower()):
+        if not edit.text.isascii() and attested((said := edit.text.translate(SIMILAR)).lower()):
             edit = edit._replace(text=said)
-        english = len(word) > 2 and known(edit.text.lower())
+        english = len(word) > 2 and attested(edit.text.lower())
         strangers = sum(char in foreign or ord(char) in SIMILAR for char in word)
         if not edit.text.isascii():
             rest = next(char for char in edit.text if not char.isascii())

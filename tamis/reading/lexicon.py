@@ -23,8 +23,12 @@ GRAMMAR: Final = 250
 # Words so common hold a sentence together: it has two, and one in eight of its words.
 COMMON: Final = 400
 EIGHTH: Final = 8
+# Of fewer words names are made.
+FEWEST: Final = 5
 # What a letter of an unknown word costs, beside a word of rank n at log(n): more than any word.
 UNKNOWN: Final = 14.0
+# As the last of the ranked words, and a letter's worth more.
+RARE: Final = 13.0
 ENDINGS: Final = ("s", "ed", "d", "ing", "ly", "er", "r", "ers")
 
 
@@ -47,8 +51,19 @@ def telling() -> frozenset[str]:
     return frozenset(table("telling.txt.gz"))
 
 
+@cache
+def rare() -> frozenset[str]:
+    """Rarer English words, of five letters and more: by chance hardly anything is one of them."""
+    return frozenset(table("rare.txt.gz"))
+
+
+def attested(word: str) -> bool:
+    """Whether a word in lower case is English, if rare: what tells that something was undone."""
+    return known(word) or word in rare()
+
+
 def known(word: str) -> bool:
-    """Whether a word in lower case is English, plain or with an ending."""
+    """Whether a word in lower case is usual English, plain or with an ending."""
     ranks = words()
     if word in ranks:
         return True
@@ -61,7 +76,7 @@ def prose(text: str) -> float:
     """The share of a text that is English words and the spaces between them, 0 to 1."""
     if not text or text.isspace():
         return 0.0
-    letters = sum(len(word) for word in WORD.findall(text.lower()) if known(word))
+    letters = sum(len(word) for word in WORD.findall(text.lower()) if attested(word))
     # A single space a word is part of prose; layout is not.
     return (letters + min(text.count(" "), letters // 3)) / len(text.strip())
 
@@ -79,7 +94,12 @@ def reads(text: str) -> bool:
 @cache
 def _costs() -> dict[str, float]:
     costs = {word: math.log(rank + 20) + 2.0 for word, rank in words().items()}
-    return costs | {"a": 5.5, "i": 5.5}
+    return dict.fromkeys(rare(), RARE) | costs | {"a": 5.5, "i": 5.5}
+
+
+def cost(word: str) -> float:
+    """What a word costs in a sentence: of a strange one each letter."""
+    return _costs().get(word, UNKNOWN * len(word))
 
 
 def segment(letters: str, unknown: float = 0.1) -> list[str] | None:
@@ -89,10 +109,15 @@ def segment(letters: str, unknown: float = 0.1) -> list[str] | None:
     Costs of unigrams, as in Norvig's "Natural Language Corpus Data" (2009); linear in the letters.
     """
     costs, text = _costs(), letters.lower()
+    # A capital among small letters begins a word: "doI" is no "doi".
+    cased = not (letters.isupper() or letters[1:].islower())
     best: list[tuple[float, int]] = [(0.0, 0)]
+    first = 0
     for end in range(1, len(text) + 1):
         choices = [(best[end - 1][0] + UNKNOWN, end - 1)]
-        for start in range(max(0, end - LONGEST), end):
+        if cased and letters[end - 1].isupper():
+            first = end - 1
+        for start in range(max(first, end - LONGEST), end):
             cost = costs.get(text[start:end])
             if cost is not None:
                 choices.append((best[start][0] + cost, start))
@@ -114,16 +139,15 @@ def segment(letters: str, unknown: float = 0.1) -> list[str] | None:
     return found
 
 
-def grammatical(found: list[str]) -> bool:
-    """Whether words hold enough of grammar to be a sentence rather than a name of many parts."""
-    ranks = words()
-    of_grammar = sum(len(w) > 2 and ranks.get(w.lower(), GRAMMAR) < GRAMMAR for w in found)
-    scraps = sum(len(word) == 1 and word.lower() not in "ai" for word in found)
-    return len(found) >= 5 and of_grammar >= max(2, len(found) / 8) and 8 * scraps <= len(found)
-
-
 def holds_together(found: list[str]) -> bool:
     """Whether words in lower case have such among them as a sentence needs."""
     ranks = words()
     common = sum(len(word) > 1 and ranks.get(word, COMMON) < COMMON for word in found)
     return common >= max(2, len(found) / EIGHTH)
+
+
+def sentence(found: list[str]) -> bool:
+    """Whether letters that were cut into words are a sentence rather than a name of many parts."""
+    lower = [word.lower() for word in found]
+    scraps = sum(len(word) == 1 and word not in "ai" for word in lower)
+    return len(lower) >= FEWEST and EIGHTH * scraps <= len(lower) and holds_together(lower)

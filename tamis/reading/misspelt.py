@@ -14,9 +14,9 @@ from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
 from tamis.reading.language import language
-from tamis.reading.lexicon import ENDINGS, GRAMMAR, known, table, telling, words
+from tamis.reading.lexicon import ENDINGS, GRAMMAR, LAXER, known, prose, table, telling, words
 from tamis.reading.text import Edit, Text, cased
-from tamis.reading.torn import COMMON, LONGEST, SIGN, scrap, torn
+from tamis.reading.torn import COMMON, LONGEST, SIGN, gathered, scrap, torn
 
 WORD: Final = re.compile(r"[A-Za-z]+")
 # Beside letters that are not English, "Świętosława" is no "awa".
@@ -36,6 +36,8 @@ RARER: Final = 14_000
 FIRST: Final = 3_000
 # Of fewer words none tells what another one is to be.
 FEWEST: Final = 3
+# With a scrap among so many words most of them are torn.
+TORN: Final = 5
 # No slip is told from another language where less of the words than this are English.
 ENGLISH: Final = 0.5
 # Nor from a text that is not English as it stands, with more of them left.
@@ -84,6 +86,10 @@ def misspelt(text: str) -> list[Edit]:
     if len(spelt) < FEWEST or (not scraps and SIGN.search(text) is None):
         return []
     said = torn(text, found, scraps)
+    if TORN * sum(word in scraps for word in spelt) > len(spelt):
+        whole = gathered(text, found, scraps)
+        if whole and prose(Text(text).edit(sorted(set(whole.values()))).text) >= LAXER:
+            said = whole
     for n, m in enumerate(found):
         if spelt[n] in odd and n not in said:
             word = slip(spelt[n])

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from tamis.reading.lexicon import COMMON, EIGHTH, PROSE, holds_together, known, prose, reads, words
+from tamis.reading.lexicon import (
+    COMMON,
+    EIGHTH,
+    PROSE,
+    attested,
+    holds_together,
+    prose,
+    reads,
+    words,
+)
 from tamis.reading.spacing import Deeper
 from tamis.reading.text import Edit
 
@@ -160,4 +169,4 @@ def _sentence(said: str) -> bool:
 
 
 def _word(word: str) -> bool:
-    return len(word) == 1 or known(word.lower())
+    return len(word) == 1 or attested(word.lower())

@@ -116,7 +116,9 @@ def read(text: str) -> Reading:
     told = english >= LAXER or names <= EXACT
     # A slip is corrected by guessing, and what stood there may say more: it is no code.
     coded = told and names != {"misspelt"} and prose(text) < CODED * english
-    coded = coded or not names.isdisjoint(NAMED)
+    # Of another language neither has any English.
+    coded = coded or (names <= EXACT and not prose(text))
+    coded = coded or not names.isdisjoint(NAMED) or spacing.torn(text, said.text)
     return Reading((said,) if coded else (original, said), fired, messages)
 
 
@@ -154,8 +156,9 @@ def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
     if not said.text.isascii() or invisible.SUSPICIOUS.search(said.text) is not None:
         for name, find in UNICODE.items():
             apply(name, find(said.text))
-    if escapes.suspicious(said.text):
-        for name, find in escapes.ESCAPES.items():
+    # Twice: what a percent sign gives may be an entity, of which only decimals would be left.
+    for name, find in (*escapes.ESCAPES.items(), *escapes.ESCAPES.items()):
+        if escapes.suspicious(said.text):
             apply(name, find(said.text))
     apply("concatenated", concatenated(said.text, deeper))
     for name in encodings.ENCODINGS:

@@ -8,7 +8,7 @@ from itertools import islice, product, zip_longest
 from string import ascii_lowercase
 from typing import Final
 
-from tamis.reading.lexicon import PROSE, grammatical, known, prose, segment
+from tamis.reading.lexicon import PROSE, attested, known, prose, segment, sentence
 from tamis.reading.text import Edit
 
 # What a text says once it was read further, in English or, where told so, any language; None where
@@ -33,9 +33,15 @@ MARKUP: Final = re.compile(
     "a|abbr|b|big|br|cite|code|del|dfn|em|font|hr|i|img|ins|kbd|li|mark|ol|p|pre|q|s|samp|small"
     "|span|strike|strong|sub|sup|td|th|tr|tt|u|ul|var|wbr"
 )
-GLUED: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?:[A-Z]?[a-z]{20,}|[A-Z]{20,}|[A-Za-z]{60,})(?![A-Za-z0-9])"
+# Whoever reads what these tags and comments stand in sees one word.
+UNSEEN: Final = re.compile(
+    r"<!-[\s-]*->|</?(?:b|big|del|em|font|i|ins|mark|s|small|span|strike|strong|tt|u|wbr)>",
+    re.IGNORECASE,
 )
+# More scraps than words, by so much, and a word in four or more is torn.
+TORN: Final = 1.25
+GLUED: Final = re.compile(r"(?<![A-Za-z])[A-Za-z]{20,}(?![A-Za-z])")
+PART: Final = re.compile("[A-Z]+[a-z]*|[a-z]+")
 # So many letters tell whether more of them are worth cutting into words.
 TASTE: Final = 120
 TWICE: Final = re.compile(r"([A-Za-z])\1\1|([A-Za-z])\2([A-Za-z])\3")
@@ -88,25 +94,32 @@ def separated(text: str) -> list[Edit]:
     if SEPARATOR.search(text) is None:
         return []
     found: list[Edit] = []
-    marked: list[Edit] = []
+    marked: list[tuple[str, Edit]] = []
+    signs: set[str] = set()
     heard: list[list[str]] = []
     cuts = 0.0
     for m in PARTS.finditer(text):
         parts = BETWEEN.split(m[0])
         joined = "".join(parts)
         heard.append([cut for cut in BETWEEN.findall(m[0]) if _talks(cut)])
+        words = sum(attested(part.lower()) for part in parts)
         edit = Edit(*m.span(), joined)
-        if len(joined) > 4 and known(joined.lower()) and not all(known(p.lower()) for p in parts):
+        if UNSEEN.sub("", m[0]) == joined:
             found.append(edit)
-            # One hyphen is spelling, one dot is code: "e-mail", "re.match".
+            cuts += 2
+        elif len(joined) > 4 and attested(joined.lower()) and words < len(parts):
+            found.append(edit)
+            signs.update(BETWEEN.findall(m[0]))
+            # One hyphen is spelling, one dot is code: "e-mail", "re.match"; in a rare word more so.
             usual = len(parts) == 2 and m[0].translate(USUAL) == joined
-            cuts += 0.5 if usual else len(parts) - 1
-        elif "<" in m[0] or "*" in m[0]:
-            marked.append(edit)
+            cuts += 0.5 * known(joined.lower()) if usual else len(parts) - 1
+        elif "<" in m[0] or "*" in m[0] or not (words or "_" in m[0]):
+            marked.append((m[0], edit))
     if cuts <= 1:
         return []
-    # Who has cut some words has cut the strange ones too.
-    done = sorted([*found, *(marked if len(found) > 1 else [])])
+    # Who has cut a word has cut the strange ones too, in the same way.
+    alike = (e for cut, e in marked if "<" in cut or signs.issuperset(BETWEEN.findall(cut)))
+    done = sorted([*found, *alike])
     # What was said within words is one text of its own.
     if aside := " ".join(cut.strip("<!-/> ") for cuts_of_one in heard for cut in cuts_of_one):
         done[-1] = done[-1]._replace(text=f"{done[-1].text}. {aside}")
@@ -119,16 +132,36 @@ def _talks(cut: str) -> bool:
     return cut.startswith("<") and any(map(str.isalpha, said)) and MARKUP.fullmatch(said) is None
 
 
+def torn(text: str, said: str) -> bool:
+    """Whether a text is another with its words torn: of its letters none is lost or another.
+
+    Nothing that somebody reads in it is not in the other, so that the scraps say no more.
+    """
+    if UNSEEN.sub("", text) == said:
+        return True
+    bare, said = UNSEEN.sub("|", text), UNSEEN.sub("|", said)
+    letters, alike = ("".join(filter(str.isalpha, one)).lower() for one in (bare, said))
+    if letters != alike or not letters:
+        return False
+    return len(WORD.findall(bare)) >= TORN * len(WORD.findall(said))
+
+
 def glued(text: str) -> list[Edit]:
     """``ignoreallpreviousinstructions``; long words of other languages and names stay whole."""
     found = []
     for m in GLUED.finditer(text):
-        if known(m[0].lower()) or segment(m[0][:TASTE]) is None:
+        if attested(m[0].lower()) or segment(m[0][:TASTE]) is None:
             continue
         words = segment(m[0])
-        if words is not None and grammatical(words):
+        if words is not None and sentence(words) and not _named(m[0]):
             found.append(Edit(*m.span(), " ".join(words)))
     return found
+
+
+def _named(letters: str) -> bool:
+    """Whether capitals part words, as in ``InternationalizationManager``."""
+    parts = PART.findall(letters)
+    return 2 * sum(attested(part.lower()) for part in parts) > len(parts)
 
 
 def repeated(text: str) -> list[Edit]:
@@ -146,7 +179,7 @@ def repeated(text: str) -> list[Edit]:
         if TWICE.search(word) is None:
             continue
         whole = said = _divided(word)
-        if said is None or not known(said.lower()):
+        if said is None or not attested(said.lower()):
             said = _shortened(word) if REPEATED.search(word) is not None else None
         if said is not None and len(said) > 3:
             strong.append(Edit(*m.span(), said))
@@ -171,6 +204,6 @@ def _shortened(word: str) -> str | None:
         said = runs[0] + "".join(
             letter * n + rest for letter, rest, n in zip(runs[1::2], runs[2::2], times, strict=True)
         )
-        if len(said) > 3 and known(said.lower()):
+        if len(said) > 3 and attested(said.lower()):
             return said
     return None

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Final
 
-from tamis.reading.lexicon import GRAMMAR, known, telling, words
+from tamis.reading.lexicon import GRAMMAR, attested, cost, known, telling, words
 from tamis.reading.text import Edit, cased
 
 # A cut is one sign or one space; an apostrophe is spelling.
@@ -25,6 +25,10 @@ SURE: Final = 5
 # of any other; and beyond the last one it is no word.
 LONG: Final = 6
 LONGEST: Final = 20
+# Into how many a word is torn that is looked for.
+PARTS: Final = 5
+# Fewer scraps are a language of programs and a name: "in c++".
+SCRAPS: Final = 3
 
 
 def torn(text: str, found: Sequence[re.Match[str]], scraps: Collection[str]) -> dict[int, Edit]:
@@ -49,6 +53,53 @@ def torn(text: str, found: Sequence[re.Match[str]], scraps: Collection[str]) -> 
             edit = Edit(one.start(), other.end(), cased(one[0], first + second))
             whole[n] = whole[n + 1] = edit
     return whole
+
+
+def gathered(text: str, found: Sequence[re.Match[str]], scraps: Collection[str]) -> dict[int, Edit]:
+    """The same where words are torn into however many parts: the likeliest words of all.
+
+    Empty where that mends less than half of the scraps: names and other languages have them too.
+    """
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(found) + 1):
+        word = found[end - 1][0].lower()
+        parts = [word]
+        choices = [(best[end - 1][0] + cost(word), end - 1)]
+        for start in range(end - 2, max(-1, end - 1 - PARTS), -1):
+            if not _one(text, found[start], found[start + 1]):
+                break
+            parts.append(found[start][0].lower())
+            word = parts[-1] + word
+            if attested(word) and _torn_from(word, parts, scraps):
+                choices.append((best[start][0] + cost(word), start))
+        best.append(min(choices))
+    whole: dict[int, Edit] = {}
+    end = len(found)
+    while end:
+        start = best[end][1]
+        if end - start > 1:
+            said = "".join(m[0] for m in found[start:end])
+            edit = Edit(found[start].start(), found[end - 1].end(), said)
+            whole |= dict.fromkeys(range(start, end), edit)
+        end = start
+    mended = [n in whole for n, m in enumerate(found) if m[0].lower() in scraps]
+    return whole if len(mended) >= SCRAPS and 2 * sum(mended) >= len(mended) else {}
+
+
+def _torn_from(word: str, parts: Collection[str], scraps: Collection[str]) -> bool:
+    """Whether a scrap tells that parts are one word; a lone letter may be a name: "in c"."""
+    ranks = words()
+    lone = not any(part in scraps and len(part) > 1 for part in parts)
+    usual = any(ranks.get(part, GRAMMAR) < GRAMMAR for part in parts)
+    told = not (lone and usual) or ranks.get(word, GRAMMAR) < GRAMMAR
+    return told and any(part in scraps for part in parts)
+
+
+def _one(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
+    """Whether two parts may be of one word: a capital begins another, an apostrophe ends one."""
+    begins = other[0][0].isupper() and not one[0].isupper()
+    ends = text[max(one.start() - 1, 0)] in "'\u2019"
+    return text[one.end() : other.start()] == " " and not begins and not ends
 
 
 def _together(one: str, other: str, scraps: int, sign: bool) -> bool:
