@@ -1,10 +1,10 @@
 """What a transformation costs: harmful rows still flagged, benign rows flagged for it.
 
-    tamis bench robustness --data DATA/eval --rows 60 [--before BUNDLE]
+    tamis bench robustness --data DATA/eval --rows 60 [--before BUNDLE] [--tier cascade]
 
 Real prompts of a folder in the data schema, judged by the engine's classifier under the default
-policy: as they stand, once read, and once read by the bundle that learnt since ``--before``. Then
-an attacker who sees the scores, and what reading costs.
+policy: as they stand, once read, and once read by the bundle that learnt since ``--before``, or by
+another tier. Then an attacker who sees the scores, and what reading costs.
 """
 
 import gzip
@@ -21,14 +21,18 @@ from benchmarks.record import Record, Row
 from benchmarks.robustness import library
 from benchmarks.robustness.attacker import Attack, greedy
 from benchmarks.robustness.transformations import HIDDEN, NESTED, TRANSFORMATIONS, all_of_them
+from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
+from service.engine.ruled import Judging
 from service.engine.runtime import CpuRuntime
 from tamis import bundle as bundles
 from tamis.bundle import Bundle
+from tamis.cli.common import load_tier
 from tamis.content import prompt
 from tamis.deciding import decide
 from tamis.policies.parsing import default_policy
 from tamis.reading import Reading, Text, read
+from tamis.tiers import Tier
 from tamis.verdict import Provenance, Verdict
 
 # Codes write up to nine characters for one: longer rows would measure windows, not reading.
@@ -58,9 +62,9 @@ def unread(text: str) -> Reading:
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier under the default policy, which reads or does not."""
+    """A classifier or a tier under the default policy, which reads or does not."""
 
-    classifier: Classifier
+    classifier: Judging
 
     def __call__(self, text: str) -> Verdict:
         """The verdict on a prompt."""
@@ -127,11 +131,24 @@ def judges_of(bundle: Bundle, before: Bundle | None) -> dict[str, Judge]:
     return judges if before is None else judges | {"on + training": Judge(load_classifier(bundle))}
 
 
-def run(bundle_path: Path, data: Path, rows: int, before_path: Path | None = None) -> None:
+def run(
+    bundle_path: Path,
+    data: Path,
+    rows: int,
+    before_path: Path | None = None,
+    tier: Tier | None = None,
+    accurate: Path | None = None,
+) -> None:
     """Measure, and keep the tables."""
     bundle = bundles.load(bundle_path)
     before = None if before_path is None else bundles.load(before_path)
     judges = judges_of(bundle, before)
+    said = _named(bundle)
+    if tier is not None:
+        classifier = load_tier(tier, bundle_path, accurate)
+        judges[f"{tier}, on"] = Judge(classifier)
+        if isinstance(classifier, Cascade):
+            said += f", {classifier.second.model}@{classifier.second.bundle[:12]}"
     harmful, benign = (sample(data, rows, label) for label in (1, 0))
     figures: dict[str, dict[str, Figures]] = {}
     table: list[Row] = []
@@ -144,6 +161,7 @@ def run(bundle_path: Path, data: Path, rows: int, before_path: Path | None = Non
         print(*table[-1].values(), sep="\t", flush=True)
     attacks = _attacks(judges, harmful, figures[PLAIN])
     option = "" if before is None else " --before BUNDLE"
+    option += "" if tier is None else f" --tier {tier}"
     command = f"tamis bench robustness --data DATA/eval --rows {rows}{option}"
     record = Record("robustness", "Transformations", command)
     record.notes = [
@@ -157,7 +175,7 @@ def run(bundle_path: Path, data: Path, rows: int, before_path: Path | None = Non
         + ("" if before is None else f" Off and on are `{_named(before)}`, which learnt less."),
     ]
     record.tables = [_aims(figures), attacks, table, [_cost(bundle)]]
-    record.write(bundle)
+    record.write(bundle, bundle=said)
 
 
 def _written(harmful: Sequence[str], benign: Sequence[str]) -> dict[str, list[list[str]]]:

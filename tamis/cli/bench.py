@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
     bench.add_argument("--before", type=Path, help="robustness: the bundle that learnt less")
     bench.add_argument("--minutes", type=float, default=10, help="of the soak and the mix")
     bench.add_argument("--reasoner", type=Path, help="bundle of the reasoner (default: ours)")
-    bench.add_argument("--tier", choices=TIERS, help="of conversations: who judges (default: fast)")
+    bench.add_argument("--tier", choices=TIERS, help="of robustness and conversations")
     bench.add_argument("--accurate", type=Path, help="bundle of the accurate tier")
     bench.add_argument(
         "--also", type=_named, action="append", default=[], metavar="NAME=BUNDLE",
@@ -119,7 +119,7 @@ def _bench(args: argparse.Namespace) -> int:
         "soak": [args.minutes],
         "reasoner": [args.reasoner],
         "rules": [args.policy_encoder, args.rehearse],
-        "robustness": [args.data, args.rows, args.before],
+        "robustness": [args.data, args.rows, args.before, args.tier, args.accurate],
         "conversations": [args.data, args.rows, args.tier, args.accurate],
         **{name: [args.accurate] for name in ("profile", "overload", "peers", "roofline")},
         "workers": [args.accurate, args.workers, args.rounds, args.rehearse],
