@@ -148,7 +148,7 @@ async def decisions(request: Request) -> JSONResponse:
     else:
         name, calibrated = rulings.encoder.bundle.name, True
     began = time.perf_counter()
-    found = await moderator.decide(request, asked, content, body.explanations)
+    found = await moderator.answering.decide(request, asked, content, body.explanations)
     read = [one.reading for one in found]
     written = sum(one.written for one in found)
     cached, tokens = sum(r.cached for r in read), sum(r.tokens for r in read)

@@ -182,7 +182,7 @@ async def moderate(request: Request) -> Response:
     if body.stream:
         return explanation_stream(request, moderator, items[0], policy, judged, verdicts[0])
     if reasoned:
-        explained = await moderator.explain(request, items, policy, judged)
+        explained = await moderator.answering.explain(request, items, policy, judged)
         for verdict, explanation in zip(verdicts, explained, strict=True):
             verdict["explanation"] = explanation_json(explanation)
     if single:

@@ -138,5 +138,5 @@ async def _explain(
         RequestError: why there is none.
         ClientDisconnect: where the client has left; the work ends at its next pause.
     """
-    (found,) = await moderator.explain(request, [item], policy, judged, emit)
+    (found,) = await moderator.answering.explain(request, [item], policy, judged, emit)
     return "explanation", JSONResponse(explanation_json(found))

@@ -1,7 +1,7 @@
 """What every dialect does: check limits, judge, decide, count."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -14,17 +14,16 @@ from service.configuration import Configuration
 from service.engine.engine import Engine
 from service.engine.memory import Memory, Work
 from service.engine.pairs import Rulings
-from service.engine.reasoner.explanation import Explanation
 from service.engine.timings import Timings
 from service.errors import RequestError
 from service.moderation import limits
+from service.moderation.answering import Answering
 from service.moderation.disconnect import UntilDisconnect
-from service.moderation.explaining import Asked, Explained, Reasoning, Unexplained
+from service.moderation.explaining import Reasoning
 from service.moderation.judged import Judged
 from service.moderation.limits import deadline_of
 from service.moderation.masking import Masked, missing
 from service.moderation.masks import Masks
-from service.moderation.questions import answered, rules_of
 from service.moderation.serving import Serving
 from service.moderation.streams import Streams
 from service.moderation.trials import Trials
@@ -32,18 +31,13 @@ from service.observing.answered import Digest, Judgement
 from service.observing.metrics import Metrics
 from service.settings import Settings
 from tamis.content import Content, NotThereError, Side, judged
-from tamis.deciding import breach, decide, withhold
+from tamis.deciding import decide, withhold
 from tamis.policy import MaskRule, Policy
 from tamis.reasoner.protocol import Guideline
 from tamis.verdict import Evidence, Finding, Provenance, Verdict
 
 POLICY: Final = "x-tamis-policy"
 REFUSALS: Final = {"invalid_api_key": "key", "missing_scope": "scope", "rate_limited": "rate"}
-# Codes of refusals that leave an item without an explanation, but with its verdict.
-UNEXPLAINED: Final[Mapping[str | None, Unexplained]] = {
-    "overloaded": "overloaded",
-    "deadline_exceeded": "late",
-}
 
 
 def name_in(headers: Headers, header: str) -> str | None:
@@ -71,6 +65,7 @@ class Moderator:
         self.configuration = Configuration(settings, metrics)
         self.serving = Serving(settings, metrics)
         self.reasoning = Reasoning(settings, metrics, lambda: self.serving.busy)
+        self.answering = Answering(self.serving, self.reasoning, self.configuration, metrics)
         self.streams = Streams(self, settings, metrics)
         self._masks = Masks(settings.max_wait_ms / 1e3)
         self._trials = Trials(self.serving, metrics)
@@ -309,91 +304,6 @@ class Moderator:
         if policy.mode == "score":
             return Judged([withhold(verdict) for verdict in verdicts], timings, findings)
         return Judged(verdicts, timings, findings)
-
-    async def explain(
-        self,
-        request: Request,
-        items: Sequence[tuple[str, Sequence[Content]]],
-        policy: Policy,
-        judged: Judged,
-        emit: Callable[[str], None] | None = None,
-    ) -> list[Explained | Unexplained | None]:
-        """Explain items one after the other; judging them has cost their deadline its time already.
-
-        Where there is a policy encoder, the verdicts stand, and the reasoner is given them to word;
-        else it judges by itself.
-
-        ``emit`` is given the reasons as they are written, in pieces, on the event loop. Without it
-        the verdicts are still to be answered, and are not lost because there is no time or room to
-        explain them.
-
-        Raises:
-            RequestError: 400 where a text or the policy is too long, 503 where there is no
-                reasoner; with ``emit`` 429 where too many wait, 504 past the deadline.
-            ClientDisconnect: where the client has left; the work ends at its next pause.
-        """
-        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
-        deadline = deadline_of(request.headers, own)
-        guidelines = self.reasoning.guidelines(policy)
-        began = time.perf_counter() - judged.timings.total / 1e3
-        found: list[Explained | Unexplained | None] = []
-        async with UntilDisconnect(request.receive):
-            for n, (name, contents) in enumerate(items):
-                left = None if deadline is None else deadline + began - time.perf_counter()
-                asked = name, contents, guidelines
-                if self.rulings is None:
-                    explain = self.reasoning.explain(*asked, judged.verdicts[n], left, emit)
-                else:
-                    thresholds = self.loaded().bundle.thresholds
-                    broken = breach(judged.findings[n], policy, thresholds)
-                    explain = self.reasoning.word(*asked, broken, left, emit)
-                try:
-                    with self._refusals(deadline):
-                        found.append(await explain)
-                except RequestError as error:
-                    if emit is not None or error.code not in UNEXPLAINED:
-                        raise
-                    found.append(UNEXPLAINED[error.code])
-        return found
-
-    async def decide(
-        self, request: Request, asked: Sequence[Asked], content: Content, reasoned: bool
-    ) -> list[Explanation]:
-        """Answer questions about one content, one after the other, so that others come between.
-
-        By the policy encoder, where there is one, which answers them all at once; the reasoner then
-        says why, where that is wanted (``reasoned``).
-
-        Raises:
-            RequestError, ClientDisconnect: as ``explain``; 400 where they are too much to read.
-        """
-        deadline = deadline_of(request.headers, None)
-        began = time.perf_counter()
-        found: list[Explanation] = []
-        rulings = self.rulings
-        rules: tuple[Guideline, ...] = ()
-        if rulings is not None:
-            rules = tuple(dict.fromkeys(rule for one in asked for rule in rules_of(one)))
-            self.serving.rules.check_work([("input", [content])], rules)
-
-        def left() -> float | None:
-            return None if deadline is None else deadline + began - time.perf_counter()
-
-        with self._refusals(deadline):
-            async with UntilDisconnect(request.receive):
-                # Let in with its first question: the others' answers are not thrown away.
-                if rulings is None:
-                    for n, one in enumerate(asked):
-                        run = self.reasoning.decide(one, content, reasoned, left(), n > 0)
-                        found.append(await run)
-                else:
-                    scores = await self.loaded().rule(content, rules, deadline)
-                    found = [answered(one, scores) for one in asked]
-                    for n, one in enumerate(asked if reasoned else ()):
-                        said = self.reasoning.worded(one, content, found[n].reading, left(), n > 0)
-                        found[n] = (await said)[0]
-        self.configuration.access.charge(request.state.caller, len(asked))
-        return found
 
     def _deadline(self, request: Request, policy: Policy) -> float | None:
         """Seconds that a request has from now on; what comes later is done within them, too."""
