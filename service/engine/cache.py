@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import secrets
-from collections import OrderedDict
 from typing import Final
 
+from service.engine.recent import Recent
 from tamis.content import Content
 from tamis.verdict import Finding
 
@@ -29,15 +29,13 @@ class Cache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
         self._secret = secrets.token_bytes(32)
-        self._found: OrderedDict[bytes, Finding] = OrderedDict()
-        self._bytes = 0
+        self._found: Recent[bytes, Finding] = Recent(max_bytes, lambda _, found: _size(found))
 
     @property
     def size(self) -> int:
         """Estimated bytes of what is kept."""
-        return self._bytes
+        return self._found.size
 
     def __len__(self) -> int:
         return len(self._found)
@@ -56,20 +54,11 @@ class Cache:
     def get(self, key: bytes, content: Content) -> Finding | None:
         """The finding for a content, its evidence quoting the content again."""
         found = self._found.get(key)
-        if found is None:
-            return None
-        self._found.move_to_end(key)
-        return quoting(found, content)
+        return None if found is None else quoting(found, content)
 
     def put(self, key: bytes, finding: Finding) -> None:
         """Keep a finding, at the cost of the least recently used ones."""
-        if key in self._found:
-            return
-        finding = _bare(finding)
-        self._found[key] = finding
-        self._bytes += _size(finding)
-        while self._bytes > self._max_bytes:
-            self._bytes -= _size(self._found.popitem(last=False)[1])
+        self._found.keep(key, _bare(finding))
 
 
 def quoting(finding: Finding, content: Content) -> Finding:

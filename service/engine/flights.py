@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
@@ -11,6 +10,7 @@ from typing import Literal, TypeAlias
 from service.engine.cache import Cache, quoting
 from service.engine.judging import Reading
 from service.engine.scheduler import DeadlineError
+from service.engine.settling import soon
 from tamis.verdict import Finding
 
 Lookup = Literal["hit", "miss", "joined"]
@@ -117,7 +117,7 @@ class Flights:
 
         for key, n in own.items():
             if len(own) > 1:
-                readings[n].told = partial(_soon, loop, partial(land, key, n))
+                readings[n].told = partial(soon, loop, partial(land, key, n))
         try:
             queued = await self._read([readings[n] for n in own.values()], deadline, extra)
             for key, n in own.items():
@@ -131,9 +131,3 @@ class Flights:
                 if not flights[n].landed.done():
                     flights[n].landed.set_result(None)
         return queued
-
-
-def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
-    """From a thread: do something on a loop, unless that has ended meanwhile."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(do)

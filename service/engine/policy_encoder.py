@@ -4,11 +4,9 @@ import hashlib
 import math
 import secrets
 from array import array
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from service.engine.evidence import logistic
+from service.engine.recent import Recent
 from service.engine.runtime import cpu_session
 from tamis import rules
 from tamis.bundle import BundleError
@@ -234,8 +233,7 @@ class Logits:
     def __init__(self, max_bytes: int) -> None:
         self._most = max_bytes // PAIR_BYTES
         self._secret = secrets.token_bytes(16)
-        self._known: OrderedDict[bytes, float] = OrderedDict()
-        self._lock = Lock()
+        self._known: Recent[bytes, float] = Recent(self._most, lambda *_: 1)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -244,27 +242,16 @@ class Logits:
         """What pairs came to; None for those that have to be run."""
         if not self._most:
             return [None] * len(pairs)
-        names = [self._name(pair) for pair in pairs]
-        with self._lock:
-            for name in names:
-                if name in self._known:
-                    self._known.move_to_end(name)
-            return [self._known.get(name) for name in names]
+        return [self._known.get(self._name(pair)) for pair in pairs]
 
     def keep(self, pair: Pair, logit: float) -> None:
         """Keep what a pair came to."""
-        if not self._most:
-            return
-        name = self._name(pair)
-        with self._lock:
-            self._known[name] = logit
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
+        if self._most:
+            self._known.keep(self._name(pair), logit)
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._known.clear()
+        self._known.clear()
 
     def _name(self, pair: Pair) -> bytes:
         digest = hashlib.blake2b(bytes(pair.types), key=self._secret, digest_size=16)

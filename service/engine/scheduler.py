@@ -19,6 +19,7 @@ from service.engine.queue import (
     Task,
     work,
 )
+from service.engine.settling import settle
 
 __all__ = ["DeadlineError", "Events", "Loss", "OverloadedError", "Refusal", "Scheduler", "Task"]
 
@@ -177,7 +178,7 @@ class Scheduler(Generic[T]):
         arrived = time.perf_counter()
         total = sum(map(work, tasks))
         request = Request(
-            lambda error: _tell(loop, done, error),
+            lambda error: settle(loop, done, True, error),
             missing=len(tasks),
             left=total,
             deadline=math.inf if deadline is None else arrived + deadline,
@@ -343,26 +344,9 @@ class Scheduler(Generic[T]):
         self._events.queued(self.queued_tokens)
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, done: "asyncio.Future[bool]", error: Exception | None
-) -> None:
-    # A loop that has closed has nobody left to tell.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(_settle, done, error)
-
-
 def told(raised: BaseException) -> Exception:
     """What is told to the caller, whatever was raised: the worker lives on.
 
     A library that is written in Rust panics with what is no ``Exception``, and may quote a text.
     """
     return raised if isinstance(raised, Exception) else RuntimeError(type(raised).__name__)
-
-
-def _settle(done: "asyncio.Future[bool]", error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is not None:
-        done.set_exception(error)
-    else:
-        done.set_result(True)

@@ -5,16 +5,15 @@ longer than its pairs wait. Both are float16 from the graph on, so that a pair c
 whether its rule was read just now or an hour ago.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.policy_encoder import Encoder, Pair, checked_session
+from service.engine.recent import Recent
 from tamis import rules
 from tamis.reasoner.protocol import Guideline
 from tamis.rules import Encode, PairShape, PolicyEncoder, Text
@@ -58,7 +57,7 @@ class SplitEncoder(Encoder):
         assert bundle.joint is not None
         self._joint = checked_session(bundle.joint, [{*rules.PARTS}], rules.OUTPUT)
         self._typed = any(one.name == rules.TYPES for one in self._session.get_inputs())
-        self.states = RuleStates(states_bytes)
+        self.states: Recent[tuple[int, ...], States] = Recent(states_bytes, _size)
         # What a token costs the lower layers, in tokens of the upper ones.
         self.ratio = bundle.split / (bundle.layers - bundle.split)
 
@@ -135,47 +134,6 @@ class SplitEncoder(Encoder):
     def _load(self) -> Any:
         allowed = [{rules.IDS}, {rules.IDS, rules.TYPES}]
         return checked_session(self.bundle.graph, allowed, rules.STATES)
-
-
-class RuleStates:
-    """What rules were read to, by their tokens; the least recently used go first. Thread-safe."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._known: OrderedDict[tuple[int, ...], States] = OrderedDict()
-        self._lock = Lock()
-        self.size = 0
-        """Estimated bytes of what is kept."""
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def __contains__(self, rule: tuple[int, ...]) -> bool:
-        return rule in self._known
-
-    def get(self, rule: tuple[int, ...]) -> States | None:
-        """What a rule was read to; None where that is not kept."""
-        with self._lock:
-            found = self._known.get(rule)
-            if found is not None:
-                self._known.move_to_end(rule)
-            return found
-
-    def keep(self, rule: tuple[int, ...], states: States) -> None:
-        """Keep what a rule was read to, at the cost of others."""
-        with self._lock:
-            if rule in self._known:
-                return
-            self._known[rule] = states
-            self.size += _size(rule, states)
-            while self.size > self._max_bytes:
-                self.size -= _size(*self._known.popitem(last=False))
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._known.clear()
-            self.size = 0
 
 
 def encoder_of(bundle: PolicyEncoder, cache_bytes: int = 0, states_bytes: int = 0) -> Encoder:

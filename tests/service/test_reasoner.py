@@ -81,11 +81,11 @@ def test_a_policy_is_read_once(reasoner: Reasoner):
 def test_the_memory_of_prefixes_is_bounded(bundle: ReasonerBundle):
     unbounded = Reasoner(bundle, threads=1, cache_bytes=1 << 26)
     unbounded.judge(POLICY, TEXT, go_on)
-    room = unbounded.prefixes.nbytes
+    room = unbounded.prefixes.size
     reasoner = Reasoner(bundle, threads=1, cache_bytes=room)
     for policy in (POLICY, OTHER, POLICY):
         assert reasoner.judge(policy, TEXT, go_on).cached == 0
-        assert reasoner.prefixes.nbytes <= room
+        assert reasoner.prefixes.size <= room
     assert reasoner.judge(POLICY, TEXT, go_on).cached > 0
 
 

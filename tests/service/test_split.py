@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from service.engine.pairs import PairTask
-from service.engine.split import RULE_BYTES, Parts, RuleStates
+from service.engine.recent import Recent
+from service.engine.split import RULE_BYTES, Parts, _size
 from tamis.windows import Window
 
 
@@ -20,7 +21,7 @@ def test_the_memory_of_rules_is_as_large_as_it_says_and_forgets_the_oldest():
     rules = [tuple(range(1_000 * n, 1_000 * n + 20)) for n in range(1, 1_001)]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    memory = RuleStates(1 << 20)
+    memory = Recent(1 << 20, _size)
     for rule in rules:
         # Whose tokens nobody else has.
         memory.keep(tuple(token + 0 for token in rule), states(20))
@@ -39,7 +40,7 @@ def test_the_memory_of_rules_is_as_large_as_it_says_and_forgets_the_oldest():
 
 
 def test_no_memory_keeps_nothing():
-    memory = RuleStates(RULE_BYTES)
+    memory = Recent(RULE_BYTES, _size)
     memory.keep((1, 2), states(2))
     assert (len(memory), memory.size) == (0, 0)
     assert memory.get((1, 2)) is None

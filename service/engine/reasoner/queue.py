@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from service.engine.priority import LAST, stand_back
 from service.engine.reasoner.reasoner import GivenUpError, LateError, Pause, Reasoner
 from service.engine.scheduler import DeadlineError, OverloadedError, told
+from service.engine.settling import settle
 
 T = TypeVar("T")
 
@@ -188,8 +189,7 @@ class Explainer:
             error = DeadlineError()
         except BaseException as raised:  # told to the caller; the thread lives on
             error = told(raised)
-        if not job.loop.is_closed():
-            job.loop.call_soon_threadsafe(_settle, job.done, result, error)
+        settle(job.loop, job.done, result, error)
 
     def _pause(self, job: _Job) -> None:
         """Let the classifier pass.
@@ -208,12 +208,3 @@ class Explainer:
             if now >= until or not self._busy():
                 return
             time.sleep(PEEK)
-
-
-def _settle(done: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is not None:
-        done.set_exception(error)
-    else:
-        done.set_result(result)

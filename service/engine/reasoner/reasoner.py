@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from service.engine.reasoner.decoder import Decoder, Floats
+from service.engine.reasoner.decoder import Decoder, Floats, Prefix
 from service.engine.reasoner.explanation import Explanation, Reading, Status
 from service.engine.reasoner.labels import Labels
-from service.engine.reasoner.prefixes import Prefixes
 from service.engine.reasoner.quoting import Quoting
+from service.engine.recent import Recent
 from tamis.bundle import BundleError
 from tamis.content import Content
 from tamis.reasoner import protocol
@@ -82,7 +82,7 @@ class Reasoner:
             raise BundleError(f"{bundle.path}: answers are {bundle.form.order}, not verdict-first")
         self.bundle = bundle
         self.decoder = Decoder(bundle.graph, bundle.positions, threads)
-        self.prefixes = Prefixes(cache_bytes)
+        self.prefixes: Recent[Hashable, Prefix] = Recent(cache_bytes, lambda _, one: one.nbytes)
         self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -333,7 +333,7 @@ class Reasoner:
         for start in range(0, len(prefix), STEP):
             pause()
             self.decoder.read(prefix[start : start + STEP])
-        self.prefixes.put(key, self.decoder.keep())
+        self.prefixes.keep(key, self.decoder.keep())
         return 0
 
     def _room(self, policy: Policy, max_reason: int) -> int:
