@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, NoReturn
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,6 +16,8 @@ logger = logging.getLogger("tamis.service")
 
 # Corrections that are stored at the same time.
 AT_ONCE: Final = 4
+# Seconds that one waits for those before it: as long as a store that does not answer takes one.
+PATIENCE: Final = 10.0
 
 
 class Feedback:
@@ -53,23 +55,33 @@ class Feedback:
         """Store and count a correction; once this returns, it is on disk.
 
         Raises:
-            RequestError: 503 where the store cannot be used; the reason is logged, once.
+            RequestError: 503 where the store cannot be used, or those before it take too long; the
+                reason is logged, once.
         """
         try:
-            async with self._few:
-                await run_in_threadpool(lambda: self._store().save(correction))
+            async with asyncio.timeout(PATIENCE):
+                await self._few.acquire()
+        except TimeoutError:
+            self._failed(f"those before it take longer than {PATIENCE:g} s")
+        try:
+            await run_in_threadpool(lambda: self._store().save(correction))
         except StoreError as error:
-            if str(error) != self._fault:
-                self._fault = str(error)
-                logger.error("feedback cannot be stored: %s", error)
-            raise RequestError(
-                "feedback cannot be stored at present; the server's log says why",
-                code="feedback_unavailable",
-                status=503,
-            ) from None
+            self._failed(str(error))
+        finally:
+            self._few.release()
         self._fault = None
         agrees = str(bool(correction.agrees)).lower()
         self._metrics.feedback.labels(correction.label or "none", agrees).inc()
+
+    def _failed(self, reason: str) -> NoReturn:
+        if reason != self._fault:
+            self._fault = reason
+            logger.error("feedback cannot be stored: %s", reason)
+        raise RequestError(
+            "feedback cannot be stored at present; the server's log says why",
+            code="feedback_unavailable",
+            status=503,
+        ) from None
 
     def _store(self) -> Store:
         return open_store(self._location)

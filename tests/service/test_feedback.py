@@ -1,7 +1,10 @@
+import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,13 @@ from service.access import new_key
 from service.app import create_app
 from service.engine.engine import Engine
 from service.engine.scheduler import OverloadedError
+from service.errors import RequestError
+from service.feedback import AT_ONCE, Feedback
+from service.observing.metrics import Metrics
 from service.settings import Settings
+from tamis.content import prompt
 from tamis.corrections.record import CATEGORIES, Correction
-from tamis.corrections.store import StoreError, read_corrections
+from tamis.corrections.store import SqliteStore, StoreError, read_corrections
 from tests.service.test_app import wait_until_ready
 
 CANARY = "zebra-canary-9f3"
@@ -335,6 +342,24 @@ def test_a_store_that_stays_locked_is_a_503(settings, tmp_path, monkeypatch):
     assert answer.status_code == 503
     assert time.monotonic() - began < 60
     assert len(list(read_corrections(str(place)))) == 1
+
+
+async def test_who_waits_for_a_store_that_does_not_answer_gets_a_503(monkeypatch, caplog):
+    monkeypatch.setattr("service.feedback.PATIENCE", 0.05)
+    answered = threading.Event()
+    monkeypatch.setattr(SqliteStore, "save", lambda *_: answered.wait(30))
+    feedback = Feedback("feedback.sqlite", Metrics())
+    correction = Correction(content=prompt("x"), time=datetime.now(UTC), label="safe")
+    stuck = [asyncio.create_task(feedback.keep(correction)) for _ in range(AT_ONCE)]
+    await asyncio.sleep(0)
+    waiting = [feedback.keep(correction) for _ in range(3)]
+    for refused in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(refused, RequestError)
+        assert (refused.status, refused.code) == (503, "feedback_unavailable")
+    answered.set()
+    await asyncio.gather(*stuck)
+    await feedback.keep(correction)
+    assert caplog.text.count("feedback cannot be stored") == 1
 
 
 def test_nothing_is_written_before_the_first_correction(settings, tmp_path):
