@@ -235,10 +235,31 @@ def test_a_file_that_somebody_took_away_is_begun_anew(tmp_path, entry, keep):
     kept = {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")}
     assert len(kept) == keep
     path.unlink()
-    while not path.exists():
-        files.write([entry])
+    files.write([entry])
     files.close()
     assert {p: p.read_bytes() for p in tmp_path.glob("a.jsonl.[0-9]")} == kept
+    assert [line["type"] for line in lines_of(path)] == ["model", "policy", "verdict"]
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def copied_and_emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("tidy", [Path.unlink, moved, copied_and_emptied])
+def test_what_another_hand_tidied_away_takes_no_later_record_along(tmp_path, entry, tidy):
+    path = tmp_path / "a.jsonl"
+    files = Files(path, max_bytes=100_000, keep=1)
+    files.write([entry] * 3)
+    tidy(path)
+    for _ in range(2):
+        files.write([entry])
+    files.close()
+    kinds = ["model", "policy", "verdict", "verdict"]
+    assert [line["type"] for line in lines_of(path)] == kinds
 
 
 def test_a_rotation_that_is_tried_again_costs_no_file(tmp_path, entry, monkeypatch):

@@ -48,6 +48,8 @@ class Files:
 
     def write(self, batch: Sequence[Entry]) -> int:
         """Append what fits the file; see ``Sink``."""
+        if not self._there():
+            self._let_go()
         if self._file is None:
             self._open()
         assert self._file is not None
@@ -69,12 +71,28 @@ class Files:
 
     def close(self) -> None:
         """Let go of the file, and of its lock."""
-        for descriptor in (self._file, self._lock):
-            if descriptor is not None:
-                with suppress(OSError):
-                    os.fsync(descriptor)
-                os.close(descriptor)
-        self._file = self._lock = None
+        self._let_go()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _there(self) -> bool:
+        """Whether the file is where its name says, and as long: else others tidied it away."""
+        if self._file is None:
+            return False
+        own = os.fstat(self._file)
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(own, named) and own.st_size >= self._size
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
 
     def _append(self, text: bytes) -> None:
         assert self._file is not None
