@@ -4,6 +4,7 @@ import argparse
 import csv
 import http.client
 import json
+import math
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,7 +20,7 @@ from tamis.perspective import ATTRIBUTES, THRESHOLDS
 PATH: Final = "/v1alpha1/comments:analyze"
 SECONDS: Final = 30
 # What comes of reading an answer that is another's.
-NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError)
+NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 # Of a column of a table; Python's own limit is 128 KiB, half of what the service judges.
 MAX_COLUMN: Final = 16 << 20
 
@@ -113,7 +114,7 @@ def _stored(path: Path) -> Iterator[tuple[str, Mapping[str, float]]]:
                 found = _row(next(rows))
             except StopIteration:
                 return
-            except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+            except (*NO_ANSWER, csv.Error) as error:
                 # What is no number may be a piece of text, where a comma in it was not quoted.
                 which = "" if isinstance(error, ValueError) else f" {error}"
                 what = f"{path.name}: row {number}: {type(error).__name__}{which}"
@@ -130,14 +131,26 @@ def _row(row: dict[str, Any]) -> tuple[str, dict[str, float]]:
     if "attributeScores" in row:
         found = row["attributeScores"].items()
         text = row["comment"]["text"]
-        scores = {n: float(s["summaryScore"]["value"]) for n, s in found}
+        scores = {n: _number(s["summaryScore"]["value"]) for n, s in found}
     else:
         given = row.get("scores") or {n: v for n, v in row.items() if n.upper() in ATTRIBUTES}
         text = row["text"]
-        scores = {n.upper(): float(v) for n, v in given.items() if v not in (None, "")}
+        scores = {n.upper(): _number(v) for n, v in given.items() if v not in (None, "")}
     if not isinstance(text, str):
         raise TypeError("text is none")
     return text, scores
+
+
+def _number(given: Any) -> float:
+    """A score; "NaN" is none, and has no rank among others.
+
+    Raises:
+        TypeError, ValueError, OverflowError: where it is none.
+    """
+    found = float(given)
+    if not math.isfinite(found):
+        raise ValueError("not finite")
+    return found
 
 
 def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[str, float] | None:
@@ -157,7 +170,7 @@ def _ask(url: str, key: str | None, text: str, attributes: list[str]) -> dict[st
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
             found = json.load(answer)["attributeScores"]
-            return {name: float(score["summaryScore"]["value"]) for name, score in found.items()}
+            return {name: _number(score["summaryScore"]["value"]) for name, score in found.items()}
     except urllib.error.HTTPError as error:
         message, kind = _said(error)
         if kind == "COMMENT_EMPTY":

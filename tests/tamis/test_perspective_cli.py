@@ -63,6 +63,9 @@ def test_blank_lines_are_no_rows(tmp_path: Path, asked: list[str]):
     [
         '{"text": null, "scores": {"TOXICITY": 0.5}}',
         '{"text": "a quiet garden", "scores": {"TOXICITY": "a quiet pond"}}',
+        '{"text": "a quiet garden", "scores": {"TOXICITY": NaN}}',
+        '{"text": "a quiet garden", "toxicity": "inf"}',
+        f'{{"text": "a quiet garden", "toxicity": {10**400}}}',
         '"a quiet garden"',
         '{"text": "a quiet garden"',
     ],
@@ -113,7 +116,15 @@ class Torn(io.BytesIO):
         raise http.client.IncompleteRead(b"{")
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"attributeScores": {"TOXICITY": 1}}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b'{"attributeScores": {"TOXICITY": 1}}',
+        b'{"attributeScores": {"TOXICITY": {"summaryScore": {"value": NaN}}}}',
+    ],
+)
 def test_who_is_not_asked_as_perspective_is_said_to_be_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer
 ):
