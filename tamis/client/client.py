@@ -58,6 +58,17 @@ def _one(item: Item) -> Item:
     return item
 
 
+def _many(items: Sequence[Item]) -> list[Item]:
+    """Items; one alone is no list of them: a text's letters would be judged one by one.
+
+    Raises:
+        TypeError: where it is one.
+    """
+    if is_item(items):
+        raise TypeError(f"items are a list of them, not one {type(items).__name__}")
+    return list(items)
+
+
 def _results(answer: Any) -> list[Moderation]:
     return [moderation_of(one) for one in answer["results"]]
 
@@ -178,7 +189,7 @@ class Client(_Caller):
         deadline: float | None = None,
     ) -> list[Moderation]:
         """Judge several items in one request, in their order; raises as ``moderate``."""
-        return self._ask(_moderate(list(items), policy, judge, explain, _results), deadline)
+        return self._ask(_moderate(_many(items), policy, judge, explain, _results), deadline)
 
     def feedback(self, item: Item, label: Label | None = None, **more: Any) -> str:
         """Store what a person says of an item (fields as ``POST /feedback`` has them); its id."""
@@ -263,7 +274,7 @@ class AsyncClient(_Caller):
         deadline: float | None = None,
     ) -> list[Moderation]:
         """See ``Client.moderate_many``."""
-        return await self._ask(_moderate(list(items), policy, judge, explain, _results), deadline)
+        return await self._ask(_moderate(_many(items), policy, judge, explain, _results), deadline)
 
     async def feedback(self, item: Item, label: Label | None = None, **more: Any) -> str:
         """See ``Client.feedback``."""

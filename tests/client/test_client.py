@@ -182,6 +182,14 @@ def test_what_is_no_item_is_not_sent(item):
     assert asked == []
 
 
+@pytest.mark.parametrize("items", ["hello", {"prompt": "hello"}])
+def test_one_item_is_no_list_of_them(items):
+    client, asked = answering(ok())
+    with pytest.raises(TypeError, match="a list of them"):
+        client.moderate_many(items)
+    assert asked == []
+
+
 def test_a_key_is_sent_as_it_is_meant_and_never_quoted():
     asked: list[httpx.Request] = []
     for key in ("key-1", "key-1\n", "", None):
