@@ -19,9 +19,13 @@ class ApiError(ClientError):
     def __init__(
         self, status: int, message: str, code: str | None, param: str | None, request_id: str | None
     ) -> None:
-        super().__init__(f"{status} {code or ''}: {message}")
+        # As it is made, or no other process could be told of it: pickle makes it anew from these.
+        super().__init__(status, message, code, param, request_id)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
         self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code or ''}: {self.message}"

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import pickle
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -180,6 +181,13 @@ def test_what_is_no_item_is_not_sent(item):
     with pytest.raises(TypeError, match="a text or a mapping"):
         client.moderate(item)
     assert asked == []
+
+
+def test_a_refusal_can_be_told_to_another_process():
+    refused = ApiError(413, "it is too long", "text_too_long", "input", "r-1")
+    told = pickle.loads(pickle.dumps(refused))
+    assert str(told) == str(refused) == "413 text_too_long: it is too long"
+    assert vars(told) == vars(refused)
 
 
 @pytest.mark.parametrize("items", ["hello", {"prompt": "hello"}])
