@@ -113,7 +113,7 @@ def _asked(headers: httpx.Headers) -> float | None:
         if given.strip().isdecimal():
             return float(given)
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -140,6 +140,7 @@ def test_a_refusal_says_what_is_at_fault_and_is_not_tried_again(client):
         (busy(503, retry_after="2"), 2, 2),
         (busy(retry_after="Thu, 01 Jan 1970 00:00:00 GMT"), 0, 0),
         (busy(retry_after="soon"), 0.05, 0.1),
+        (busy(retry_after="Thu, 01 Jan 1970 00:00:00 +99999999999999"), 0.05, 0.1),
         (busy(504), 0.05, 0.1),
         (httpx.ConnectError("refused"), 0.05, 0.1),
         (httpx.ReadTimeout("slow"), 0.05, 0.1),
