@@ -679,6 +679,25 @@ def test_nobody_gets_out_of_the_log_by_a_name_that_it_cannot_hold(settings, empt
     assert names == ["a\ufffdb", r"a\u0000b", "default"]
 
 
+def test_what_a_database_has_no_letters_for_does_not_hold_up_the_others(empty, entry):
+    from psycopg.conninfo import make_conninfo
+
+    from service.observing.audit.postgres import Postgres
+
+    query(empty.url, "CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+    url = make_conninfo(empty.url, dbname="latin")
+    sink = Postgres(url)
+    lines = [json_line({"type": "verdict", "policy": name}) for name in ("é", "愛", "ö")]
+    batch = [replace(entry, number=n, line=line) for n, line in enumerate(lines)]
+    assert sink.write(batch) == 1
+    with pytest.raises(RefusedError, match=r"^UnicodeEncodeError$"):
+        sink.write(batch[1:])
+    assert sink.write(batch[2:]) == 1
+    sink.close()
+    names = query(url, "SELECT record->>'policy' FROM tamis_audit WHERE type = 'verdict'")
+    assert names == [("é",), ("ö",)]
+
+
 def test_a_batch_that_came_twice_is_there_once(empty, entry):
     from service.observing.audit.postgres import Postgres
 

@@ -78,9 +78,11 @@ class Postgres:
             connection = self._connected()
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.executemany(INSERT, rows)
-        except psycopg.DataError as error:
+        except (psycopg.DataError, UnicodeEncodeError) as error:
+            # The latter comes of a database that is not of UTF-8, and will come again.
             if len(batch) == 1:
-                raise RefusedError(f"{type(error).__name__} {error.sqlstate}") from None
+                state = getattr(error, "sqlstate", "")
+                raise RefusedError(f"{type(error).__name__} {state}".rstrip()) from None
             return self.write(batch[: len(batch) // 2])
         except psycopg.Error as error:
             self.close()
