@@ -23,6 +23,8 @@ ITEM: Final = TypeAdapter[Any](Item)
 SHAPES: Final = ("messages", "prompt", "text")
 FIELDS: Final = ("prompt", "response", "messages", "text")
 ALL: Final = "all"
+# A number, say of an embedding, beside characters.
+SCALAR: Final = 8
 ID: Final = "id"
 
 
@@ -125,8 +127,9 @@ class Row:
 
     @property
     def characters(self) -> int:
-        """Size of the texts."""
-        return sum(len(content.text) for content in self.contents)
+        """Size of what is held of it: texts, what they are read behind, and what passes through."""
+        texts = sum(len(c.text) + len(c.context or "") for c in self.contents)
+        return texts + _size(self.id) + _size(self.kept)
 
 
 def parse(
@@ -207,6 +210,20 @@ def _column(path: str, judged: Mapping[str, str]) -> str:
     """A path in the item (``messages[0].content``) as a path in the row."""
     end = min((at for at in (path.find("["), path.find(".")) if at >= 0), default=len(path))
     return judged.get(path[:end], path[:end]) + path[end:]
+
+
+def _size(value: Any) -> int:
+    """About as many characters as a value takes the memory of."""
+    match value:
+        case None:
+            return 0
+        case str():
+            return len(value)
+        case Mapping():
+            return sum(len(key) + _size(item) for key, item in value.items())
+        case list():
+            return sum(map(_size, value))
+    return SCALAR
 
 
 def plain(value: Any) -> Any:

@@ -44,6 +44,14 @@ def test_other_columns_pass_by_or_through():
     assert read(row, Columns(id="source")).id == "shop"
 
 
+def test_what_passes_through_counts_for_how_many_rows_are_held():
+    row = {"id": "x" * 10, "text": "hello", "page": {"html": "x" * 1_000}, "vector": [0.5] * 100}
+    assert read(row, Columns(keep=("page", "vector"))).characters >= 10 + 5 + 1_000 + 100
+    assert read(row).characters == 10 + 5
+    assert read({"prompt": "hello", "response": "hi"}).characters == 5 + 2 + 5
+    assert read({"text": 5, "page": "x" * 1_000}, Columns(keep=("page",))).characters > 1_000
+
+
 def test_columns_are_named():
     row = {"question": "a", "answer": "b", "text": "not judged"}
     columns = Columns(prompt="question", response="answer")
