@@ -21,19 +21,22 @@ from tamis.verdict import Evidence
 EMAIL: Final = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,62}(?![\w-])"
 )
-CARD: Final = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
+# Between groups of digits: typesetters and web pages keep them on one line by blanks of their own.
+BLANK: Final = " \u00a0\u2009\u202f"
+GAP: Final = re.compile(f"[{BLANK}]")
+CARD: Final = re.compile(rf"(?<![\w-])\d(?:[{BLANK}-]?\d){{12,18}}(?![\w-])")
 FEWEST_OF_CARD: Final = 13
-IBAN: Final = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}(?!\w)")
+IBAN: Final = re.compile(rf"(?<!\w)[A-Za-z]{{2}}\d{{2}}(?:[{BLANK}]?[A-Za-z0-9]){{11,30}}(?!\w)")
 # One of four numbers may stand behind a colon ("from:192.0.2.1"), which one of eight is made of.
 IP: Final = re.compile(
     r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|(?<!:)[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+)(?!\w|\.\d)"
 )
 # Where a telephone number may be: asking of such places only takes a twentieth of the time.
-DIALLED: Final = re.compile(r"(?<!\w)[+(]?\d[\d ()./\u00a0-]{5,30}\d(?!\w)")
+DIALLED: Final = re.compile(rf"(?<!\w)[+(]?\d[\d(){BLANK}./-]{{5,30}}\d(?!\w)")
 FEWEST_DIALLED: Final = 7
 # Words of a national id, each with a digit; check digits tell the rest.
 WORD: Final = r"(?=[A-Za-z]{0,6}\d)[\dA-Za-z]{1,18}"
-NUMBER: Final = re.compile(rf"(?<![\w./-]){WORD}(?:[ ./-]{WORD}){{0,5}}(?!\w)")
+NUMBER: Final = re.compile(rf"(?<![\w./-]){WORD}(?:[{BLANK}./-]{WORD}){{0,5}}(?!\w)")
 LENGTHS: Final = range(8, 19)
 FEWEST_DIGITS: Final = 4
 # Characters of the longest place that the patterns above look at, and one behind it.
@@ -166,13 +169,12 @@ def _numbers(
     """
     at = 0
     while found := places.search(text, at):
-        words = found[0].split(" ")
-        for count in range(len(words), 0, -1):
-            written = " ".join(words[:count])
-            if valid(written):
-                yield Span(found.start(), found.start() + len(written), mark)
+        ends = [*(gap.start() for gap in GAP.finditer(found[0])), len(found[0])]
+        for end in reversed(ends):
+            if valid(found[0][:end]):
+                yield Span(found.start(), found.start() + end, mark)
                 break
-        at = found.start() + len(words[0])
+        at = found.start() + ends[0]
 
 
 def _ips(text: str, _: MaskRule) -> Iterator[Span]:
@@ -193,8 +195,9 @@ def _phones(text: str, rule: MaskRule) -> Iterator[Span]:
     for place in DIALLED.finditer(text):
         if sum(map(str.isdigit, place[0])) < FEWEST_DIALLED:
             continue
+        dialled = GAP.sub(" ", place[0])
         for region in regions:
-            for found in numbers.PhoneNumberMatcher(place[0], region):
+            for found in numbers.PhoneNumberMatcher(dialled, region):
                 yield Span(place.start() + found.start, place.start() + found.end, "[PHONE]")
 
 

@@ -64,6 +64,24 @@ def test_personal_data_is_found_by_its_form(text, shown):
     assert hidden(text) == shown
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2009", "\u202f"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "+44 20 7946 0958",
+        "(201) 555-0123",
+        "4111 1111 1111 1111",
+        "GB82 WEST 1234 5698 7654 32",
+        "943 476 5919",
+    ],
+)
+def test_numbers_are_found_whatever_blanks_part_them(number: str, blank: str):
+    text = f"It is {number}."
+    assert "[" in hidden(text, "us", "gb")
+    set_apart = text.replace(number, number.replace(" ", blank))
+    assert hidden(set_apart, "us", "gb") == hidden(text, "us", "gb")
+
+
 @pytest.mark.parametrize(
     "text",
     [
