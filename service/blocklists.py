@@ -25,7 +25,12 @@ MOST_ITEMS: Final = 10_000
 LONGEST_ITEM: Final = 128
 # Words; where a script does not part them by spaces (Thai, kana, Han), signs.
 _SIGNS: Final = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD: Final = re.compile(rf"[{_SIGNS}]|(?:(?![{_SIGNS}])\w)+|[^\w\s]")
+# Vowels of India's scripts, which `\w` has not: without them "tomorrow" was found in "art", which
+# has one more.
+_MARKS: Final = "".join(
+    sign for sign in map(chr, range(0x900, 0xE00)) if unicodedata.category(sign)[0] == "M"
+)
+_WORD: Final = re.compile(rf"[{_SIGNS}]|(?:(?![{_SIGNS}])[\w{_MARKS}])+|[^\w\s]")
 # What is normalised at a time: all marks of a row are put in order, in quadratic time.
 _PART: Final = re.compile(r"\S{1,1000}|\s+")
 

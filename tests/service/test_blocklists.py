@@ -131,6 +131,9 @@ def test_a_text_is_compared_with_the_lists_it_names(client, monkeypatch):
         ("\u8336", "\u559d\u8336\u5427", True),
         ("", "tea", False),
         ("straße", "STRASSE", True),
+        # Tomorrow, in a sentence and at its end; art.
+        ("\u0915\u0932", "\u0906\u091c \u0914\u0930 \u0915\u0932\u0964", True),
+        ("\u0915\u0932", "\u0915\u0932\u093e", False),
     ],
 )
 def test_items_are_found_as_whole_words(item, text, found):
