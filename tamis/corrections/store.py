@@ -84,12 +84,19 @@ class SqliteStore(Store):
                 yield parse(json.loads(document))
 
     def delete(self, ids: Iterable[str]) -> int:
-        """See ``Store``; the file keeps no trace of what was deleted."""
+        """See ``Store``; the file keeps no trace of what was deleted.
+
+        Raises:
+            StoreError: where it does, since others read at this moment.
+        """
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
             count = sum(connection.execute(DELETE, {"id": i}).rowcount for i in ids)
             connection.execute("COMMIT")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            traces = "others read it meanwhile, and its files hold traces yet; delete again later"
+            raise StoreError(f"{self.name}: corrections deleted: {count}, but {traces}")
         return count
 
     @contextmanager

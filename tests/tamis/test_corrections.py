@@ -277,6 +277,24 @@ def test_sqlite_keeps_to_its_owner_and_forgets_what_is_deleted(tmp_path: Path):
         assert b"zebra-canary" not in file.read_bytes(), file
 
 
+def test_who_deletes_is_told_of_traces_that_a_reader_keeps(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(stores, "PATIENCE", 0.1)
+    path = tmp_path / "feedback.sqlite"
+    store = open_store(str(path))
+    secret = correction(content.prompt("zebra-canary"))
+    for one in (correction(), secret, correction(reviewer="ben")):
+        store.save(one)
+    reading = store.read()
+    next(reading)
+    with pytest.raises(StoreError, match=r"corrections deleted: 1, but .* traces"):
+        store.delete([secret.id])
+    assert b"zebra-canary" in path.read_bytes()
+    assert len(list(reading)) == 2
+    assert store.delete([secret.id]) == 0
+    for file in tmp_path.iterdir():
+        assert b"zebra-canary" not in file.read_bytes(), file
+
+
 def test_a_reader_does_not_hold_up_a_writer(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(stores, "PATIENCE", 0.1)
     store = open_store(str(tmp_path / "feedback.sqlite"))
