@@ -195,6 +195,8 @@ def test_both_autoscalers_aim_at_the_same():
         hpa["minReplicas"],
         hpa["maxReplicas"],
     )
+    # It would outvote CPU where Prometheus is away.
+    assert "fallback" not in keda
     queue, cpu = keda["triggers"]
     assert queue["metadata"]["threshold"] == hpa["metrics"][0]["pods"]["target"]["averageValue"]
     utilization = hpa["metrics"][1]["resource"]["target"]["averageUtilization"]
