@@ -9,6 +9,7 @@ import hmac
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +112,8 @@ def read_keys(path: Path) -> list[Key]:
         raise KeysError(f"{path.name}: must be a list of at least one key")
     keys = [Key.parse(entry, f"{path.name}: key {n}") for n, entry in enumerate(raw, 1)]
     for name in ("id", "name"):
-        values = [getattr(key, name) for key in keys]
-        if twice := {value for value in values if values.count(value) > 1}:
+        counts = Counter(getattr(key, name) for key in keys)
+        if twice := [value for value, count in counts.items() if count > 1]:
             raise KeysError(f"{path.name}: two keys share the {name} {min(twice)!r}")
     return keys
 

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_faults_of_a_file_are_named_without_quoting_it(tmp_path: Path, entries, 
     with pytest.raises(KeysError, match=message) as caught:
         read_keys(path)
     assert "0" * 64 not in str(caught.value)
+
+
+def test_many_keys_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entries = [{"id": f"{n:08x}", "name": f"k{n}", "sha256": "0" * 64} for n in range(20_000)]
+    (tmp_path / "keys.yaml").touch()
+    monkeypatch.setattr(yaml, "safe_load", lambda _: entries)
+    began = time.monotonic()
+    assert len(read_keys(tmp_path / "keys.yaml")) == 20_000
+    assert time.monotonic() - began < 5  # every one with every other took 12 s
 
 
 def test_a_missing_file_is_a_fault(tmp_path: Path):
