@@ -329,13 +329,15 @@ def test_several_files_packed_or_not_are_one_log(settings, tmp_path, capsys):
         ('{"type": "nonsense"}\n', "line 1: not a record of tamis.audit/1"),
         ('{"type": "policy", "format": "x/2"}\n', "format is 'x/2'"),
         ('{"type": "verdict", "writer": "a", "number": 1, "policy": "p"}\n', "policy_version"),
+        ("\x28\n\x2f fd", "x.jsonl: not a line of it is a record of tamis.audit/1"),  # packed
     ],
 )
 def test_what_is_no_audit_log_is_named(tmp_path, capsys, content, message):
     path = tmp_path / "x.jsonl"
     path.write_text(content)
-    assert main(["audit", "replay", str(path)]) == 1
-    assert message in capsys.readouterr().err
+    for verb in ("replay", "show"):
+        assert main(["audit", verb, str(path)]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_a_record_without_its_findings_is_named(log):

@@ -116,16 +116,22 @@ class Log:
                 yield f"row {n}", row
             return
         path = Path(source)
+        torn = read = 0
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for n, line in enumerate(lines, 1):
                 try:
                     raw = json.loads(line)
                 except ValueError:
-                    self.torn += bool(line.strip())
+                    torn += bool(line.strip())
                     continue
                 if not isinstance(raw, dict):
                     raise AuditError(f"{path.name} line {n}: not a record of {FORMAT}")
+                read += 1
                 yield f"{path.name} line {n}", raw
+        if torn and not read:
+            # Not what a crash leaves: packed otherwise, say, and nothing of it would be missed.
+            raise AuditError(f"{path.name}: not a line of it is a record of {FORMAT}")
+        self.torn += torn
 
 
 @dataclass(slots=True)
