@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamis import bundle as bundles
 from tamis import rules
-from tamis.cli.common import Commands, load_classifier
+from tamis.cli.common import CommandError, Commands, load_classifier, moment
 from tamis.rules import policy_encoder_there
 from tamis.tiers import Bands, bands_file, load_bands
 from tamis.verdict import Action
@@ -41,8 +41,8 @@ def add_to(commands: Commands) -> None:
     replay.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
     replay.set_defaults(run=_replay)
     show = verb("show", "print records as JSON lines")
-    show.add_argument("--since", type=_time, metavar="TIME", help="ISO 8601, UTC if not said")
-    show.add_argument("--before", type=_time, metavar="TIME")
+    show.add_argument("--since", type=moment, metavar="TIME", help="ISO 8601, UTC if not said")
+    show.add_argument("--before", type=moment, metavar="TIME")
     show.add_argument("--caller", help="name of the API key")
     show.add_argument("--action", choices=[action.value for action in Action])
     show.add_argument("--request", metavar="ID")
@@ -95,14 +95,15 @@ def _show(args: argparse.Namespace) -> int:
     asked = {"caller": args.caller, "action": args.action, "request_id": args.request}
     wished = {name: value for name, value in asked.items() if value is not None}
     for recorded in Log(args.logs).verdicts():
-        raw, time = recorded.raw, _time(recorded.raw["time"])
-        if (args.since and time < args.since) or (args.before and time >= args.before):
-            continue
-        if all(raw[name] == value for name, value in wished.items()):
+        raw = recorded.raw
+        try:
+            time = datetime.fromisoformat(raw["time"])
+            fits = all(raw[name] == value for name, value in wished.items())
+            early = args.since and time < args.since
+            late = args.before and time >= args.before
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__} {error}"
+            raise CommandError(f"{recorded.where}: not a whole record: {said}") from None
+        if fits and not early and not late:
             print(json.dumps(raw))
     return 0
-
-
-def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
@@ -55,6 +56,16 @@ def sides(text: str) -> tuple[Side, ...]:
     if len(found) != len(names):
         raise argparse.ArgumentTypeError(f"must be of {', '.join(get_args(Side))}")
     return found
+
+
+def moment(text: str) -> datetime:
+    """A time, for argparse; UTC where it does not say."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        example = "2026-11-22 or 2026-11-22T13:00:00Z"
+        raise argparse.ArgumentTypeError(f"must be a time of ISO 8601, as {example}") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from tamis.cli.common import CommandError
+from tamis.cli.common import CommandError, moment
 from tamis.corrections.record import Correction, write_lines
 from tamis.corrections.store import StoreError, default_location, open_store, read_corrections
 from tamis.tiers import NONE
@@ -62,8 +62,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         )
         parser.add_argument("--reviewer")
         parser.add_argument("--key", help="name of the API key it came with")
-        parser.add_argument("--since", type=_time, metavar="TIME", help="ISO 8601, UTC if not said")
-        parser.add_argument("--before", type=_time, metavar="TIME")
+        parser.add_argument(
+            "--since", type=moment, metavar="TIME", help="ISO 8601, UTC if not said"
+        )
+        parser.add_argument("--before", type=moment, metavar="TIME")
         parser.add_argument("--containing", metavar="WORDS", help="in text, prompt or comment")
         return parser
 
@@ -76,11 +78,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     delete = verb("delete", "remove corrections for good")
     delete.add_argument("--all", action="store_true", help="every one of the store")
     delete.set_defaults(run=_delete)
-
-
-def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _location(args: argparse.Namespace) -> str:

@@ -399,7 +399,17 @@ def test_show_prints_the_records_that_are_asked_for(named, capsys, arguments, ex
 def test_a_time_that_is_none_is_refused(named, capsys):
     with pytest.raises(SystemExit):
         main(["audit", "show", str(named), "--since", "yesterday"])
-    assert "--since: invalid" in capsys.readouterr().err
+    assert "--since: must be a time of ISO 8601" in capsys.readouterr().err
+
+
+def test_a_record_without_its_time_is_named(log, capsys):
+    def timeless(line: dict[str, Any]) -> None:
+        if line["type"] == "verdict":
+            del line["time"]
+
+    rewrite(log, timeless)
+    assert main(["audit", "show", str(log)]) == 1
+    assert "audit.jsonl line 3: not a whole record: KeyError" in capsys.readouterr().err
 
 
 def test_a_log_is_read_by_number(log):
