@@ -49,6 +49,10 @@ class KeysError(ValueError):
     """A file of keys that cannot be used; the message names the entry and the field."""
 
 
+class UnreadKeysError(KeysError):
+    """A file of keys that cannot be read now, whatever is in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One caller: what it may do, the policy it gets where it names none, items a second."""
@@ -104,7 +108,9 @@ def read_keys(path: Path) -> list[Key]:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UnreadKeysError(f"{path.name}: cannot be read: {type(error).__name__}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A parser's message may quote the file, which holds hashes; of days that are none
         # (2026-02-30) it is a ValueError.
         raise KeysError(f"{path.name}: cannot be read: {type(error).__name__}") from None

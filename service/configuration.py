@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from service.access import Access, Key, KeysError, read_keys
+from service.access import Access, Key, KeysError, UnreadKeysError, read_keys
 from service.errors import RequestError
 from service.observing.metrics import Metrics
 from service.settings import Settings
@@ -32,6 +32,14 @@ class Offered:
     keys: list[Key]
 
 
+class UnreadPoliciesError(PolicyError):
+    """A folder of policies that cannot be read now, whatever is in it."""
+
+
+# What may be better at the next look, though no file has changed.
+UNREAD: Final = (UnreadKeysError, UnreadPoliciesError)
+
+
 class Configuration:
     """The policies and keys in force. A change that cannot be used leaves them as they were.
 
@@ -51,6 +59,7 @@ class Configuration:
         self._metrics = metrics
         self.access = Access(share=1 / settings.processes)
         self._reloading = asyncio.Lock()
+        self._unread: str | None = None
         self._seen = self._applied = self._signature()
         self._apply(self._read())
 
@@ -104,8 +113,12 @@ class Configuration:
                 offered = await asyncio.to_thread(self._look)
             except (PolicyError, KeysError) as error:
                 self._metrics.reloaded(applied=False)
-                logger.error("policies and keys stay as they were: %s", error)
+                unread = str(error) if isinstance(error, UNREAD) else None
+                if unread is None or unread != self._unread:
+                    logger.error("policies and keys stay as they were: %s", error)
+                self._unread = unread
                 raise
+            self._unread = None
             self._apply(offered)
             self._metrics.reloaded(applied=True)
         names = ", ".join(f"{p.name}@{p.version}" for p in self.policies.values())
@@ -122,7 +135,7 @@ class Configuration:
                 logger.warning("policies and keys cannot be looked at: %s", error.strerror)
                 continue
             still, self._seen = found == self._seen, found
-            if still and found != self._applied:
+            if still and (found != self._applied or self._unread is not None):
                 with suppress(PolicyError, KeysError):  # logged and counted
                     await self.reload()
 
@@ -132,7 +145,9 @@ class Configuration:
             self._applied = self._signature()
             return self._read()
         except OSError as error:
-            raise PolicyError(f"policies and keys cannot be read: {error.strerror}") from None
+            raise UnreadPoliciesError(
+                f"policies and keys cannot be read: {error.strerror}"
+            ) from None
 
     def _read(self) -> Offered:
         settings = self._settings
@@ -176,11 +191,11 @@ class Configuration:
 
 def _folder(path: Path, encoded: bool) -> dict[str, Policy]:
     if not path.is_dir():
-        raise PolicyError(f"policies: there is no folder {path}")
+        raise UnreadPoliciesError(f"policies: there is no folder {path}")
     try:
         return load_policies(path, encoded)
     except OSError as error:
-        raise PolicyError(f"policies: {error.strerror}") from None
+        raise UnreadPoliciesError(f"policies: {error.strerror}") from None
 
 
 def _in_mode(policy: Policy, mode: Mode) -> Policy:

@@ -176,6 +176,37 @@ async def test_a_look_that_fails_is_not_the_last_one(
     assert f"policies and keys cannot be {said}: Stale file handle" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["keys.yaml", "lax.yaml"])
+async def test_what_cannot_be_read_is_tried_again_and_told_once(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog, name: str
+):
+    entries = [new_key(caller)[1] for caller in ("ada", "bob")]
+    settings.keys = folder / "keys.yaml"
+    settings.keys.write_text(yaml.safe_dump(entries))
+    failures = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+    read = Path.read_text
+
+    def busy(path: Path, *args: Any, **kwargs: Any) -> str:
+        if path.name == name and (error := next(failures, None)) is not None:
+            raise error
+        return read(path, *args, **kwargs)
+
+    metrics = Metrics()
+    (folder / "own").mkdir()
+    settings.policies = folder / "own"
+    (folder / "lax.yaml").rename(folder / "own" / "lax.yaml")
+    configuration = Configuration(settings, metrics)
+    monkeypatch.setattr(Path, "read_text", busy)
+    watch = asyncio.create_task(configuration.watch(0.02))
+    # Bob may come no more.
+    settings.keys.write_text(yaml.safe_dump(entries[:1]))
+    async with asyncio.timeout(10):
+        while len(configuration.access.keys) > 1:
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    assert caplog.text.count("policies and keys stay as they were") == 1
+
+
 async def test_watching_sees_that_a_file_may_be_read_by_now(settings: Settings, folder: Path):
     metrics = Metrics()
     watch = asyncio.create_task(Configuration(settings, metrics).watch(0.02))
