@@ -1,6 +1,7 @@
 """How far a job is, on standard error: a bar for people, a line now and then for logs."""
 
 import time
+from contextlib import suppress
 from typing import Any, Final, Self, TextIO
 
 from tqdm import tqdm
@@ -34,10 +35,12 @@ class Progress:
             self._bar.close()
 
     def say(self, message: str) -> None:
-        """A line of its own."""
+        """A line of its own; that nobody is there to read it stops no job."""
         if not self._quiet:
-            self._clear()
-            print(message, file=self._stream, flush=True)
+            # A terminal that was closed, a pipe whose reader left. Of its bars tqdm takes care.
+            with suppress(OSError):
+                self._clear()
+                print(message, file=self._stream, flush=True)
 
     def update(self, counts: Counts, fraction: float | None) -> None:
         """Show where the job is; ``fraction`` of the input, where known."""

@@ -1,5 +1,6 @@
 """`tamis moderate --input` on one machine: in the process, and as a process that is killed."""
 
+import errno
 import gzip
 import io
 import json
@@ -780,6 +781,23 @@ def test_progress_is_a_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPat
     assert "50%, 00:00 left, 50 rows, " in stream.getvalue()
     assert "\r" not in stream.getvalue()
     assert quiet.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_that_nobody_reads_stops_no_job(monkeypatch: pytest.MonkeyPatch, terminal: bool):
+    class Closed(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+        def write(self, _: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("service.bulk.progress.LINE_SECONDS", 0.0)
+    with Progress(Closed()) as progress:
+        progress.say("going on")
+        progress.update(Counts(), 0.0)
+        progress.update(Counts(allow=50), 0.5)
+        progress.end(Counts(allow=100))
 
 
 def test_progress_without_an_end_counts_rows():
