@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from benchmarks.server import free_port
-from service.web import admin
+from service.web import admin, protocol
 from service.web.protocol import Protocol
 from tests.service.test_gateways import client
 from tests.service.test_server import options_of
@@ -116,3 +116,34 @@ def test_a_body_that_is_shorter_than_announced_is_refused(client, path: str, the
     answer = client.post(path, content=there, headers=announced)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "incomplete_body"
+
+
+async def test_a_head_that_does_not_come_ends_the_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    whole = b"POST /a HTTP/1.1\r\nHost: x\r\n%s\r\n%s" % ANNOUNCED
+    for before, begun in ((b"", b""), (b"", b"POST /a HTTP/1.1\r\nHos"), (whole, b"POST /b HT")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(before)
+        await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        for byte in begun:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.01)
+        said = await asyncio.wait_for(reader.read(), 5)
+        assert asyncio.get_running_loop().time() - began < 1
+        assert said.count(b"HTTP/1.1 200") == bool(before)
+        assert said.endswith(protocol.LATE) if begun else not said
+        writer.close()
+
+
+async def test_a_body_has_its_own_time(port: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head)
+    await asyncio.sleep(0.3)
+    writer.write(BODY)
+    assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.close()
