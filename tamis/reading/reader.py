@@ -12,6 +12,7 @@ from tamis.reading.lexicon import LAXER, prose
 from tamis.reading.misspelt import misspelt
 from tamis.reading.pieces import concatenated
 from tamis.reading.text import Edit, Text
+from tamis.reading.wrappers import unwrapped
 
 # A code in a code in a code is read; deeper ones no model undoes unasked either.
 DEPTH: Final = 3
@@ -60,6 +61,8 @@ EXACT: Final = frozenset(
         *("base64", "base32", "hex", "binary", "decimal"),
     )
 )
+# What somebody may ask to decode.
+CODES: Final = frozenset((*encodings.ENCODINGS, *escapes.ESCAPES, *CIPHERS, "rot47"))
 # What is left when nothing can be decoded any more.
 LAST: Final[dict[str, Simple]] = {"identifiers": opaque.identifiers}
 UNREADABLE: Final = "unreadable"
@@ -112,12 +115,15 @@ def read(text: str) -> Reading:
     fired = tuple(name for name in TRANSFORMS if name in names)
     if said.text == text:
         return Reading((original,), fired, messages)
+    exact = names <= EXACT
+    if not names.isdisjoint(CODES) and (core := unwrapped(said, exact)) is not None:
+        return Reading((core,), fired, messages)
     english = prose(said.text)
-    told = english >= LAXER or names <= EXACT
+    told = english >= LAXER or exact
     # A slip is corrected by guessing, and what stood there may say more: it is no code.
     coded = told and names != {"misspelt"} and prose(text) < CODED * english
     # Of another language neither has any English.
-    coded = coded or (names <= EXACT and not prose(text))
+    coded = coded or (exact and not prose(text))
     coded = coded or not names.isdisjoint(NAMED) or spacing.torn(text, said.text)
     return Reading((said,) if coded else (original, said), fired, messages)
 
