@@ -41,7 +41,7 @@ LONGEST: Final = 160
 BUDGET: Final = 200
 ATTACKED: Final = 30
 # Another draw than those that the rules were revised on.
-SEED: Final = 3011
+SEED: Final = 4127
 # The aims: so much of recall kept, with so little more of false alarms.
 KEPT: Final = 0.95
 ADDED: Final = 0.01

@@ -70,11 +70,11 @@ APART = {
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_strings_are_read_as_the_sentence_that_they_are_together(name: str):
-    reading = read(f"What is this?\n{TOGETHER[name]}")
+    reading = read(f"Ida has left this:\n{TOGETHER[name]}")
     said = SAID.replace("the ", "") if name == "keys" else SAID
     assert said in reading.views[-1].text
     assert "concatenated" in reading.transforms
-    assert reading.views[-1].text.startswith("What is this?\n")
+    assert reading.views[-1].text.startswith("Ida has left this:\n")
 
 
 @pytest.mark.parametrize("name", APART)

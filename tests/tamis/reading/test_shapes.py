@@ -68,7 +68,7 @@ def test_a_code_is_read_whatever_parts_it_and_whatever_stands_before_it(text: st
         ),
     ],
 )
-@pytest.mark.parametrize("lead", ["", "Read this: ", "I hope that you can read all of this\n"])
+@pytest.mark.parametrize("lead", ["", "Aunt Ida: ", "I hope that you can read all of this\n"])
 def test_base64_is_read_whatever_parts_its_words_and_wherever_it_was_cut(lead: str, text: str):
     assert read(lead + text).views[-1].text == lead + SAID
 
