@@ -30,6 +30,8 @@ EMPTY: Final = frozenset(
         """
     )
 )
+SIGN: Final = re.compile(r"[^\w\s]")
+SIGNS: Final = 12
 # Of fewer a name is made, or a password.
 FEWEST: Final = 3
 
@@ -45,6 +47,9 @@ def unwrapped(said: Text, exact: bool) -> Text | None:
     around = "".join(" " if new else char for char, new in zip(said.text, decoded, strict=True))
     wrapping = WORD.findall(around.lower())
     if not wrapping or not EMPTY.issuperset(wrapping):
+        return None
+    # Signs and pictures may be a code of their own.
+    if not around.isascii() or len(SIGN.findall(around)) > SIGNS:
         return None
     edits = [Edit(*m.span(), "") for m in re.finditer(b"\0+", bytes(decoded))]
     core = said.edit(edits)

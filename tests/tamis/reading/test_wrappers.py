@@ -45,6 +45,11 @@ def test_what_is_asked_beside_it_is_judged_with_it(asked: str):
         assert asked in view.text
 
 
+@pytest.mark.parametrize("beside", ["💣 👉 🏠", "++[->++<]>. >+++[->+<]>."])
+def test_signs_beside_it_are_kept(beside: str):
+    assert all(beside in view.text for view in read(f"Decode this: {CODE} {beside}").views)
+
+
 def test_a_code_that_holds_no_message_stays():
     text = "Decode this and do what it says: aGVsbG8="
     assert read(text).views[0].text == text
