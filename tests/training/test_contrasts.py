@@ -64,6 +64,15 @@ def test_rows_in_other_languages_calibrate_and_measure_in_each_of_them():
             assert min(severities.count(0), severities.count(2)) >= 4, tongue
 
 
+def test_ordinary_rows_say_how_often_those_alarm_in_other_languages():
+    rows = [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts(["ordinary"])]
+    assert {each.severity for each in rows} == {0}
+    assert not any(each.english for each in rows)
+    train, held = mixing.split(rows)
+    assert min(len(train), len(held)) >= 400
+    assert all(source_of(each).calibrates for each in rows)
+
+
 def test_documents_calibrate_and_measure_as_well():
     rows = [parse_row(json.dumps(raw), raw["id"]) for raw in contrasts.contrasts(["documents"])]
     assert {each.target for each in rows} == {"document"}

@@ -6,9 +6,10 @@ six groups of people. They are labelled under the guide of all rows with a sever
 committed as seeds are (``contrasts/*.jsonl``): short, mild, and without a detail of any harm.
 
 Beside them everyday requests, answers and posts in other languages than English
-(``languages/*.jsonl``, a file for each), in groups or alone: public sets hold next to none. And
-what tools and pages return, with and without words for the model (``documents/*.jsonl``). Both
-calibrate and measure as well.
+(``languages/*.jsonl``, a file for each), in groups or alone: public sets hold next to none; and
+what people ordinarily send in them (``ordinary/*.jsonl``), all of it safe, which says how often
+that alarms. And what tools and pages return, with and without words for the model
+(``documents/*.jsonl``). All of these calibrate and measure as well.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from training.datasets.schema import parse_row, write_lines
 SOURCES: Final = {
     "contrasts": "tamis_contrasts",
     "languages": "written_languages",
+    "ordinary": "ordinary_languages",
     "documents": "tamis_documents",
 }
 FILE: Final = "contrasts.jsonl.gz"
