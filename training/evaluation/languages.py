@@ -179,10 +179,11 @@ def judged(held_out: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [
         "## How well they are judged\n",
         "Held-out rows that were read under our guide (they set thresholds, and were not learnt), "
-        "from `tamis evaluate --tier cascade --held-out DATA/annotated DATA/contexts CONTRASTS "
+        "from `tamis evaluate --tier fast --held-out DATA/annotated DATA/contexts CONTRASTS "
         "[--multilingual off] --json OUT.json`, the last of `tamis train contrasts`. Recall of "
         "unsafe rows, false-positive rate of safe ones (borderline ones are left aside), with "
-        "their numbers; *read by*: the share that the multilingual bundle judged.\n",
+        "their numbers; *read by*: the share that the multilingual bundle judged, which is not "
+        "asked twice in a cascade.\n",
         "| language | judged | "
         + " | ".join(f"{name}: recall | FPR | read by" for name in held_out)
         + " |",
