@@ -30,7 +30,7 @@ Read with care:
   which rule was last decided with these figures in sight, between two that are alike on held-out
   rows ([lab log](lab-log.md), 2026-11-30).
 - Reading has since learnt rare and torn words: of 25,244 texts 48 read otherwise than when public
-  sets were measured, most of them spaced abuse of HateCheck's. What they do not ask is measured anew.
+  sets were measured, most of them spaced abuse of HateCheck's. What these do not ask is newer.
 - `question` says which score was measured: a set whose unsafe rows all carry one category (or are
   all attacks) is judged by that score, any other by the overall one.
 - Sets that are all unsafe give recall only; read it beside the false-positive rates of XSTest,
