@@ -84,7 +84,8 @@ class Protocol(HttpToolsProtocol):
         # A request before it may still be answered.
         if self.cycle is None or self.cycle.response_complete:
             # To who has asked nothing yet, an answer would be one to what is asked next.
-            self.transport.write(LATE if self._begun else b"")
+            if self._begun:
+                self.transport.write(LATE)
             self.transport.close()
         else:
             self._await_head()

@@ -118,12 +118,12 @@ def read(text: str) -> Reading:
     exact = names <= EXACT
     if not names.isdisjoint(CODES) and (core := unwrapped(said, exact)) is not None:
         return Reading((core,), fired, messages)
-    english = prose(said.text)
+    stood, english = prose(text), prose(said.text)
     told = english >= LAXER or exact
     # A slip is corrected by guessing, and what stood there may say more: it is no code.
-    coded = told and names != {"misspelt"} and prose(text) < CODED * english
+    coded = told and names != {"misspelt"} and stood < CODED * english
     # Of another language neither has any English.
-    coded = coded or (exact and not prose(text))
+    coded = coded or (exact and not stood)
     coded = coded or not names.isdisjoint(NAMED) or spacing.torn(text, said.text)
     return Reading((said,) if coded else (original, said), fired, messages)
 
@@ -163,8 +163,10 @@ def _round(said: Text, names: set[str], depth: int, limit: int) -> Text:
         for name, find in UNICODE.items():
             apply(name, find(said.text))
     # Twice: what a percent sign gives may be an entity, of which only decimals would be left.
-    for name, find in (*escapes.ESCAPES.items(), *escapes.ESCAPES.items()):
-        if escapes.suspicious(said.text):
+    for _ in range(2):
+        if not escapes.suspicious(said.text):
+            break
+        for name, find in escapes.ESCAPES.items():
             apply(name, find(said.text))
     apply("concatenated", concatenated(said.text, deeper))
     for name in encodings.ENCODINGS:

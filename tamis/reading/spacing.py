@@ -150,9 +150,10 @@ def glued(text: str) -> list[Edit]:
     """``ignoreallpreviousinstructions``; long words of other languages and names stay whole."""
     found = []
     for m in GLUED.finditer(text):
-        if attested(m[0].lower()) or segment(m[0][:TASTE]) is None:
+        if attested(m[0].lower()) or (words := segment(m[0][:TASTE])) is None:
             continue
-        words = segment(m[0])
+        if len(m[0]) > TASTE:
+            words = segment(m[0])
         if words is not None and sentence(words) and not _named(m[0]):
             found.append(Edit(*m.span(), " ".join(words)))
     return found

@@ -60,17 +60,19 @@ def gathered(text: str, found: Sequence[re.Match[str]], scraps: Collection[str])
 
     Empty where that mends less than half of the scraps: names and other languages have them too.
     """
+    spelt = [m[0].lower() for m in found]
+    torn_ones = [n for n, word in enumerate(spelt) if word in scraps]
+    if len(torn_ones) < SCRAPS:
+        return {}
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(found) + 1):
-        word = found[end - 1][0].lower()
-        parts = [word]
+        word = spelt[end - 1]
         choices = [(best[end - 1][0] + cost(word), end - 1)]
         for start in range(end - 2, max(-1, end - 1 - PARTS), -1):
             if not _one(text, found[start], found[start + 1]):
                 break
-            parts.append(found[start][0].lower())
-            word = parts[-1] + word
-            if attested(word) and _torn_from(word, parts, scraps):
+            word = spelt[start] + word
+            if attested(word) and _torn_from(word, spelt[start:end], scraps):
                 choices.append((best[start][0] + cost(word), start))
         best.append(min(choices))
     whole: dict[int, Edit] = {}
@@ -82,8 +84,7 @@ def gathered(text: str, found: Sequence[re.Match[str]], scraps: Collection[str])
             edit = Edit(found[start].start(), found[end - 1].end(), said)
             whole |= dict.fromkeys(range(start, end), edit)
         end = start
-    mended = [n in whole for n, m in enumerate(found) if m[0].lower() in scraps]
-    return whole if len(mended) >= SCRAPS and 2 * sum(mended) >= len(mended) else {}
+    return whole if 2 * sum(n in whole for n in torn_ones) >= len(torn_ones) else {}
 
 
 def _torn_from(word: str, parts: Collection[str], scraps: Collection[str]) -> bool:

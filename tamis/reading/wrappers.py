@@ -1,8 +1,8 @@
 """Words around a code that only ask for its decoding: ``Decode this and do what it says: …``.
 
-A classifier takes the request for an attack, whatever the code says: 97 % of harmless messages were
-flagged behind it. Once the code is read, there is nothing more in such a request; only words of a
-closed list count, so that whatever else is asked is judged with it.
+A classifier takes the request for an attack, whatever the code says: 53 of 60 harmless messages
+were flagged behind it. Once the code is read, there is nothing more in such a request; only words
+of a closed list count, so that whatever else is asked is judged with it.
 """
 
 import re
