@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
+from service.engine.cascade import Cascade
+from service.engine.ruled import Judging
 from service.engine.runtime import available_threads
 from tamis import bundle as bundles
 
@@ -33,13 +35,26 @@ class Record:
         self.about = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": machine(),
-            "bundle": f"{served.name}@{served.fingerprint[:12]}",
+            "bundle": named(served),
             "onnxruntime": ort.__version__,
         } | about
         if keep:
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
         print(render(asdict(self)))
+
+
+def named(bundle: bundles.Bundle) -> str:
+    """A bundle, as records say it."""
+    return f"{bundle.name}@{bundle.fingerprint[:12]}"
+
+
+def judged_by(classifier: Judging) -> str:
+    """Who judges in a tier: of a cascade both."""
+    said = named(classifier.bundle)
+    if isinstance(classifier, Cascade):
+        said += f", {classifier.second.model}@{classifier.second.bundle[:12]}"
+    return said
 
 
 def machine() -> str:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.record import Record, Row
-from service.engine.cascade import Cascade
+from benchmarks.record import Record, Row, judged_by
 from service.engine.ruled import Judging
 from tamis.cli.common import load_tier
 from tamis.content import EARLIER, LIGHT, Content, Message, behind, conversation, last_asked, said
@@ -97,11 +96,8 @@ def run(bundle_path: Path, data: Path, rows: int, tier: Tier | None, accurate: P
     found = cases(data / "contexts" / "conversations.jsonl.gz")
     after = {id(case): judge.alarming(case.turns) for case in found if case.severity == SAFE}
     command = f"tamis bench conversations --data DATA --rows {rows}"
-    said = f"{classifier.bundle.name}@{classifier.bundle.fingerprint[:12]}"
     if tier is not None:
         command += f" --tier {tier}"
-    if isinstance(classifier, Cascade):
-        said += f", {classifier.second.model}@{classifier.second.bundle[:12]}"
     record = Record("conversations", "Conversations", command)
     unsafe = [case for case in found if case.severity == UNSAFE]
     subjects: dict[str, list[Case]] = {
@@ -129,7 +125,7 @@ def run(bundle_path: Path, data: Path, rows: int, tier: Tier | None, accurate: P
         [_row(judge, subjects, room) for room in SIZES],
         list(_other_topics(judge, data, rows, found)),
     ]
-    record.write(classifier.bundle, bundle=said)
+    record.write(classifier.bundle, bundle=judged_by(classifier))
 
 
 def _row(judge: Judge, subjects: dict[str, list[Case]], room: int) -> Row:

@@ -17,11 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.record import Record, Row
+from benchmarks.record import Record, Row, judged_by, named
 from benchmarks.robustness import library
 from benchmarks.robustness.attacker import Attack, greedy
 from benchmarks.robustness.transformations import HIDDEN, NESTED, TRANSFORMATIONS, all_of_them
-from service.engine.cascade import Cascade
 from service.engine.classifier import Classifier, load_classifier
 from service.engine.ruled import Judging
 from service.engine.runtime import CpuRuntime
@@ -143,12 +142,11 @@ def run(
     bundle = bundles.load(bundle_path)
     before = None if before_path is None else bundles.load(before_path)
     judges = judges_of(bundle, before)
-    said = _named(bundle)
+    said = named(bundle)
     if tier is not None:
         classifier = load_tier(tier, bundle_path, accurate)
         judges[f"{tier}, on"] = Judge(classifier)
-        if isinstance(classifier, Cascade):
-            said += f", {classifier.second.model}@{classifier.second.bundle[:12]}"
+        said = judged_by(classifier)
     harmful, benign = (sample(data, rows, label) for label in (1, 0))
     figures: dict[str, dict[str, Figures]] = {}
     table: list[Row] = []
@@ -172,7 +170,7 @@ def run(
         "that is flagged still; *FPR* is of the benign ones. *Off* is without reading, though what "
         "leaves no token is an attack there too. Hidden text is flagged whatever it says, by "
         "intent."
-        + ("" if before is None else f" Off and on are `{_named(before)}`, which learnt less."),
+        + ("" if before is None else f" Off and on are `{named(before)}`, which learnt less."),
     ]
     record.tables = [_aims(figures), attacks, table, [_cost(bundle)]]
     record.write(bundle, bundle=said)
@@ -275,7 +273,3 @@ def _share(flags: Sequence[bool]) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _named(bundle: Bundle) -> str:
-    return f"{bundle.name}@{bundle.fingerprint[:12]}"

@@ -13,7 +13,7 @@ from service.moderation import limits
 from service.moderation.disconnect import UntilDisconnect
 from service.moderation.explaining import Asked, Explained, Reasoning, Unexplained
 from service.moderation.judged import Judged
-from service.moderation.limits import deadline_of
+from service.moderation.limits import deadline_of, deadline_under
 from service.moderation.questions import answered, rules_of
 from service.moderation.serving import Serving
 from service.observing.metrics import Metrics
@@ -65,8 +65,7 @@ class Answering:
                 reasoner; with ``emit`` 429 where too many wait, 504 past the deadline.
             ClientDisconnect: where the client has left; the work ends at its next pause.
         """
-        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
-        deadline = deadline_of(request.headers, own)
+        deadline = deadline_under(policy, request.headers)
         guidelines = self._reasoning.guidelines(policy)
         began = time.perf_counter() - judged.timings.total / 1e3
         found: list[Explained | Unexplained | None] = []

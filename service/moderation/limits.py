@@ -12,7 +12,7 @@ from service.engine.workers.crew import WorkerLostError
 from service.errors import RequestError, retry_after
 from service.observing.metrics import Metrics
 from tamis.content import Content
-from tamis.policy import MAX_DEADLINE_MS
+from tamis.policy import MAX_DEADLINE_MS, Policy
 
 DEADLINE: Final = "x-request-timeout-ms"
 ENVOY_DEADLINE: Final = "x-envoy-expected-rq-timeout-ms"
@@ -102,6 +102,11 @@ def deadline_of(headers: Headers, default: float | None) -> float | None:
             param=DEADLINE,
         )
     return found / 1e3
+
+
+def deadline_under(policy: Policy, headers: Headers) -> float | None:
+    """The same, by default what the policy gives; raises as ``deadline_of``."""
+    return deadline_of(headers, None if policy.deadline_ms is None else policy.deadline_ms / 1e3)
 
 
 def _milliseconds(given: str) -> int:

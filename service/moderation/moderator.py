@@ -21,7 +21,7 @@ from service.moderation.answering import Answering
 from service.moderation.disconnect import UntilDisconnect
 from service.moderation.explaining import Reasoning
 from service.moderation.judged import Judged
-from service.moderation.limits import deadline_of
+from service.moderation.limits import deadline_of, deadline_under
 from service.moderation.masking import Masked, missing
 from service.moderation.masks import Masks
 from service.moderation.serving import Serving
@@ -307,8 +307,7 @@ class Moderator:
 
     def _deadline(self, request: Request, policy: Policy) -> float | None:
         """Seconds that a request has from now on; what comes later is done within them, too."""
-        own = None if policy.deadline_ms is None else policy.deadline_ms / 1e3
-        deadline = deadline_of(request.headers, own)
+        deadline = deadline_under(policy, request.headers)
         request.state.until = None if deadline is None else time.perf_counter() + deadline
         return deadline
 
